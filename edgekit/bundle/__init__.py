@@ -1,0 +1,39 @@
+"""The deployable unit: one model for one device, with its proof. See ``docs/bundle.md``."""
+
+from edgekit.bundle._bundle import ARCHIVE_SUFFIX, Bundle, GoldenSample, cache_directory, write_bundle
+from edgekit.bundle._manifest import (
+    FORMAT,
+    Artifact,
+    FileEntry,
+    Manifest,
+    OutputMetrics,
+    Source,
+    TensorBinding,
+    Verification,
+    Verified,
+)
+from edgekit.bundle._signature import Dim, Signature, TensorSpec
+from edgekit.bundle._storage import atomic_directory, storage_errors, write_file
+
+__all__ = [
+    "ARCHIVE_SUFFIX",
+    "FORMAT",
+    "Artifact",
+    "Bundle",
+    "Dim",
+    "FileEntry",
+    "GoldenSample",
+    "Manifest",
+    "OutputMetrics",
+    "Signature",
+    "Source",
+    "TensorBinding",
+    "TensorSpec",
+    "Verification",
+    "Verified",
+    "atomic_directory",
+    "cache_directory",
+    "storage_errors",
+    "write_bundle",
+    "write_file",
+]

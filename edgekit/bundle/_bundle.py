@@ -1,0 +1,258 @@
+"""Reading and writing bundles: a directory, or the same as one stored zip file (``.edgekit``).
+
+Layout: ``bundle.json`` (the manifest), artifact files, ``golden.npz`` (sample inputs with the source model's float32
+outputs), ``report.json`` (how the artifact was made). The bundle's digest is the SHA-256 of ``bundle.json``, which holds the digest of
+every other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgekit.bundle._manifest import FORMAT, Artifact, FileEntry, Manifest
+from edgekit.bundle._signature import Signature
+from edgekit.bundle._storage import atomic_directory, storage_errors, write_file
+from edgekit.errors import BundleError, IntegrityError, UsageError
+
+__all__ = ["ARCHIVE_SUFFIX", "Bundle", "GoldenSample", "cache_directory", "write_bundle"]
+
+ARCHIVE_SUFFIX = ".edgekit"
+MANIFEST = "bundle.json"
+GOLDEN = "golden.npz"
+REPORT = "report.json"
+# A zip entry needs a date; the format's epoch keeps equal bundles equal byte for byte.
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+class GoldenSample(msgspec.Struct, frozen=True):
+    """One sample: inputs, and the outputs of the source model in float32 through ONNX Runtime."""
+
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+
+def cache_directory() -> Path:
+    """Where EdgeKit keeps what it can make again: ``$EDGEKIT_CACHE``, else ``$XDG_CACHE_HOME/edgekit``, else ``~/.cache/edgekit``."""
+    if chosen := os.environ.get("EDGEKIT_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _encode_manifest(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2) + b"\n"
+
+
+class Bundle:
+    """A bundle on disk whose digests were checked.
+
+    Attributes:
+        path: what was opened (directory or ``.edgekit`` file).
+        directory: where its files can be read; an archive is unpacked once into the cache, by digest.
+        manifest: the parsed ``bundle.json``.
+        digest: SHA-256 of ``bundle.json``, hex.
+    """
+
+    def __init__(self, path: Path, directory: Path, manifest: Manifest, digest: str) -> None:
+        self.path = path
+        self.directory = directory
+        self.manifest = manifest
+        self.digest = digest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Open a bundle directory or archive and check every file against its digest.
+
+        Raises:
+            BundleError: there is no bundle at ``path`` or its manifest cannot be read.
+            IntegrityError: a file is missing or was changed.
+        """
+        source = Path(path)
+        with storage_errors(source):
+            if source.is_dir():
+                directory = source
+            elif source.is_file():
+                directory = _unpack(source)
+            else:
+                raise BundleError(str(source), "no such file or directory", "a bundle made by edgekit build", "check the path")
+            raw = _read_manifest(source, directory)
+            bundle = cls(source, directory, _decode_manifest(source, raw), hashlib.sha256(raw).hexdigest())
+            bundle._check_files()
+        return bundle
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs, as in the source model."""
+        return self.manifest.signature
+
+    def artifact_path(self, artifact: Artifact) -> Path:
+        """Absolute path of an artifact's file or directory."""
+        return (self.directory / artifact.path).resolve()
+
+    def golden(self) -> list[GoldenSample]:
+        """The golden samples, in the order they were written."""
+        with np.load(self.directory / GOLDEN, allow_pickle=False) as archive:
+            samples: dict[int, GoldenSample] = {}
+            for key in archive.files:
+                side, index, name = key.split(".", 2)
+                sample = samples.setdefault(int(index), GoldenSample({}, {}))
+                (sample.inputs if side == "in" else sample.outputs)[name] = archive[key]
+        return [samples[index] for index in sorted(samples)]
+
+    def report(self) -> dict[str, Any]:
+        """``report.json``: passes, precision, verification details."""
+        report: dict[str, Any] = msgspec.json.decode((self.directory / REPORT).read_bytes())
+        return report
+
+    def _check_files(self) -> None:
+        for name, entry in self.manifest.files.items():
+            path = self.directory / _safe(self.path, name)
+            if not path.is_file():
+                raise IntegrityError(f"{self.path} ({name})", "the file is missing", "", "build or copy the bundle again")
+            if path.stat().st_size != entry.bytes or _sha256(path) != entry.sha256:
+                raise IntegrityError(
+                    f"{self.path} ({name})",
+                    "its content is not what was built",
+                    f"SHA-256 {entry.sha256[:16]}… of {entry.bytes} bytes",
+                    "build or copy the bundle again",
+                )
+
+
+def _safe(source: Path, name: str) -> str:
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name:
+        raise BundleError(str(source), f"the file name {name!r} leaves the bundle", "relative names", "do not use it")
+    return name
+
+
+def _read_manifest(source: Path, directory: Path) -> bytes:
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise BundleError(str(source), f"no {MANIFEST} in it", "a bundle made by edgekit build", "check the path")
+    return path.read_bytes()
+
+
+def _decode_manifest(source: Path, raw: bytes) -> Manifest:
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as exc:
+        raise BundleError(f"{source} ({MANIFEST})", f"cannot be read: {exc}", FORMAT, "build the bundle again") from exc
+    if manifest.format != FORMAT:
+        raise BundleError(f"{source} ({MANIFEST})", f"format {manifest.format!r}", FORMAT, "upgrade edgekit")
+    return manifest
+
+
+def _unpack(source: Path) -> Path:
+    """Unpack an archive once; its own digest names the folder, so a changed archive is another one."""
+    target = cache_directory() / "bundles" / _sha256(source)[:32]
+    if target.is_dir():
+        return target
+    try:
+        with zipfile.ZipFile(source) as archive, atomic_directory(target) as staging:
+            for info in archive.infolist():
+                destination = staging / _safe(source, info.filename)
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                destination.write_bytes(archive.read(info))
+    except zipfile.BadZipFile as exc:
+        kind = IntegrityError if zipfile.is_zipfile(source) else BundleError
+        found = f"damaged ({exc})" if kind is IntegrityError else f"not a bundle archive ({exc})"
+        raise kind(str(source), found, f"a {ARCHIVE_SUFFIX} file as it was built", "build or copy the bundle again") from exc
+    return target
+
+
+def encode_golden(samples: Sequence[GoldenSample]) -> bytes:
+    """``golden.npz`` as bytes: ``in.<index>.<name>`` and ``out.<index>.<name>``; equal samples give equal bytes."""
+    arrays: dict[str, np.ndarray] = {}
+    for index, sample in enumerate(samples):
+        arrays |= {f"in.{index}.{name}": array for name, array in sample.inputs.items()}
+        arrays |= {f"out.{index}.{name}": array for name, array in sample.outputs.items()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.ascontiguousarray(array) if array.ndim else array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _ZIP_EPOCH), member.getvalue())
+    return buffer.getvalue()
+
+
+def write_bundle(
+    destination: str | os.PathLike[str],
+    manifest: Manifest,
+    artifacts: Path,
+    golden: Sequence[GoldenSample],
+    report: Mapping[str, Any],
+) -> Bundle:
+    """Write a bundle, whole or not at all, and open it again.
+
+    Args:
+        destination: a directory, or a file that ends in ``.edgekit``.
+        manifest: complete but for ``files``, which is computed here.
+        artifacts: a directory whose files go into the bundle under their relative names.
+        golden: sample inputs and reference outputs.
+        report: JSON-able; must not hold times or host names, so that equal builds are equal bytes.
+
+    Raises:
+        UsageError: ``destination`` exists and is not a bundle.
+        StorageError: it cannot be written.
+    """
+    target = Path(destination)
+    _check_destination(target)
+    with storage_errors(target):
+        files: dict[str, bytes | Path] = {
+            path.relative_to(artifacts).as_posix(): path for path in sorted(artifacts.rglob("*")) if path.is_file()
+        }
+        files[GOLDEN] = encode_golden(golden)
+        files[REPORT] = msgspec.json.format(msgspec.json.encode(report, order="sorted"), indent=2) + b"\n"
+        entries = {name: _entry(content) for name, content in sorted(files.items())}
+        files[MANIFEST] = _encode_manifest(msgspec.structs.replace(manifest, files=entries))
+        if target.suffix == ARCHIVE_SUFFIX:
+            _write_archive(target, files)
+        else:
+            with atomic_directory(target) as staging:
+                for name, content in files.items():
+                    path = staging / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    return Bundle.open(target)
+
+
+def _check_destination(target: Path) -> None:
+    if target.suffix == ARCHIVE_SUFFIX:
+        if target.is_dir():
+            raise UsageError(str(target), "is a directory", f"a file that ends in {ARCHIVE_SUFFIX}", "choose another path")
+        return
+    if target.is_file():
+        raise UsageError(str(target), "is a file", f"a directory, or a name that ends in {ARCHIVE_SUFFIX}", "choose another path")
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise UsageError(str(target), "is a directory that holds other files", "a new or empty directory", "choose another path")
+
+
+def _entry(content: bytes | Path) -> FileEntry:
+    if isinstance(content, Path):
+        return FileEntry(content.stat().st_size, _sha256(content))
+    return FileEntry(len(content), hashlib.sha256(content).hexdigest())
+
+
+def _write_archive(target: Path, files: Mapping[str, bytes | Path]) -> None:
+    with tempfile.TemporaryFile() as spool:
+        with zipfile.ZipFile(spool, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted(files):
+                content = files[name]
+                data = content if isinstance(content, bytes) else content.read_bytes()
+                archive.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), data)
+        spool.seek(0)
+        write_file(target, spool.read())

@@ -1,0 +1,80 @@
+"""What goes into a model and what comes out: names, dtypes, order and logical shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+
+from edgekit.errors import RequestError
+
+__all__ = ["Dim", "Signature", "TensorSpec"]
+
+Dim = int | str
+"""One dimension: a fixed size, or the name of a symbolic one (``"N"``)."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input or output as the source model declares it.
+
+    Attributes:
+        name: the source model's name, unchanged.
+        dtype: a NumPy dtype name (``float32``, ``int64``, ``bool``), ``bfloat16`` or ``string``.
+        shape: logical shape in the source model's axis order; a ``str`` is a symbolic dimension.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    @property
+    def is_static(self) -> bool:
+        """True when every dimension is a number."""
+        return all(isinstance(dim, int) for dim in self.shape)
+
+    def describe(self) -> str:
+        """``float32[N,3,48,320]``."""
+        return f"{self.dtype}[{','.join(str(dim) for dim in self.shape)}]"
+
+    def check(self, array: np.ndarray) -> None:
+        """Raise `RequestError` unless ``array`` has this dtype and a shape that fits."""
+        if array.dtype.name != self.dtype and not (self.dtype == "string" and array.dtype.kind in "OSU"):
+            raise RequestError(f"input {self.name!r}", f"dtype {array.dtype.name}", self.describe(), f"convert it to {self.dtype}")
+        if len(array.shape) != len(self.shape) or any(
+            isinstance(want, int) and want != have for want, have in zip(self.shape, array.shape, strict=True)
+        ):
+            raise RequestError(
+                f"input {self.name!r}",
+                f"shape [{','.join(map(str, array.shape))}]",
+                self.describe(),
+                "send the tensor in the model's own axis order",
+            )
+
+
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The inputs and outputs of a bundle, in the source model's order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def check(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Raise `RequestError` for a missing, unknown or ill-shaped input.
+
+        Symbolic dimensions that share a name must also share a size.
+        """
+        known = {spec.name for spec in self.inputs}
+        for name in inputs:
+            if name not in known:
+                raise RequestError(f"input {name!r}", "no such input", f"inputs {', '.join(sorted(known))}")
+        sizes: dict[str, tuple[int, str]] = {}
+        for spec in self.inputs:
+            array = inputs.get(spec.name)
+            if array is None:
+                raise RequestError(f"input {spec.name!r}", "missing", spec.describe())
+            spec.check(array)
+            for dim, size in zip(spec.shape, array.shape, strict=True):
+                if isinstance(dim, str):
+                    first, where = sizes.setdefault(dim, (size, spec.name))
+                    if first != size:
+                        raise RequestError(f"input {spec.name!r}", f"dimension {dim} is {size}", f"{first}, as in input {where!r}")

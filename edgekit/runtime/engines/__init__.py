@@ -1,0 +1,40 @@
+"""Engines by name. Importing this package imports no engine: each is loaded in the call that needs it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from edgekit.bundle import Artifact, Signature
+from edgekit.errors import UnknownNameError
+from edgekit.runtime.engines._base import Engine, EngineOptions
+
+__all__ = ["ENGINE_MODULES", "Engine", "EngineOptions", "engine_class", "open_engine"]
+
+# name in a manifest -> module that defines `ENGINE`. A new engine is its module and one line here.
+ENGINE_MODULES = {
+    "onnxruntime": "edgekit.runtime.engines._onnxruntime",
+    "openvino": "edgekit.runtime.engines._openvino",
+    "tflite": "edgekit.runtime.engines._tflite",
+    "coreml": "edgekit.runtime.engines._coreml",
+    "tensorrt": "edgekit.runtime.engines._tensorrt",
+    "tensorrt-rtx": "edgekit.runtime.engines._tensorrt",
+}
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The engine class registered as ``name``; its package need not be installed.
+
+    Raises:
+        UnknownNameError: no such engine.
+    """
+    module = ENGINE_MODULES.get(name)
+    if module is None:
+        raise UnknownNameError("engine", name, ENGINE_MODULES)
+    found: type[Engine] = importlib.import_module(module).ENGINES[name]
+    return found
+
+
+def open_engine(path: Path, artifact: Artifact, signature: Signature, options: EngineOptions | None = None) -> Engine:
+    """Load one artifact with the engine it names. Raises as `Engine` does."""
+    return engine_class(artifact.engine)(path, artifact, signature, options)

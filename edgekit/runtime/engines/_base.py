@@ -1,0 +1,140 @@
+"""The interface of every engine, and what all of them share: checks, layout, lifecycle, locking.
+
+An engine is one module with one subclass of `Engine`, registered by name in ``edgekit.runtime.engines``. The base class owns the public
+methods; a subclass fills ``_load``, ``_infer`` and ``_close`` only.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+
+from edgekit.bundle import Artifact, Signature
+from edgekit.errors import EngineError
+
+__all__ = ["Engine", "EngineOptions"]
+
+
+class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the caller or the profile decides about one engine instance.
+
+    Attributes:
+        threads: CPU threads for one run; 0 lets the engine choose.
+        cache_dir: where the engine may keep compiled forms; empty for none.
+        accelerator: name from the profile (``cpu``, ``gpu``, ``npu``); empty for the engine's default.
+    """
+
+    threads: int = 0
+    cache_dir: str = ""
+    accelerator: str = ""
+
+
+class Engine(abc.ABC):
+    """A loaded artifact that answers requests.
+
+    Inputs and outputs are the bundle's signature: logical names, dtypes and axis order. Arrays given to `run` are read
+    only; arrays returned belong to the caller. Safe to call from several threads: an engine whose ``concurrent`` is false runs one request
+    at a time behind a lock.
+
+    Args:
+        path: the artifact's file or directory.
+        artifact: how it maps to the signature.
+        signature: what callers see.
+        options: threads, cache and accelerator.
+
+    Raises:
+        EnvironmentMissingError: the engine's package is not installed.
+        EngineError: the engine refuses the artifact.
+    """
+
+    name: ClassVar[str]
+    concurrent: ClassVar[bool] = False
+
+    def __init__(self, path: Path, artifact: Artifact, signature: Signature, options: EngineOptions | None = None) -> None:
+        self.path = path
+        self.artifact = artifact
+        self.signature = signature
+        self.options = options or EngineOptions()
+        self._guard: contextlib.AbstractContextManager[object] = (
+            contextlib.nullcontext() if self.concurrent else threading.Lock()
+        )
+        self._closed = False
+        self._plain_inputs = _is_plain(artifact.inputs)
+        self._plain_outputs = _is_plain(artifact.outputs)
+        self._load()
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Answer one request. ``inputs`` must already fit the signature (see `Signature.check`).
+
+        Returns:
+            one array per signature output, in its logical axis order.
+
+        Raises:
+            EngineError: the engine failed, or was closed.
+        """
+        if self._closed:
+            raise EngineError(f"engine {self.name}", "was closed", "", "load the bundle again")
+        native = inputs if self._plain_inputs else self._to_native(inputs)
+        with self._guard:
+            outputs = self._infer(native)
+        return outputs if self._plain_outputs else self._to_logical(outputs)
+
+    def close(self) -> None:
+        """Release the engine's memory. May be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def describe(self) -> dict[str, str]:
+        """What really runs: engine, version, device, threads. For logs, metadata and receipts."""
+        return {"engine": self.name, "version": self.version()}
+
+    @classmethod
+    @abc.abstractmethod
+    def version(cls) -> str:
+        """Version of the installed engine package.
+
+        Raises:
+            EnvironmentMissingError: it is not installed.
+        """
+
+    @abc.abstractmethod
+    def _load(self) -> None:
+        """Open ``self.path``; may wrap what the package raises in `EngineError`."""
+
+    @abc.abstractmethod
+    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run on tensors under their native names, dtypes and layout; return outputs the same way."""
+
+    def _close(self) -> None:
+        """Drop references to native objects."""
+        return
+
+    def _to_native(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        native = {}
+        for binding in self.artifact.inputs:
+            array = inputs[binding.name]
+            if binding.perm is not None:
+                array = array.transpose(binding.perm)
+            native[binding.native_name] = np.ascontiguousarray(array, dtype=np.dtype(binding.native_dtype))
+        return native
+
+    def _to_logical(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        logical = {}
+        for binding, spec in zip(self.artifact.outputs, self.signature.outputs, strict=True):
+            array = outputs[binding.native_name]
+            if binding.perm is not None:
+                array = array.transpose(np.argsort(binding.perm))
+            logical[binding.name] = array.astype(np.dtype(spec.dtype), copy=False)
+        return logical
+
+
+def _is_plain(bindings: tuple[object, ...]) -> bool:
+    return all(b.name == b.native_name and b.perm is None for b in bindings)  # type: ignore[attr-defined]
