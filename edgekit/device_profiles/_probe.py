@@ -22,10 +22,27 @@ ENGINE_PACKAGES = {
     "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
 }
 # Features that steer a build; names as Linux prints them in /proc/cpuinfo.
-_FEATURES = (
-    "sse4_2 avx avx2 fma f16c avx512f avx512_vnni avx_vnni avx512_bf16 avx512_fp16 amx_int8 amx_bf16 "
-    "asimd asimddp asimdhp i8mm bf16 sve sve2"
-).split()
+_FEATURES = [
+    "sse4_2",
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "asimdhp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+]
 
 
 def probe(root: Path = Path("/")) -> dict[str, Any]:
