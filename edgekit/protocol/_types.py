@@ -59,8 +59,17 @@ def numpy_dtype(datatype: str, thing: str) -> np.dtype:
 
 
 def oip_datatype(dtype: str) -> str:
-    """Protocol datatype of a NumPy dtype name; ``object`` and ``string`` are ``BYTES``."""
-    return "BYTES" if dtype in ("object", "string") else _FROM_NUMPY[dtype]
+    """Protocol datatype of a NumPy dtype name; ``object``, ``string`` and NumPy's ``str32``/``bytes8`` are ``BYTES``.
+
+    Raises:
+        RequestError: the protocol has no such datatype (``complex64``).
+    """
+    if dtype == "object" or dtype.startswith(("str", "bytes")):
+        return "BYTES"
+    name = _FROM_NUMPY.get(dtype)
+    if name is None:
+        raise RequestError("tensor", f"dtype {dtype}", f"one of {', '.join(_FROM_NUMPY)}")
+    return name
 
 
 class Tensor(msgspec.Struct):

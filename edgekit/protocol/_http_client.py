@@ -1,0 +1,315 @@
+"""Open Inference Protocol v2 client over HTTP: the standard library's `http.client`, kept-alive connections, binary tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import select
+import socket
+import ssl
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+
+from edgekit.errors import DeadlineError, EdgeKitError, EngineError, UnavailableError
+from edgekit.protocol._client import InFlight
+from edgekit.protocol._deadline import call_deadline, with_timeout
+from edgekit.protocol._http_codec import HEADER_LENGTH, decode_response, encode_request
+from edgekit.protocol._remote_errors import ERROR_HEADER, error_from_http
+from edgekit.protocol._tensors import Limits
+from edgekit.protocol._types import InferRequest, InferResponse, ModelMetadata
+
+__all__ = ["HttpClient"]
+
+_CHUNK_BYTES = 1 << 20
+# What a kept-alive connection that the server has just closed shows; the request did not reach it, so one more try on a fresh one is safe.
+_STALE = (http.client.RemoteDisconnected, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+
+
+class _Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes | bytearray
+
+
+class _Call:
+    """One exchange under way, so that another thread can cut its connection."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: http.client.HTTPConnection | None = None
+        self.cancelled = False
+
+    def attach(self, connection: http.client.HTTPConnection | None) -> None:
+        with self._lock:
+            self._connection = connection
+        if self.cancelled and connection is not None:
+            self.abort()
+
+    def abort(self) -> None:
+        """Shut the socket down: a thread that waits on it wakes with an error. Connecting itself cannot be cut short."""
+        with self._lock:
+            self.cancelled = True
+            sock = self._connection.sock if self._connection is not None else None
+            if sock is not None:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+
+class HttpClient:
+    """See `InferenceClient`.
+
+    Args:
+        host: name or address.
+        port: TCP port.
+        tls: speak HTTPS, with the system's certificates.
+        prefix: path in front of ``/v2`` (a reverse proxy's).
+        connections: most requests that `start` runs at once; more of them wait, and spend their time.
+        limits: what an answer may hold.
+    """
+
+    def __init__(
+        self, host: str, port: int, *, tls: bool = False, prefix: str = "", connections: int = 64, limits: Limits | None = None
+    ) -> None:
+        self.url = f"{'https' if tls else 'http'}://{_bracket(host)}:{port}{prefix.rstrip('/')}"
+        self._address = (host, port)
+        self._prefix = prefix.rstrip("/") + "/v2"
+        self._tls = ssl.create_default_context() if tls else None
+        self._limits = limits or Limits()
+        self._lock = threading.Lock()
+        self._idle: list[http.client.HTTPConnection] = []
+        self._most_idle = connections
+        self._calls: set[_Call] = set()
+        self._pool: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    def infer(self, request: InferRequest, timeout_s: float) -> InferResponse:
+        return self._infer(request, call_deadline(request, timeout_s, time.monotonic()), _Call())
+
+    def start(self, request: InferRequest, timeout_s: float) -> InFlight:
+        deadline_s = call_deadline(request, timeout_s, time.monotonic())
+        call = _Call()
+        handle = InFlight(self.url, call.abort)
+
+        def work() -> None:
+            try:
+                if not call.cancelled:
+                    handle.resolve(self._infer(request, deadline_s, call))
+            except BaseException as exc:  # noqa: BLE001 - the thread's boundary: whoever waits gets it
+                handle.reject(exc)
+
+        try:
+            self._executor().submit(work)
+        except EdgeKitError as exc:
+            handle.reject(exc)
+        return handle
+
+    def ready(self, timeout_s: float = 1.0) -> bool:
+        return self._healthy("/health/ready", timeout_s)
+
+    def model_ready(self, name: str, version: str = "", timeout_s: float = 1.0) -> bool:
+        return self._healthy(f"{_model_path(name, version)}/ready", timeout_s)
+
+    def model_metadata(self, name: str, version: str = "", timeout_s: float = 5.0) -> ModelMetadata:
+        metadata: ModelMetadata = self._decode(self._get(_model_path(name, version), timeout_s), ModelMetadata)
+        return metadata
+
+    def statistics(self, name: str = "", version: str = "", timeout_s: float = 5.0) -> list[dict[str, Any]]:
+        path = f"{_model_path(name, version)}/stats" if name else "/models/stats"
+        found = self._decode(self._get(path, timeout_s), dict[str, list[dict[str, Any]]])
+        return list(found.get("model_stats", []))
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            calls = list(self._calls)
+            pool = self._pool
+        for call in calls:
+            call.abort()
+        for connection in idle:
+            connection.close()
+        if pool is not None:
+            pool.shutdown(wait=True)
+
+    def _infer(self, request: InferRequest, deadline_s: float, call: _Call) -> InferResponse:
+        remaining_s = self._remaining(deadline_s, "before it was sent")
+        message = encode_request(with_timeout(request, remaining_s))
+        path = f"{_model_path(request.model_name, request.model_version)}/infer"
+        answer = self._exchange("POST", path, message.body, message.headers(), deadline_s, call)
+        return decode_response(self._accept(answer), answer.headers.get(HEADER_LENGTH), self._limits)
+
+    def _healthy(self, path: str, timeout_s: float) -> bool:
+        try:
+            return self._exchange("GET", path, b"", {}, time.monotonic() + timeout_s, _Call()).status == http.HTTPStatus.OK
+        except (UnavailableError, DeadlineError):
+            return False
+
+    def _get(self, path: str, timeout_s: float) -> bytes | bytearray:
+        return self._accept(self._exchange("GET", path, b"", {}, time.monotonic() + timeout_s, _Call()))
+
+    def _decode(self, body: bytes | bytearray, kind: Any) -> Any:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise EngineError(self.url, f"an answer that is not Open Inference Protocol v2: {exc}") from exc
+
+    def _accept(self, answer: _Answer) -> bytes | bytearray:
+        """The body of a good answer; raises for any other."""
+        if answer.status == http.HTTPStatus.OK:
+            return answer.body
+        try:
+            message = str(msgspec.json.decode(answer.body, type=dict[str, Any]).get("error", ""))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            message = bytes(answer.body[:200]).decode(errors="replace")
+        raise error_from_http(self.url, answer.status, answer.headers.get(ERROR_HEADER), message)
+
+    def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str], deadline_s: float, call: _Call) -> _Answer:
+        """One request and its answer, on a kept-alive connection if there is one."""
+        with self._lock:
+            self._calls.add(call)
+        try:
+            connection = self._take_idle()
+            if connection is not None:
+                try:
+                    return self._converse(connection, method, path, body, headers, deadline_s, call)
+                except _STALE as exc:
+                    if call.cancelled:
+                        raise UnavailableError(self.url, "the request was cancelled") from exc
+            return self._converse(self._open(deadline_s), method, path, body, headers, deadline_s, call)
+        except TimeoutError as exc:
+            raise DeadlineError(self.url, "no answer in time") from exc
+        except (OSError, http.client.HTTPException) as exc:
+            found = "the request was cancelled" if call.cancelled else f"the connection broke ({_reason(exc)})"
+            raise UnavailableError(self.url, found) from exc
+        finally:
+            with self._lock:
+                self._calls.discard(call)
+
+    def _converse(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+        deadline_s: float,
+        call: _Call,
+    ) -> _Answer:
+        keep = False
+        try:
+            call.attach(connection)
+            connection.sock.settimeout(self._remaining(deadline_s, "before it was sent"))
+            connection.request(method, self._prefix + path, body or None, headers)
+            response = connection.getresponse()
+            answer = _Answer(response.status, response.headers, self._read(connection, response, deadline_s))
+            keep = not response.will_close and not call.cancelled
+            return answer
+        finally:
+            call.attach(None)
+            if keep:
+                self._give_back(connection)
+            else:
+                connection.close()
+
+    def _read(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, deadline_s: float) -> bytes | bytearray:
+        """The body, never beyond the limit, each piece within what is left of the time."""
+        limit = self._limits.body_bytes
+        if (response.length or 0) > limit:
+            raise EngineError(self.url, f"an answer of {response.length} bytes", f"at most {limit}")
+        if response.length is not None and response.length <= _CHUNK_BYTES:
+            return response.read()
+        body = bytearray()
+        while piece := response.read(_CHUNK_BYTES):
+            body += piece
+            if len(body) > limit:
+                raise EngineError(self.url, f"an answer of more than {limit} bytes", f"at most {limit}")
+            if connection.sock is not None:  # None once the last byte of a closing answer was read
+                connection.sock.settimeout(self._remaining(deadline_s, "while the answer came in"))
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        return body
+
+    def _open(self, deadline_s: float) -> http.client.HTTPConnection:
+        """A new connection.
+
+        Raises:
+            UnavailableError: refused, unknown host, or not accepted in time.
+        """
+        host, port = self._address
+        timeout_s = self._remaining(deadline_s, "before it was sent")
+        try:
+            sock = self._secure(socket.create_connection((host, port), timeout_s))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except TimeoutError as exc:
+            raise UnavailableError(self.url, f"no connection within {timeout_s:.3f} s") from exc
+        except OSError as exc:
+            found = f"cannot be reached ({_reason(exc)})"
+            raise UnavailableError(self.url, found, "", "check that the server runs and the address is right") from exc
+        connection = http.client.HTTPConnection(host, port)
+        connection.auto_open = 0
+        connection.sock = sock
+        return connection
+
+    def _secure(self, sock: socket.socket) -> socket.socket:
+        """The socket, with TLS on it if the URL says so."""
+        if self._tls is None:
+            return sock
+        try:
+            return self._tls.wrap_socket(sock, server_hostname=self._address[0])
+        except BaseException:
+            sock.close()
+            raise
+
+    def _take_idle(self) -> http.client.HTTPConnection | None:
+        """The idle connection used last that the server has not closed meanwhile."""
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise UnavailableError(self.url, "the client was closed", "", "make a new one with connect()")
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            poller = select.poll()
+            poller.register(connection.sock, select.POLLIN)
+            if not poller.poll(0):  # readable now can only be the end, or bytes that nobody asked for
+                return connection
+            connection.close()
+
+    def _give_back(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            if not self._closed and len(self._idle) < self._most_idle:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _executor(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._closed:
+                raise UnavailableError(self.url, "the client was closed", "", "make a new one with connect()")
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._most_idle, thread_name_prefix="edgekit-http-client")
+            return self._pool
+
+    def _remaining(self, deadline_s: float, when: str) -> float:
+        remaining_s = deadline_s - time.monotonic()
+        if remaining_s <= 0:
+            raise DeadlineError(self.url, f"the request's time ran out {when}")
+        return remaining_s
+
+
+def _model_path(name: str, version: str) -> str:
+    path = f"/models/{quote(name, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def _reason(exc: BaseException) -> str:
+    return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+
+
+def _bracket(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

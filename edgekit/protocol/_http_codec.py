@@ -1,0 +1,233 @@
+"""Open Inference Protocol v2 over HTTP, as bytes: JSON bodies and the binary tensor data extension. Pure, both directions.
+
+A body is JSON; with the binary extension the JSON is followed by the raw bytes of the tensors that carry ``binary_data_size``, in order, and the HTTP
+header ``Inference-Header-Content-Length`` says how long the JSON is. A client asks for binary outputs with the request parameter
+``binary_data_output`` or per output with ``binary_data``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from edgekit.errors import RequestError
+from edgekit.protocol._tensors import (
+    Limits,
+    array_from_json,
+    array_from_raw,
+    check_count,
+    check_unique,
+    json_from_array,
+    raw_from_array,
+    refuse_unsupported,
+    shorten,
+    tensor_thing,
+)
+from edgekit.protocol._types import InferRequest, InferResponse, Parameters, RequestedOutput, Tensor
+
+__all__ = ["HEADER_LENGTH", "HttpMessage", "decode_request", "decode_response", "encode_request", "encode_response"]
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+_ALIGNMENT_BYTES = 64  # JSON is padded to this, so that the receiver can use the first tensor in place
+_SIZE = "binary_data_size"
+
+
+class HttpMessage(msgspec.Struct, frozen=True):
+    """One encoded body. ``header_length`` goes into `HEADER_LENGTH`; ``None`` means the body is JSON alone."""
+
+    body: bytes
+    header_length: int | None = None
+
+    def headers(self) -> dict[str, str]:
+        """The HTTP headers that describe the body."""
+        if self.header_length is None:
+            return {"Content-Type": "application/json"}
+        return {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(self.header_length)}
+
+
+class _WireTensor(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: Parameters = {}
+    data: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _WireOutput(msgspec.Struct):
+    name: str
+    parameters: Parameters = {}
+
+
+class _WireRequest(msgspec.Struct):
+    inputs: list[_WireTensor]
+    id: str = ""
+    parameters: Parameters = {}
+    outputs: list[_WireOutput] = []
+
+
+class _WireResponse(msgspec.Struct):
+    model_name: str
+    outputs: list[_WireTensor]
+    model_version: str = ""
+    id: str = ""
+    parameters: Parameters = {}
+
+
+_REQUEST = msgspec.json.Decoder(_WireRequest)
+_RESPONSE = msgspec.json.Decoder(_WireResponse)
+
+
+def decode_request(
+    body: bytes, header_length: str | None, model_name: str, model_version: str = "", limits: Limits | None = None
+) -> InferRequest:
+    """An inference request from an HTTP body; ``header_length`` is the value of `HEADER_LENGTH`, if it was sent.
+
+    Tensors share memory with ``body``. ``deadline_s`` is left for the transport to set.
+
+    Raises:
+        RequestError: anything that is not a well-formed request, naming the tensor.
+    """
+    limits = limits or Limits()
+    head, tail = _split("request", body, header_length, limits)
+    wire: _WireRequest = _parse("request", _REQUEST, head)
+    check_count("outputs", len(wire.outputs), limits)
+    check_unique("output", (output.name for output in wire.outputs))
+    for output in wire.outputs:
+        refuse_unsupported(tensor_thing("output", output.name), output.parameters)
+    return InferRequest(
+        model_name=model_name,
+        model_version=model_version,
+        id=wire.id,
+        inputs=_tensors("input", wire.inputs, tail, limits),
+        outputs=[RequestedOutput(output.name, output.parameters) for output in wire.outputs],
+        parameters=wire.parameters,
+    )
+
+
+def decode_response(body: bytes | bytearray, header_length: str | None, limits: Limits | None = None) -> InferResponse:
+    """An inference response from an HTTP body; as `decode_request`."""
+    limits = limits or Limits()
+    head, tail = _split("response", body, header_length, limits)
+    wire: _WireResponse = _parse("response", _RESPONSE, head)
+    return InferResponse(
+        model_name=wire.model_name,
+        model_version=wire.model_version,
+        id=wire.id,
+        outputs=_tensors("output", wire.outputs, tail, limits),
+        parameters=wire.parameters,
+    )
+
+
+def encode_request(request: InferRequest, *, binary: bool = True) -> HttpMessage:
+    """The HTTP body of a request; ``binary`` sends and asks for tensors in raw form.
+
+    Raises:
+        RequestError: a tensor that the chosen form cannot carry.
+    """
+    document: dict[str, Any] = {"parameters": {**request.parameters, "binary_data_output": binary}}
+    if request.id:
+        document["id"] = request.id
+    if request.outputs:
+        document["outputs"] = [
+            {"name": output.name, "parameters": {**output.parameters, "binary_data": binary}} for output in request.outputs
+        ]
+    return _message(document, "inputs", request.inputs, [binary] * len(request.inputs))
+
+
+def encode_response(response: InferResponse, request: InferRequest) -> HttpMessage:
+    """The HTTP body of an answer, each output in the form that ``request`` asked for.
+
+    Raises:
+        RequestError: an output that was asked for as JSON and holds what JSON cannot carry.
+    """
+    document: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
+    if response.id:
+        document["id"] = response.id
+    if response.parameters:
+        document["parameters"] = response.parameters
+    default = bool(request.parameters.get("binary_data_output", False))
+    asked = {output.name: bool(output.parameters.get("binary_data", default)) for output in request.outputs}
+    return _message(document, "outputs", response.outputs, [asked.get(tensor.name, default) for tensor in response.outputs])
+
+
+def _split(what: str, body: bytes | bytearray, header_length: str | None, limits: Limits) -> tuple[memoryview, memoryview]:
+    """The JSON part and the binary part of a body."""
+    if len(body) > limits.body_bytes:
+        raise RequestError(f"{what} body", f"{len(body)} bytes", f"at most {limits.body_bytes}")
+    view = memoryview(body)
+    if header_length is None:
+        return view, view[len(view) :]
+    if not (header_length.isascii() and header_length.isdigit() and len(header_length) < 20):
+        raise RequestError(f"header {HEADER_LENGTH}", repr(shorten(header_length)), "the length of the JSON part in bytes")
+    length = int(header_length)
+    if not 0 < length <= len(view):
+        raise RequestError(f"header {HEADER_LENGTH}", str(length), f"1 to {len(view)}, the size of the body")
+    return view[:length], view[length:]
+
+
+def _parse(what: str, decoder: Any, head: memoryview) -> Any:
+    try:
+        return decoder.decode(head)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        found = f"not a valid inference {what}: {shorten(str(exc), 200)}"
+        raise RequestError(f"{what} body", found, "JSON as the Open Inference Protocol v2 has it") from exc
+
+
+def _tensors(side: str, wires: Sequence[_WireTensor], tail: memoryview, limits: Limits) -> list[Tensor]:
+    """Tensors of one message, the binary ones cut from ``tail``, which must be used up."""
+    check_count(f"{side}s", len(wires), limits)
+    check_unique(side, (wire.name for wire in wires))
+    tensors: list[Tensor] = []
+    offset = 0
+    for wire in wires:
+        thing = tensor_thing(side, wire.name)
+        refuse_unsupported(thing, wire.parameters)
+        data = bytes(wire.data)
+        if _SIZE not in wire.parameters:
+            if not data:
+                raise RequestError(thing, "no data", f"a list in 'data', or raw bytes after the JSON and their number in {_SIZE!r}")
+            array = array_from_json(thing, wire.datatype, wire.shape, data, limits)
+        else:
+            size = _binary_size(thing, wire.parameters, len(tail) - offset)
+            if data:
+                raise RequestError(thing, f"both 'data' and {_SIZE!r}", "one of them")
+            array = array_from_raw(thing, wire.datatype, wire.shape, tail[offset : offset + size], limits)
+            offset += size
+        tensors.append(Tensor(wire.name, array, {key: value for key, value in wire.parameters.items() if key != _SIZE}))
+    if offset != len(tail):
+        raise RequestError(f"{side}s", f"{len(tail) - offset} bytes after the last tensor", f"{offset} bytes of binary data in all")
+    return tensors
+
+
+def _binary_size(thing: str, parameters: Mapping[str, Any], left: int) -> int:
+    size = parameters[_SIZE]
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise RequestError(thing, f"{_SIZE} {shorten(str(size))!r}", "a whole number of bytes")
+    if size > left:
+        raise RequestError(thing, f"{_SIZE} {size}, and {left} bytes are left in the body", "a body that holds all tensors")
+    return size
+
+
+def _message(document: dict[str, Any], key: str, tensors: Sequence[Tensor], binary: Sequence[bool]) -> HttpMessage:
+    """Encode ``tensors`` into ``document[key]``, the binary ones behind it."""
+    raws: list[bytes | memoryview] = []
+    entries: list[dict[str, Any]] = []
+    for tensor, raw_wanted in zip(tensors, binary, strict=True):
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.data.shape}
+        if raw_wanted:
+            raw = raw_from_array(tensor.data)
+            entry["parameters"] = {**tensor.parameters, _SIZE: len(raw)}
+            raws.append(raw)
+        else:
+            if tensor.parameters:
+                entry["parameters"] = tensor.parameters
+            entry["data"] = json_from_array(tensor_thing(key[:-1], tensor.name), tensor.data)
+        entries.append(entry)
+    document[key] = entries
+    head = msgspec.json.encode(document)
+    if not raws:
+        return HttpMessage(head)
+    head = head.ljust(-(-len(head) // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES)
+    return HttpMessage(b"".join([head, *raws]), len(head))

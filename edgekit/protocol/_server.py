@@ -1,0 +1,107 @@
+"""Serving an `InferenceCore` over HTTP and gRPC at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from edgekit.protocol._tensors import Limits
+from edgekit.protocol._types import InferenceCore
+
+__all__ = ["Server", "Transport", "serve"]
+
+
+class Transport(Protocol):
+    """One listening address."""
+
+    port: int
+
+    def stop(self, deadline_s: float) -> None:
+        """Stop accepting, let requests under way finish until ``deadline_s`` (`time.monotonic`), close. May be called twice."""
+        ...
+
+
+class Server:
+    """Listening transports and what to close after them. A context manager: leaving it stops the server.
+
+    Attributes:
+        http_port, grpc_port: the ports that are listened on (``0`` in the request chose one); ``None`` when that transport is off.
+    """
+
+    def __init__(self, http: Transport | None, grpc: Transport | None, on_stop: Sequence[Callable[[], object]] = ()) -> None:
+        self.http_port = http.port if http is not None else None
+        self.grpc_port = grpc.port if grpc is not None else None
+        self._transports = [transport for transport in (http, grpc) if transport is not None]
+        self._on_stop = tuple(on_stop)
+        self._stopping = threading.Lock()
+        self._stopped = threading.Event()
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """Stop: no new requests, those under way have ``grace_s`` to finish, then all is closed. No thread of the server is left after it."""
+        with self._stopping:
+            if self._stopped.is_set():
+                return
+            deadline_s = time.monotonic() + grace_s
+            for transport in self._transports:
+                transport.stop(deadline_s)
+            for close in self._on_stop:
+                close()
+            self._stopped.set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block until `stop` is done (in another thread or a signal handler); true when it is."""
+        return self._stopped.wait(timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+
+def serve(
+    core: InferenceCore,
+    http: tuple[str, int] | None = ("127.0.0.1", 8000),
+    grpc: tuple[str, int] | None = ("127.0.0.1", 8001),
+    *,
+    limits: Limits | None = None,
+    max_in_flight: int = 64,
+    on_stop: Sequence[Callable[[], object]] = (),
+) -> Server:
+    """Start to answer for ``core``; returns once both transports listen.
+
+    Args:
+        core: what answers. It is not closed by the server, unless ``on_stop`` says so.
+        http: address of the HTTP transport, port 0 for any; ``None`` for none.
+        grpc: the same for gRPC.
+        limits: what one message may hold.
+        max_in_flight: most requests a transport works on at once; more are refused with `OverloadedError`.
+        on_stop: called in order after the transports have stopped.
+
+    Raises:
+        BindError: an address that cannot be listened on.
+        EnvironmentMissingError: aiohttp or grpcio is not installed.
+    """
+    limits = limits or Limits()
+    started: list[Transport] = []
+    http_transport: Transport | None = None
+    grpc_transport: Transport | None = None
+    try:
+        if http is not None:
+            from edgekit.protocol._http_server import HttpTransport
+
+            http_transport = HttpTransport(core, http[0], http[1], limits, max_in_flight)
+            started.append(http_transport)
+        if grpc is not None:
+            from edgekit.protocol._grpc_server import GrpcTransport
+
+            grpc_transport = GrpcTransport(core, grpc[0], grpc[1], limits, max_in_flight)
+            started.append(grpc_transport)
+    except BaseException:
+        for transport in started:
+            transport.stop(time.monotonic())
+        raise
+    return Server(http_transport, grpc_transport, on_stop)
