@@ -1,13 +1,15 @@
 """The interface of every engine, and what all of them share: checks, layout, lifecycle, locking.
 
 An engine is one module with one subclass of `Engine`, registered by name in ``edgekit.runtime.engines``. The base class owns the public
-methods; a subclass fills ``_load``, ``_infer`` and ``_close`` only.
+methods; a subclass fills ``_load``, ``_infer`` and ``_close`` only, and may let its package's exceptions pass: the base class makes
+one `EngineError` line of them.
 """
 
 from __future__ import annotations
 
 import abc
 import contextlib
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +18,8 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from edgekit.bundle import Artifact, Signature
-from edgekit.errors import EngineError
+from edgekit.bundle import Artifact, Signature, TensorBinding, TensorSpec
+from edgekit.errors import EdgeKitError, EngineError
 
 __all__ = ["Engine", "EngineOptions"]
 
@@ -62,13 +64,16 @@ class Engine(abc.ABC):
         self.artifact = artifact
         self.signature = signature
         self.options = options or EngineOptions()
-        self._guard: contextlib.AbstractContextManager[object] = (
-            contextlib.nullcontext() if self.concurrent else threading.Lock()
-        )
+        self._guard: contextlib.AbstractContextManager[object] = contextlib.nullcontext() if self.concurrent else threading.Lock()
         self._closed = False
-        self._plain_inputs = _is_plain(artifact.inputs)
-        self._plain_outputs = _is_plain(artifact.outputs)
-        self._load()
+        self._plain_inputs = _is_plain(artifact.inputs, signature.inputs)
+        self._plain_outputs = _is_plain(artifact.outputs, signature.outputs)
+        try:
+            self._load()
+        except EdgeKitError:
+            raise
+        except Exception as exc:
+            raise EngineError(f"engine {self.name}", f"cannot load {path.name}: {one_line(exc)}", "", "build the bundle again") from exc
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Answer one request. ``inputs`` must already fit the signature (see `Signature.check`).
@@ -79,22 +84,51 @@ class Engine(abc.ABC):
         Raises:
             EngineError: the engine failed, or was closed.
         """
-        if self._closed:
-            raise EngineError(f"engine {self.name}", "was closed", "", "load the bundle again")
-        native = inputs if self._plain_inputs else self._to_native(inputs)
-        with self._guard:
-            outputs = self._infer(native)
+        try:
+            native = inputs if self._plain_inputs else self._to_native(inputs)
+            with self._guard:
+                if self._closed:
+                    raise self._closed_error()
+                outputs = self._infer(native)
+        except EdgeKitError:
+            raise
+        except Exception as exc:
+            raise self._failed(exc) from exc
         return outputs if self._plain_outputs else self._to_logical(outputs)
 
     def close(self) -> None:
-        """Release the engine's memory. May be called twice."""
-        if not self._closed:
+        """Release the engine's memory. May be called twice, and while another thread runs: that run ends first or finds it closed."""
+        with self._guard:
+            if self._closed:
+                return
             self._closed = True
             self._close()
 
     def describe(self) -> dict[str, str]:
         """What really runs: engine, version, device, threads. For logs, metadata and receipts."""
         return {"engine": self.name, "version": self.version()}
+
+    def threads(self) -> int:
+        """CPU threads for one run, 0 for the engine's choice.
+
+        The caller's wish counts as it is; what the artifact recorded for its device is capped by the CPUs that this process may use.
+        """
+        if self.options.threads:
+            return self.options.threads
+        return min(int(self.artifact.options.get("threads", "0")), usable_cpus())
+
+    def _closed_error(self) -> EngineError:
+        return EngineError(f"engine {self.name}", "was closed", "", "load the bundle again")
+
+    def _failed(self, exc: Exception) -> EngineError:
+        """What an engine's exception in a run means; one raised because `close` won a race is told as such."""
+        if self._closed:
+            return self._closed_error()
+        return EngineError(f"engine {self.name}", f"failed: {one_line(exc)}", "", f"check the inputs against {self.signature_line()}")
+
+    def signature_line(self) -> str:
+        """The inputs, for messages: ``x float32[1,3,48,192]``."""
+        return ", ".join(f"{spec.name} {spec.describe()}" for spec in self.signature.inputs)
 
     @classmethod
     @abc.abstractmethod
@@ -107,7 +141,11 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def _load(self) -> None:
-        """Open ``self.path``; may wrap what the package raises in `EngineError`."""
+        """Open ``self.path``.
+
+        Raises:
+            EnvironmentMissingError: the package is not installed; anything else that is raised becomes `EngineError`.
+        """
 
     @abc.abstractmethod
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -136,5 +174,20 @@ class Engine(abc.ABC):
         return logical
 
 
-def _is_plain(bindings: tuple[object, ...]) -> bool:
-    return all(b.name == b.native_name and b.perm is None for b in bindings)  # type: ignore[attr-defined]
+def _is_plain(bindings: tuple[TensorBinding, ...], specs: tuple[TensorSpec, ...]) -> bool:
+    """True when native tensors are the logical ones, so that nothing must be copied or renamed."""
+    return all(
+        binding.name == binding.native_name and binding.perm is None and binding.native_dtype == spec.dtype
+        for binding, spec in zip(bindings, specs, strict=True)
+    )
+
+
+def one_line(exc: BaseException) -> str:
+    """The message of another package's exception without line breaks, at most 300 characters."""
+    text = " ".join(str(exc).split()) or type(exc).__name__
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

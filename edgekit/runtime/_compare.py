@@ -1,0 +1,166 @@
+"""How far an artifact's outputs are from the source model's, and whether that is near enough. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edgekit.bundle import OutputMetrics, Signature
+from edgekit.errors import UnknownNameError, VerificationError
+
+__all__ = ["TIE", "check_metrics", "compare_outputs", "describe_metrics", "thresholds_for", "worst_output"]
+
+TIE = 2.0**-10
+"""Scores closer than this, relative to the largest of their row, count as equal: the spacing of binary16 numbers (IEEE 754-2019, 11
+significant bits), so half precision cannot order them."""
+
+_SUM_TOLERANCE = 1e-3  # of 1.0: a softmax in float32 over thousands of classes is nearer than that
+
+# Upper limits on max_abs / max_rel, lower limits on cosine and top1_agreement.
+_THRESHOLDS: dict[str, dict[str, float]] = {
+    # Same arithmetic in another order: float32 sums of 1e4 terms differ by about 1e-6 relative; Winograd and FFT convolutions and
+    # polynomial exp/tanh add up to 1e-4. Ten times that is a wrong operator, not rounding.
+    "fp32": {"max_rel": 1e-3, "cosine": 0.99999, "top1_agreement": 1.0},
+    # binary16 rounds each value by up to 2^-11 = 4.9e-4; over a hundred layers these errors add up like a random walk to some 5e-3, and a
+    # softmax turns an absolute error of a logit into a relative one. Top-1 may flip in one row of fifty where classes nearly tie.
+    "fp16": {"max_rel": 5e-2, "cosine": 0.999, "top1_agreement": 0.98},
+}
+
+
+def compare_outputs(
+    reference: Sequence[Mapping[str, np.ndarray]], actual: Sequence[Mapping[str, np.ndarray]], signature: Signature
+) -> dict[str, OutputMetrics]:
+    """Metrics of every output over all samples.
+
+    ``max_rel`` is the largest absolute error over the largest absolute reference value of that output in any sample (over 1.0 where the
+    reference is all zeros). ``cosine`` treats a sample's output as one vector; two zero vectors give 1, one gives 0.
+    ``top1_agreement`` is the share of rows (along the last axis) whose arg-max is the reference's, or one of its ties within `TIE`. An
+    output has class scores when it is float, its last axis has at least 2 elements, and either its rank is 2 or each of its rows is a
+    probability distribution: a picture or a recurrent state is not, a sequence of softmax rows is. Integers and booleans are compared as
+    numbers.
+
+    Args:
+        reference: per sample, outputs of the source model by name.
+        actual: per sample, outputs of the artifact by name; same order.
+        signature: names the outputs.
+
+    Raises:
+        VerificationError: no samples, an output that is missing, another dtype or shape, a NaN or infinity on either side.
+    """
+    if not reference or len(reference) != len(actual):
+        raise VerificationError("samples", f"{len(actual)} answers to {len(reference)} samples", "one answer per sample, at least one")
+    metrics = {}
+    for spec in signature.outputs:
+        pairs = []
+        for index, (want, got) in enumerate(zip(reference, actual, strict=True)):
+            if spec.name not in got or spec.name not in want:
+                raise VerificationError(f"output {spec.name!r} of sample {index}", "missing", spec.describe())
+            _check(spec.name, index, want[spec.name], got[spec.name])
+            pairs.append((want[spec.name], got[spec.name]))
+        metrics[spec.name] = _metrics(pairs)
+    return metrics
+
+
+def thresholds_for(precision: str) -> dict[str, float]:
+    """The limits that an artifact of a precision must keep; ``max_rel`` from above, ``cosine`` and ``top1_agreement`` from below.
+
+    Raises:
+        UnknownNameError: no limits are known for it.
+    """
+    if precision not in _THRESHOLDS:
+        raise UnknownNameError("precision", precision, _THRESHOLDS)
+    return dict(_THRESHOLDS[precision])
+
+
+def check_metrics(metrics: Mapping[str, OutputMetrics], thresholds: Mapping[str, float]) -> list[str]:
+    """What misses its limit, worst first; empty when all is near enough. A NaN misses every limit."""
+    misses = [
+        (excess, f"output {name!r}: {key} {value:.6g}, limit {thresholds[key]:g}")
+        for name, found in metrics.items()
+        for key, value, excess in _excesses(found, thresholds)
+        if not excess <= 1.0
+    ]
+    return [text for _, text in sorted(misses, key=lambda miss: (-np.nan_to_num(miss[0], nan=np.inf), miss[1]))]
+
+
+def worst_output(metrics: Mapping[str, OutputMetrics], thresholds: Mapping[str, float]) -> str:
+    """Name of the output that is nearest to, or furthest beyond, one of its limits."""
+
+    def badness(name: str) -> float:
+        return max((float(np.nan_to_num(excess, nan=np.inf)) for _, _, excess in _excesses(metrics[name], thresholds)), default=0.0)
+
+    return max(metrics, key=badness)
+
+
+def describe_metrics(metrics: OutputMetrics) -> str:
+    """``max_abs 1.2e-07, max_rel 3e-07, cosine 1.00000000, top1 1.0000``."""
+    text = f"max_abs {metrics.max_abs:.3g}, max_rel {metrics.max_rel:.3g}, cosine {metrics.cosine:.8f}"
+    return text if metrics.top1_agreement is None else f"{text}, top1 {metrics.top1_agreement:.4f}"
+
+
+def _excesses(found: OutputMetrics, thresholds: Mapping[str, float]) -> list[tuple[str, float, float]]:
+    """``(metric, value, how much of its limit is used)`` per limited metric; above 1 is a miss. A limit of 0 or 1 takes no error."""
+    used = []
+    for key, limit in thresholds.items():
+        value = getattr(found, key)
+        if value is None:
+            continue
+        error, allowed = (value, limit) if key.startswith("max_") else (1.0 - value, 1.0 - limit)
+        used.append((key, value, error / allowed if allowed > 0 else (0.0 if error <= 0 else np.inf if error > 0 else np.nan)))
+    return used
+
+
+def _check(name: str, index: int, want: np.ndarray, got: np.ndarray) -> None:
+    thing = f"output {name!r} of sample {index}"
+    if want.dtype != got.dtype or want.shape != got.shape:
+        raise VerificationError(thing, f"{got.dtype}{list(got.shape)}", f"{want.dtype}{list(want.shape)} as in the source model")
+    if want.dtype.kind not in "fiub":
+        raise VerificationError(thing, f"dtype {want.dtype}", "numbers", "this dtype cannot be compared yet")
+    if bad := int(np.count_nonzero(~np.isfinite(want))):
+        step = "give samples that the model is made for with --calibration"
+        raise VerificationError(thing, f"the source model itself answers with {bad} NaN or infinite values", "finite numbers", step)
+    if bad := int(np.count_nonzero(~np.isfinite(got))):
+        raise VerificationError(
+            thing, f"{bad} of {got.size} values are NaN or infinite", "finite numbers", "build it with --precision fp32"
+        )
+
+
+def _metrics(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> OutputMetrics:
+    max_abs, scale, cosine = 0.0, 0.0, 1.0
+    for want, got in pairs:
+        # float64, so that the comparison's own rounding does not count; a 64-bit integer above 2^53 is rounded the same on both sides
+        wide, other = want.astype(np.float64).ravel(), got.astype(np.float64).ravel()
+        max_abs = max(max_abs, float(np.max(np.abs(wide - other), initial=0.0)))
+        scale = max(scale, float(np.max(np.abs(wide), initial=0.0)))
+        cosine = min(cosine, _cosine(wide, other))
+    return OutputMetrics(max_abs, max_abs / (scale or 1.0), cosine, _top1(pairs))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    if np.array_equal(a, b):
+        return 1.0
+    # Scaled first: squares of numbers near the ends of the float range would overflow or vanish.
+    top_a, top_b = np.max(np.abs(a)), np.max(np.abs(b))
+    if not top_a or not top_b:
+        return 0.0
+    a, b = a / top_a, b / top_b
+    return float(np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), -1.0, 1.0))
+
+
+def _top1(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
+    if not all(_has_class_axis(want) for want, _ in pairs):
+        return None
+    agree = rows = 0
+    for want, got in pairs:
+        scores, chosen = want.reshape(-1, want.shape[-1]).astype(np.float64), got.reshape(-1, got.shape[-1]).argmax(axis=1)
+        slack = TIE * np.abs(scores).max(axis=1)
+        agree += int(np.count_nonzero(scores[np.arange(len(scores)), chosen] >= scores.max(axis=1) - slack))
+        rows += len(scores)
+    return agree / rows if rows else None
+
+
+def _has_class_axis(array: np.ndarray) -> bool:
+    if array.dtype.kind != "f" or array.ndim < 2 or array.shape[-1] < 2 or not array.size:
+        return False
+    return array.ndim == 2 or bool(np.all(array >= 0) and np.all(np.abs(array.sum(axis=-1, dtype=np.float64) - 1.0) <= _SUM_TOLERANCE))

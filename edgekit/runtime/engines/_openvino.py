@@ -1,0 +1,139 @@
+"""OpenVINO: an IR (``.xml`` with its ``.bin``) or an ONNX file, on CPU, GPU or NPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgekit.errors import EngineError, EnvironmentMissingError
+from edgekit.runtime.engines._base import Engine
+
+__all__ = ["ENGINES", "OpenVinoEngine", "inference_precision"]
+
+DEVICES = {"": "CPU", "cpu": "CPU", "gpu": "GPU", "npu": "NPU", "auto": "AUTO"}
+
+
+class OpenVinoEngine(Engine):
+    """A compiled model with a pool of infer requests: one request is not re-entrant, several run side by side.
+
+    The pool has as many requests as the device calls optimal for the LATENCY hint; a thread that finds it empty waits.
+    Reads from `Artifact.options`: ``threads``.
+    """
+
+    name: ClassVar[str] = "openvino"
+    concurrent: ClassVar[bool] = True  # the pool is the lock
+
+    @classmethod
+    def version(cls) -> str:
+        """Version of the installed package."""
+        _import()
+        return importlib.metadata.version("openvino")
+
+    def describe(self) -> dict[str, str]:
+        """Adds ``device`` (what really executes), ``threads``, ``precision`` (of the arithmetic) and ``requests`` (size of the pool)."""
+        return {**super().describe(), **self._facts}
+
+    def _load(self) -> None:
+        openvino = _import()
+        self._tensor = openvino.Tensor
+        core = openvino.Core()
+        device = self._device(core.available_devices)
+        compiled = core.compile_model(core.read_model(str(self.path)), device, self._properties(core, device))
+        self._inputs = [_index(compiled.inputs, binding.native_name) for binding in self.artifact.inputs]
+        self._outputs = [_index(compiled.outputs, binding.native_name) for binding in self.artifact.outputs]
+        self._input_names = [binding.native_name for binding in self.artifact.inputs]
+        self._output_names = [binding.native_name for binding in self.artifact.outputs]
+        self._compiled: Any = compiled
+        self._pool: SimpleQueue[Any] = SimpleQueue()  # infer requests; None once closed
+        requests = max(int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")), 1)
+        for _ in range(requests):
+            self._pool.put(compiled.create_infer_request())
+        self._facts = {
+            "device": ",".join(compiled.get_property("EXECUTION_DEVICES")),
+            "threads": str(self.threads()),
+            "precision": str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()),
+            "requests": str(requests),
+        }
+
+    def _device(self, available: Sequence[str]) -> str:
+        device = DEVICES.get(self.options.accelerator)
+        if device is None or (device != "AUTO" and not any(name.split(".")[0] == device for name in available)):
+            raise EngineError(
+                f"engine {self.name}",
+                f"no device here for accelerator {self.options.accelerator!r}",
+                f"one of {', '.join(available)}",
+                "choose cpu, or install the device's driver",
+            )
+        return device
+
+    def _properties(self, core: Any, device: str) -> dict[str, Any]:
+        properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if device != "AUTO":
+            capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+            properties["INFERENCE_PRECISION_HINT"] = inference_precision(self.artifact.precision, capabilities)
+        if self.threads() and device == "CPU":
+            properties["INFERENCE_NUM_THREADS"] = self.threads()
+        if self.options.cache_dir:
+            properties["CACHE_DIR"] = self.options.cache_dir
+        return properties
+
+    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        pool = self._pool
+        request = pool.get()
+        if request is None:  # closed meanwhile; the next one who waits must learn it too
+            pool.put(None)
+            raise self._closed_error()
+        try:
+            held = []  # keeps converted copies alive until the run is over: the request reads their memory
+            for name, index in zip(self._input_names, self._inputs, strict=True):
+                array = inputs[name]
+                # A tensor can share only writable, C-ordered memory; sharing saves a copy (measured: 0.67 against 0.80 ms a run).
+                shared = array.flags.c_contiguous and array.flags.writeable
+                array = array if shared else np.ascontiguousarray(array)
+                held.append(self._tensor(array, shared_memory=shared))
+                request.set_input_tensor(index, held[-1])
+            request.infer()
+            return {
+                name: np.array(request.get_output_tensor(index).data) for name, index in zip(self._output_names, self._outputs, strict=True)
+            }
+        finally:
+            pool.put(request)
+
+    def _close(self) -> None:
+        # Idle requests go now, one that runs when its thread puts it back and the pool is dropped with the engine.
+        while not self._pool.empty():
+            self._pool.get_nowait()
+        self._pool.put(None)
+        self._compiled = None
+
+
+def inference_precision(precision: str, capabilities: Sequence[str]) -> str:
+    """The arithmetic to ask a device for.
+
+    An fp32 artifact is computed in f32: left alone, a CPU with AMX or AVX512-BF16 takes bfloat16, which has 8 significant bits. An fp16
+    artifact is computed in f16 where the device has it, else in f32; asked for f16, a CPU without it takes bfloat16 (measured,
+    OpenVINO 2026.4.1).
+    """
+    return "f16" if precision == "fp16" and "FP16" in capabilities else "f32"
+
+
+def _index(ports: Sequence[Any], name: str) -> int:
+    for index, port in enumerate(ports):
+        if name in port.get_names():
+            return index
+    raise EngineError("engine openvino", f"the artifact has no tensor {name!r}", "the names of the manifest", "build the bundle again")
+
+
+def _import() -> Any:
+    try:
+        import openvino
+    except ImportError as exc:
+        raise EnvironmentMissingError.for_extra("engine openvino", "openvino", "openvino") from exc
+    return openvino
+
+
+ENGINES = {"openvino": OpenVinoEngine}

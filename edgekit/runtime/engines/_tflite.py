@@ -1,0 +1,90 @@
+"""LiteRT (TFLite): one ``.tflite`` file on the CPU through XNNPACK."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgekit.errors import EngineError, EnvironmentMissingError
+from edgekit.runtime.engines._base import Engine, usable_cpus
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["ENGINES", "TfliteEngine"]
+
+
+class TfliteEngine(Engine):
+    """A LiteRT interpreter, driven by the names of the file's signature. An interpreter runs one request at a time.
+
+    Reads from `Artifact.options`: ``threads``.
+    """
+
+    name: ClassVar[str] = "tflite"
+    concurrent: ClassVar[bool] = False
+
+    @classmethod
+    def version(cls) -> str:
+        """Version of the installed ai-edge-litert package."""
+        _import()
+        return importlib.metadata.version("ai-edge-litert")
+
+    def describe(self) -> dict[str, str]:
+        """Adds ``device`` and ``threads``."""
+        return {**super().describe(), "device": "CPU", "threads": str(self._thread_count())}
+
+    def _thread_count(self) -> int:
+        # LiteRT's own default is one thread; every other engine's is all CPUs.
+        return self.threads() or usable_cpus()
+
+    def _load(self) -> None:
+        if self.options.accelerator not in ("", "cpu"):
+            raise EngineError(f"engine {self.name}", f"no accelerator {self.options.accelerator!r} in Python's LiteRT", "cpu", "choose cpu")
+        interpreter = _import().Interpreter(model_path=str(self.path), num_threads=self._thread_count())
+        interpreter.allocate_tensors()
+        inputs, outputs = _tensor_indices(interpreter)
+        self._inputs = [(binding.native_name, _index(inputs, binding.native_name)) for binding in self.artifact.inputs]
+        self._outputs = [(binding.native_name, _index(outputs, binding.native_name)) for binding in self.artifact.outputs]
+        self._interpreter: Any = interpreter
+
+    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        interpreter = self._interpreter
+        for name, index in self._inputs:
+            interpreter.set_tensor(index, inputs[name])
+        interpreter.invoke()
+        return {name: interpreter.get_tensor(index) for name, index in self._outputs}  # get_tensor copies
+
+    def _close(self) -> None:
+        self._interpreter = None
+
+
+def _tensor_indices(interpreter: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Tensor indices by signature name, or by tensor name where the file has no signature."""
+    if interpreter.get_signature_list():
+        runner = interpreter.get_signature_runner()
+        return (
+            {name: detail["index"] for name, detail in runner.get_input_details().items()},
+            {name: detail["index"] for name, detail in runner.get_output_details().items()},
+        )
+    return (
+        {detail["name"]: detail["index"] for detail in interpreter.get_input_details()},
+        {detail["name"]: detail["index"] for detail in interpreter.get_output_details()},
+    )
+
+
+def _index(indices: Mapping[str, int], name: str) -> int:
+    if name not in indices:
+        raise EngineError("engine tflite", f"the artifact has no tensor {name!r}", f"one of {', '.join(indices)}", "build the bundle again")
+    return indices[name]
+
+
+def _import() -> Any:
+    try:
+        from ai_edge_litert import interpreter
+    except ImportError as exc:
+        raise EnvironmentMissingError.for_extra("engine tflite", "ai-edge-litert", "tflite") from exc
+    return interpreter
+
+
+ENGINES = {"tflite": TfliteEngine}
