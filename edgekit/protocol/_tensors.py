@@ -6,7 +6,6 @@ Layout (Open Inference Protocol v2, "binary tensor data extension"): row-major, 
 
 from __future__ import annotations
 
-
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
