@@ -1,0 +1,42 @@
+"""``HOST:PORT`` on the command line, and waiting for the end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+from edgekit.errors import UsageError
+
+__all__ = ["address", "optional_address", "wait_for_stop"]
+
+
+def address(text: str, flag: str) -> tuple[str, int]:
+    """``127.0.0.1:8000`` or ``:8000`` (loopback) to host and port; port 0 picks a free one.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise UsageError(flag, repr(text), "HOST:PORT with a port from 0 to 65535", f"for example {flag} 127.0.0.1:8000")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def optional_address(text: str, flag: str) -> tuple[str, int] | None:
+    """`address`, or None for ``off``."""
+    return None if text == "off" else address(text, flag)
+
+
+def wait_for_stop() -> None:
+    """Block until SIGINT or SIGTERM."""
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    # A plain wait() would hold signals back on some platforms until it returns.
+    while not stop.wait(1.0):
+        pass

@@ -1,0 +1,76 @@
+"""The command tree, and the one place where errors become lines and exit codes."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from edgekit._version import __version__
+from edgekit.cli import _build, _cloud, _demo, _devices, _serve
+from edgekit.cli._output import say, settings
+from edgekit.errors import EdgeKitError
+
+__all__ = ["app", "run"]
+
+_INTERRUPTED = 130  # the shell's own status for a command that Ctrl-C ended
+
+app = typer.Typer(
+    name="edgekit",
+    help=f"EdgeKit {__version__}: build, prove, serve and route models on edge devices.\n\n"
+    "Anywhere on the line: --json prints one JSON document on stdout; --debug shows tracebacks.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+_devices.register(app)
+_build.register(app)
+_serve.register(app)
+_cloud.register(app)
+_demo.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status: 0 done, 1 failed, 2 wrong usage."""
+    rest = _take_globals(arguments)
+    logging.basicConfig(level=logging.DEBUG if settings.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        status = typer.main.get_command(app).main(args=rest, prog_name="edgekit", standalone_mode=False)
+    except EdgeKitError as exc:
+        return _fail(str(exc), exc.exit_code)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return 1  # the reader of our output has gone (`| head`)
+    except Exception as exc:  # noqa: BLE001 - the process boundary
+        # Typer's usage errors, by shape: it carries its own copy of click, whose classes are not public.
+        if hasattr(exc, "format_message"):
+            return _fail(f"{' '.join(exc.format_message().split())}; see edgekit --help", getattr(exc, "exit_code", 2))
+        if type(exc).__name__ == "Abort":
+            return _INTERRUPTED
+        return _fail(f"internal error: {type(exc).__name__}: {exc}; run again with --debug and report it", 1)
+    return status if isinstance(status, int) else 0
+
+
+def _take_globals(arguments: Sequence[str]) -> list[str]:
+    """Global options are accepted before and after the command, as scripts write them."""
+    settings.json = "--json" in arguments
+    settings.debug = "--debug" in arguments
+    return [argument for argument in arguments if argument not in ("--json", "--debug")]
+
+
+def _fail(message: str, status: int) -> int:
+    if settings.debug:
+        traceback.print_exc()
+    say(f"edgekit: {message}")
+    return status

@@ -1,0 +1,217 @@
+"""``edgekit build | inspect | verify | finalize | run | bench``: from a model to numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import typer
+
+from edgekit.bundle import Bundle, OutputMetrics
+from edgekit.cli._output import say, show, size, table
+from edgekit.errors import UsageError
+
+__all__ = ["register"]
+
+BundlePath = Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory or .edgekit file.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("build")(build)
+    app.command("inspect")(inspect)
+    app.command("verify")(verify)
+    app.command("finalize")(finalize)
+    app.command("run")(run)
+    app.command("bench")(bench)
+
+
+def parse_shapes(values: list[str]) -> dict[str, list[int]]:
+    """``["x=1,3,48,320"]`` to ``{"x": [1, 3, 48, 320]}``.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    shapes = {}
+    for value in values:
+        name, equals, dims = value.rpartition("=")
+        parts = dims.split(",")
+        if not equals or not name or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+            raise UsageError("--shape", repr(value), "NAME=SIZE,SIZE,… with positive whole numbers", "for example --shape x=1,3,224,224")
+        shapes[name] = [int(part) for part in parts]
+    return shapes
+
+
+def _metric_rows(metrics: dict[str, OutputMetrics]) -> list[str]:
+    rows = [
+        (name, f"{m.max_abs:.2e}", f"{m.max_rel:.2e}", f"{m.cosine:.7f}", "-" if m.top1_agreement is None else f"{m.top1_agreement:.1%}")
+        for name, m in metrics.items()
+    ]
+    return [f"  {line}" for line in table(rows, ("output", "max abs", "max rel", "cosine", "top-1"))] if rows else []
+
+
+def build(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file.")],
+    device: Annotated[list[str], typer.Option("--device", metavar="ID", help="Device profile; repeat to build several.")],
+    output: Annotated[str, typer.Option("-o", "--output", metavar="DIR_OR_FILE", help="Directory, or a name ending in .edgekit.")] = "",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or fp16; auto takes what the device runs fast.")] = "auto",
+    calibration: Annotated[str, typer.Option(metavar="PATH", help="Real samples: folder of images or .npy, or an .npz.")] = "",
+    shape: Annotated[list[str], typer.Option(metavar="NAME=1,3,224,224", help="Fix an input's shape; repeat per input.")] = [],  # noqa: B006
+    name: Annotated[str, typer.Option(metavar="N", help="Model name; the file's stem by default.")] = "",
+    model_version: Annotated[str, typer.Option("--model-version", metavar="V", help="Model version.")] = "1",
+) -> None:
+    """Turn a model into a verified bundle for one device, or several."""
+    from edgekit.converters import build_many
+
+    results = build_many(
+        model,
+        devices=device,
+        precision=precision,
+        calibration=calibration or None,
+        shapes=parse_shapes(shape),
+        output=output or None,
+        name=name or None,
+        model_version=model_version,
+        progress=say,
+    )
+    documents, lines = [], []
+    for result in results:
+        manifest = result.bundle.manifest
+        proof = manifest.verification
+        documents.append(
+            {
+                "bundle": str(result.bundle.path),
+                "device": manifest.device,
+                "engine": manifest.artifact.engine,
+                "precision": manifest.precision,
+                "verified": proof.verified,
+                "metrics": msgspec.to_builtins(proof.metrics),
+                "seconds": round(result.seconds, 3),
+                "bytes": result.bytes,
+                "notes": proof.notes,
+                "left_to_device": proof.left_to_device,
+            }
+        )
+        lines += [
+            f"{result.bundle.path}: {manifest.device}, {manifest.artifact.engine} {manifest.precision}, {size(result.bytes)}, {result.seconds:.1f} s",
+            f"  verified: {proof.verified} by {proof.engine}, {proof.samples} {proof.sample_source} samples",
+            *_metric_rows(proof.metrics),
+            *(f"  note: {note}" for note in proof.notes),
+            *(f"  left to the device: {rest}" for rest in proof.left_to_device),
+        ]
+    show(documents[0] if len(documents) == 1 else documents, lines)
+
+
+def inspect(bundle: BundlePath) -> None:
+    """Show what is inside a bundle: signature, precision, verification, sizes, sources."""
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    proof = manifest.verification
+    total = sum(entry.bytes for entry in manifest.files.values())
+    fallback = f", fallback {manifest.fallback.engine}" if manifest.fallback else ""
+    lines = [
+        f"{manifest.name} version {manifest.version} for {manifest.device}: {manifest.artifact.engine} {manifest.precision}{fallback}",
+        *(f"  input  {spec.name}: {spec.describe()}" for spec in manifest.signature.inputs),
+        *(f"  output {spec.name}: {spec.describe()}" for spec in manifest.signature.outputs),
+        f"  fixed: {', '.join(f'{key}={value}' for key, value in manifest.fixed.items()) or 'nothing'}",
+        f"  verified: {proof.verified} by {proof.engine}, {proof.samples} {proof.sample_source} samples",
+        *_metric_rows(proof.metrics),
+        *(f"  note: {note}" for note in proof.notes),
+        *(f"  left to the device: {rest}" for rest in proof.left_to_device),
+        f"  source: {manifest.source.filename} ({manifest.source.format}, opset {manifest.source.opset}), SHA-256 {manifest.source.sha256[:16]}…",
+        "  tools: " + ", ".join(f"{tool} {version}" for tool, version in sorted(manifest.tools.items())),
+        f"  digest: {opened.digest}",
+        f"  files: {size(total)}",
+        *(f"    {size(entry.bytes):>9}  {file}" for file, entry in sorted(manifest.files.items())),
+    ]
+    show({"path": str(opened.path), "digest": opened.digest, "bytes": total, **msgspec.to_builtins(manifest)}, lines)
+
+
+def verify(bundle: BundlePath) -> None:
+    """Check all digests and run the golden samples through the engine here."""
+    from edgekit.runtime import verify_bundle
+
+    result = verify_bundle(bundle)
+    engine = " ".join(f"{key}={value}" for key, value in result.engine.items())
+    lines = [
+        f"{bundle}: {'ok' if result.ok else 'FAILED'}, {result.samples} golden samples through the {result.artifact} artifact ({engine})",
+        *([f"  the first artifact did not run here: {result.fallback_reason}"] if result.fallback_reason else []),
+        *_metric_rows(result.metrics),
+        *(f"  miss: {miss}" for miss in result.misses),
+    ]
+    show(result, lines)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def finalize(
+    bundle: BundlePath,
+    cache_dir: Annotated[str, typer.Option(metavar="DIR", help="Where built engines are kept; EdgeKit's cache by default.")] = "",
+) -> None:
+    """On the device: build the engine, cache it, prove it, write the receipt."""
+    from edgekit.runtime import finalize as finalize_bundle
+
+    receipt = finalize_bundle(bundle, cache_dir=Path(cache_dir) if cache_dir else None)
+    document = msgspec.to_builtins(receipt)
+    lines = [f"{bundle}: finalized"]
+    lines += [f"  {key}: {value}" for key, value in document.items() if key not in ("probe", "metrics")]
+    show(document, [*lines, *_metric_rows(receipt.metrics)])
+
+
+def run(
+    bundle: BundlePath,
+    inputs: Annotated[list[str], typer.Option("--input", metavar="NAME=FILE.npy", help="One per input.")],
+    output: Annotated[str, typer.Option("-o", "--output", metavar="OUT.npz", help="Where the outputs go.")] = "",
+) -> None:
+    """Answer one request from .npy files."""
+    from edgekit.bundle import storage_errors, write_file
+    from edgekit.runtime import load
+
+    arrays = {}
+    for value in inputs:
+        name, equals, file = value.partition("=")
+        if not equals or not name or not file:
+            raise UsageError("--input", repr(value), "NAME=FILE.npy")
+        with storage_errors(file):
+            try:
+                arrays[name] = np.load(file, allow_pickle=False)
+            except ValueError as exc:
+                raise UsageError(file, f"not a .npy file ({exc})", "an array saved by numpy.save") from exc
+    with load(bundle) as session:
+        outputs = session.run(arrays)
+    if output:
+        import io
+
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **outputs)
+        write_file(Path(output), buffer.getvalue())
+    document = {
+        key: {"dtype": array.dtype.name, "shape": array.shape, "min": array.min(initial=np.inf), "max": array.max(initial=-np.inf)}
+        if array.size and array.dtype.kind in "fiu"
+        else {"dtype": array.dtype.name, "shape": array.shape}
+        for key, array in outputs.items()
+    }
+    document = {key: {k: float(v) if isinstance(v, np.generic) else v for k, v in facts.items()} for key, facts in document.items()}
+    show({"outputs": document, "file": output or None}, [f"{key}: {facts}" for key, facts in document.items()])
+
+
+def bench(
+    bundle: BundlePath,
+    seconds: Annotated[float, typer.Option(metavar="S", help="Seconds for each of the two contenders.")] = 5.0,
+    concurrency: Annotated[int, typer.Option(metavar="N", help="Requests in flight.")] = 1,
+    threads: Annotated[int, typer.Option(metavar="T", help="Engine threads; 0 lets the engine choose.")] = 0,
+) -> None:
+    """Measure latency, throughput and memory, beside the bare engine in the same run."""
+    from edgekit.runtime import EngineOptions
+    from edgekit.runtime import bench as bench_bundle
+
+    result = bench_bundle(bundle, seconds=seconds, concurrency=concurrency, options=EngineOptions(threads=threads))
+    rows = [
+        (label, f"{t.p50_ms:.3f}", f"{t.p95_ms:.3f}", f"{t.p99_ms:.3f}", f"{t.throughput_per_s:.0f}", t.requests)
+        for label, t in (("Session.run", result), ("bare engine", result.bare_engine))
+    ]
+    engine = " ".join(f"{key}={value}" for key, value in result.engine.items())
+    lines = [f"{bundle}: {engine}, {concurrency} in flight, {seconds:g} s each, {size(result.rss_bytes)} resident"]
+    show(result, [*lines, *table(rows, ("", "p50 ms", "p95 ms", "p99 ms", "per s", "requests"))])

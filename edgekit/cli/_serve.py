@@ -1,0 +1,100 @@
+"""``edgekit serve | route | collector``: the processes that stay up."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgekit.cli._addresses import address, optional_address, wait_for_stop
+from edgekit.cli._output import show
+from edgekit.errors import UsageError
+
+__all__ = ["register"]
+
+Collector = Annotated[str, typer.Option(metavar="URL", help="Where telemetry goes, for example http://127.0.0.1:4318.")]
+DeviceId = Annotated[str, typer.Option("--device-id", metavar="ID", help="Name of this device in telemetry; the host name by default.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("serve")(serve)
+    app.command("route")(route)
+    app.command("collector")(collector)
+
+
+def serve(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Bundles, or folders of bundles.")],
+    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address, or off.")] = "127.0.0.1:8000",
+    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address, or off.")] = "127.0.0.1:8001",
+    collector: Collector = "",
+    device_id: DeviceId = "",
+) -> None:
+    """Serve bundles over the Open Inference Protocol v2."""
+    from edgekit.runtime import serve_bundles
+    from edgekit.telemetry import start_telemetry
+
+    telemetry = start_telemetry("edgekit-runtime", "edge", collector_url=collector or None, device_id=device_id or None)
+    try:
+        server = serve_bundles(paths, http=optional_address(http, "--http"), grpc=optional_address(grpc, "--grpc"), telemetry=telemetry)
+        try:
+            _announce("serving", {"http": server.http_port, "grpc": server.grpc_port})
+            wait_for_stop()
+        finally:
+            server.stop()
+    finally:
+        telemetry.close()
+
+
+def route(
+    edge: Annotated[str, typer.Option(metavar="TARGET", help="A bundle (runs in this process), or the URL of an edge server.")],
+    sla_ms: Annotated[float, typer.Option("--sla-ms", metavar="X", help="Deadline of a request that brings none.")],
+    cloud: Annotated[list[str], typer.Option(metavar="URL", help="Triton endpoint, http:// or grpc://; repeat for several.")] = [],  # noqa: B006
+    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address, or off.")] = "127.0.0.1:8100",
+    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address, or off.")] = "127.0.0.1:8101",
+    collector: Collector = "",
+    device_id: DeviceId = "",
+) -> None:
+    """Answer from the device, and from the cloud when the device would miss the deadline."""
+    from edgekit.router import serve_router
+    from edgekit.telemetry import start_telemetry
+
+    if sla_ms <= 0:
+        raise UsageError("--sla-ms", f"{sla_ms:g}", "a positive number of milliseconds")
+    telemetry = start_telemetry("edgekit-router", "edge", collector_url=collector or None, device_id=device_id or None)
+    try:
+        server = serve_router(
+            edge, cloud, sla_ms, http=optional_address(http, "--http"), grpc=optional_address(grpc, "--grpc"), telemetry=telemetry
+        )
+        try:
+            _announce("routing", {"http": server.http_port, "grpc": server.grpc_port})
+            wait_for_stop()
+        finally:
+            server.stop()
+    finally:
+        telemetry.close()
+
+
+def collector(
+    store: Annotated[
+        str, typer.Option(metavar="PATH_OR_URL", help="Folder of the embedded store, or the URL of a ClickHouse server.")
+    ] = "",
+    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="OTLP over HTTP, and the fleet page.")] = "127.0.0.1:4318",
+    otlp_grpc: Annotated[str, typer.Option("--otlp-grpc", metavar="HOST:PORT", help="OTLP over gRPC, or off.")] = "127.0.0.1:4317",
+) -> None:
+    """Take telemetry in, keep it, show the fleet."""
+    from edgekit.cloud.collector import default_store, start_collector
+
+    host, port = address(http, "--http")
+    running = start_collector(store or default_store(), http=(host, port), otlp_grpc=optional_address(otlp_grpc, "--otlp-grpc"))
+    try:
+        _announce("collecting", {"http": running.http_port, "otlp_grpc": running.grpc_port}, page=f"http://{host}:{running.http_port}/")
+        wait_for_stop()
+    finally:
+        running.stop()
+
+
+def _announce(doing: str, ports: dict[str, int | None], page: str = "") -> None:
+    """The ports that were really bound, so that a script can use port 0."""
+    found = ", ".join(f"{name} {port}" for name, port in ports.items() if port)
+    show({"status": doing, **ports, **({"page": page} if page else {})}, [f"{doing} on {found}{f'; fleet page {page}' if page else ''}"])
