@@ -1,6 +1,6 @@
 """The deployable unit: one model for one device, with its proof. See ``docs/bundle.md``."""
 
-from edgekit.bundle._bundle import ARCHIVE_SUFFIX, Bundle, GoldenSample, cache_directory, write_bundle
+from edgekit.bundle._bundle import ARCHIVE_SUFFIX, Bundle, GoldenSample, cache_directory, check_destination, write_bundle
 from edgekit.bundle._manifest import (
     FORMAT,
     Artifact,
@@ -33,6 +33,7 @@ __all__ = [
     "Verified",
     "atomic_directory",
     "cache_directory",
+    "check_destination",
     "storage_errors",
     "write_bundle",
     "write_file",

@@ -7,6 +7,7 @@ every other file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -24,7 +25,7 @@ from edgekit.bundle._signature import Signature
 from edgekit.bundle._storage import atomic_directory, storage_errors, write_file
 from edgekit.errors import BundleError, IntegrityError, UsageError
 
-__all__ = ["ARCHIVE_SUFFIX", "Bundle", "GoldenSample", "cache_directory", "write_bundle"]
+__all__ = ["ARCHIVE_SUFFIX", "Bundle", "GoldenSample", "cache_directory", "check_destination", "write_bundle"]
 
 ARCHIVE_SUFFIX = ".edgekit"
 MANIFEST = "bundle.json"
@@ -228,6 +229,25 @@ def write_bundle(
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
     return Bundle.open(target)
+
+
+def check_destination(destination: str | os.PathLike[str]) -> None:
+    """Refuse, before long work, a place where `write_bundle` could not write.
+
+    Raises:
+        UsageError: it exists and is not a bundle.
+        StorageError: its folder, or the nearest that exists above it, cannot be written.
+    """
+    target = Path(destination)
+    _check_destination(target)
+    with storage_errors(target):
+        parent = target.absolute().parent
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
+        with tempfile.TemporaryFile(dir=parent):
+            pass
 
 
 def _check_destination(target: Path) -> None:

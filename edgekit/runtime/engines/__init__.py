@@ -7,9 +7,9 @@ from pathlib import Path
 
 from edgekit.bundle import Artifact, Signature
 from edgekit.errors import UnknownNameError
-from edgekit.runtime.engines._base import Engine, EngineOptions
+from edgekit.runtime.engines._base import Engine, EngineOptions, one_line, usable_cpus
 
-__all__ = ["ENGINE_MODULES", "Engine", "EngineOptions", "engine_class", "open_engine"]
+__all__ = ["ENGINE_MODULES", "Engine", "EngineOptions", "engine_class", "one_line", "open_engine", "usable_cpus"]
 
 # name in a manifest -> module that defines `ENGINE`. A new engine is its module and one line here.
 ENGINE_MODULES = {

@@ -1,0 +1,329 @@
+"""Sample inputs for a proof: the user's own, or seeded random ones; and what the source model answers to them.
+
+``--calibration PATH`` is a file or a folder (read without its sub-folders, in the order of names) of one kind:
+
+- ``.npz``: one sample a file, an array for every input by name;
+- ``.npy``: one sample a file, for models with one input;
+- pictures (``.png``, ``.jpg``, ``.jpeg``, ``.bmp``, ``.webp``): for models with one float input [N,C,H,W] and C of 3 (RGB) or 1 (grey);
+  resized to W x H (bilinear) and scaled to [-1,1], ``(x / 255 - 0.5) / 0.5``. Another preprocessing: write ``.npy`` files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.bundle import GoldenSample, Signature, TensorSpec, storage_errors
+from edgekit.errors import EdgeKitError, EnvironmentMissingError, ModelError, ShapeRequiredError, UsageError
+from edgekit.runtime.engines import one_line
+
+if TYPE_CHECKING:
+    from edgekit.converters._source import SourceModel
+
+__all__ = ["SampleSet", "calibration_inputs", "golden_samples", "synthetic_inputs"]
+
+Inputs = dict[str, np.ndarray]
+
+SYNTHETIC_SAMPLES = 3
+MAX_SAMPLES = 8
+MAX_GOLDEN_BYTES = 32 * 2**20
+"""Golden samples travel in the bundle; beyond this size no more are taken than `SYNTHETIC_SAMPLES`."""
+
+_SEED = 20_261_121
+_CLIP = 3.0  # of N(0,1): one value in 370 lies outside, and no sample is off the scale of normalised data
+# Exclusive upper ends for integers, tried in this order: bytes, token ids and table indices are all valid below 256 in most models;
+# a smaller table refuses an index, then a lower end is tried.
+_INTEGER_ENDS = (256, 8, 2, 1)
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Samples with reference outputs, and where they came from.
+
+    Attributes:
+        samples: at least one.
+        source: ``calibration`` or ``synthetic``.
+        notes: what the user should know about them.
+    """
+
+    samples: tuple[GoldenSample, ...]
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+def golden_samples(source: SourceModel, signature: Signature, calibration: Path | None) -> SampleSet:
+    """Samples that fit ``signature``, answered by the original file through ONNX Runtime on one CPU thread in its own float32.
+
+    Args:
+        source: the model as the user gave it.
+        signature: as normalised: given sizes are numbers; a symbolic first dimension is sampled at 1, and once at 2 where the model can.
+        calibration: file or folder of the user's samples; without it they are synthetic.
+
+    Raises:
+        UsageError: ``calibration`` has no usable sample.
+        ShapeRequiredError: a dimension that neither a ``--shape`` nor a calibration array decides.
+        ModelError: ONNX Runtime cannot run the source on them.
+    """
+    run = _reference(source, signature)
+    if calibration is not None:
+        given = calibration_inputs(calibration, signature)
+        samples = tuple(GoldenSample(inputs, run(inputs)) for inputs in given)
+        notes = (f"only {len(samples)} calibration sample(s)",) if len(samples) < SYNTHETIC_SAMPLES else ()
+        return SampleSet(samples, "calibration", notes)
+    _require_sizes(signature)
+    found = []
+    for index in range(SYNTHETIC_SAMPLES):
+        batch = 2 if index == 1 else 1
+        found.append(_answered(run, signature, index, batch, source.path))
+    return SampleSet(tuple(found), "synthetic", ("samples are synthetic: give --calibration for numbers on real data",))
+
+
+def synthetic_inputs(signature: Signature, index: int, batch: int = 1, integer_end: int = _INTEGER_ENDS[0]) -> Inputs:
+    """One seeded sample: floats N(0,1) clipped to [-3,3], integers in [0, ``integer_end``), booleans; equal arguments give equal arrays.
+
+    Args:
+        signature: a symbolic first dimension becomes ``batch``; no other may be symbolic.
+        index: number of the sample.
+        batch: size of a symbolic first dimension.
+        integer_end: exclusive end of integer values; a narrower dtype cuts it.
+    """
+    inputs: Inputs = {}
+    for position, spec in enumerate(signature.inputs):
+        rng = np.random.default_rng([_SEED, index, position])
+        shape = tuple(dim if isinstance(dim, int) else batch for dim in spec.shape)
+        inputs[spec.name] = _random(rng, spec, shape, integer_end)
+    return inputs
+
+
+def calibration_inputs(path: Path, signature: Signature) -> list[Inputs]:
+    """The user's samples, at most `MAX_SAMPLES`, spread evenly over what there is.
+
+    Raises:
+        UsageError: no usable sample; says what was found and what would be usable.
+        EnvironmentMissingError: pictures, and Pillow is not installed.
+    """
+    files = _files(path)
+    readers = _readers(signature)
+    candidates = [file for file in files if file.suffix.lower() in readers]
+    suffixes = sorted({file.suffix.lower() or "(no suffix)" for file in files})
+    if not candidates:
+        found = f"{len(files)} file(s) ({', '.join(suffixes)}), none usable" if files else "no files"
+        raise UsageError(f"--calibration {path}", found, _usable(signature), "give such files, or leave the flag out")
+    kinds = {readers[file.suffix.lower()] for file in candidates}
+    if len(kinds) > 1:
+        raise UsageError(f"--calibration {path}", f"files of several kinds ({', '.join(suffixes)})", "one kind", "use a folder for each")
+    reader = kinds.pop()
+    batch = next((dim for spec in signature.inputs[:1] for dim in spec.shape[:1] if isinstance(dim, int)), 1)
+    if reader is _read_image:
+        samples = _images(path, candidates, signature.inputs[0], batch)
+    else:
+        samples = [_checked(file, reader(file, signature), signature) for file in _spread(candidates, MAX_SAMPLES)]
+    size = max(sum(array.nbytes for array in sample.values()) for sample in samples)
+    return samples if size * len(samples) <= MAX_GOLDEN_BYTES else _spread(samples, SYNTHETIC_SAMPLES)
+
+
+# --- the reference -------------------------------------------------------------------------------------------------------------------------
+
+
+def _reference(source: SourceModel, signature: Signature) -> Callable[[Inputs], Inputs]:
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise EnvironmentMissingError.for_extra("the reference run", "onnxruntime", "onnxruntime") from exc
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # the order of sums does not depend on the machine's cores
+    options.log_severity_level = 4  # failures come back as exceptions
+    try:
+        session = onnxruntime.InferenceSession(_loadable(source), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:
+        raise ModelError(str(source.path), f"ONNX Runtime cannot load it: {one_line(exc)}", "", "check it with onnx.checker") from exc
+    names = [spec.name for spec in signature.outputs]
+
+    def run(inputs: Inputs) -> Inputs:
+        try:
+            return dict(zip(names, session.run(names, inputs), strict=True))
+        except Exception as exc:
+            shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
+            raise ModelError(
+                str(source.path), f"ONNX Runtime cannot run it on {shapes}: {one_line(exc)}", "", "give other sizes with --shape"
+            ) from exc
+
+    return run
+
+
+def _loadable(source: SourceModel) -> str | bytes:
+    """The file itself; a newer one than ONNX Runtime reads goes through the exact version cap that normalisation uses."""
+    from edgekit.converters._normalise import MAX_IR_VERSION, MAX_OPSET, _cap_versions, _copy
+
+    if source.opset <= MAX_OPSET and source.model.ir_version <= MAX_IR_VERSION:
+        return str(source.path)
+    model = _copy(source.model)
+    _cap_versions(source, model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _answered(run: Callable[[Inputs], Inputs], signature: Signature, index: int, batch: int, path: Path) -> GoldenSample:
+    """One synthetic sample that the model takes: the wanted batch before 1, wide integers before narrow ones."""
+    integers = any(np.dtype(spec.dtype).kind in "iu" for spec in signature.inputs if spec.dtype not in ("string", "bfloat16"))
+    error: EdgeKitError = ModelError(str(path), "no sample was tried")
+    for size in dict.fromkeys((batch, 1)):
+        for end in _INTEGER_ENDS if integers else _INTEGER_ENDS[:1]:
+            inputs = synthetic_inputs(signature, index, size, end)
+            try:
+                return GoldenSample(inputs, run(inputs))
+            except ModelError as exc:
+                error = exc
+    raise error
+
+
+def _require_sizes(signature: Signature) -> None:
+    for spec in signature.inputs:
+        if any(isinstance(dim, str) for dim in spec.shape[1:]):
+            sizes = ",".join(str(dim) if isinstance(dim, int) else ("1" if axis == 0 else "?") for axis, dim in enumerate(spec.shape))
+            raise ShapeRequiredError(
+                f"input {spec.name!r}",
+                f"{spec.describe()} has sizes that only you can know",
+                "",
+                f"give --shape {spec.name}={sizes} with numbers, or --calibration with arrays of the right size",
+            )
+
+
+def _random(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], integer_end: int) -> np.ndarray:
+    if spec.dtype in ("string", "bfloat16"):
+        raise ModelError(f"input {spec.name!r}", f"dtype {spec.dtype}", "a numeric dtype", "this version builds numeric inputs only")
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(bool)
+    if dtype.kind in "iu":
+        return rng.integers(0, min(integer_end, int(np.iinfo(dtype).max) + 1), shape).astype(dtype)
+    return np.clip(rng.standard_normal(shape), -_CLIP, _CLIP).astype(dtype)
+
+
+# --- the user's samples --------------------------------------------------------------------------------------------------------------------
+
+
+def _files(path: Path) -> list[Path]:
+    with storage_errors(path):
+        if path.is_dir():
+            return sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+        if path.is_file():
+            return [path]
+    raise UsageError(f"--calibration {path}", "no such file or directory", "a folder of samples", "check the path")
+
+
+def _readers(signature: Signature) -> dict[str, Callable[[Path, Signature], Inputs]]:
+    """What reads a file, by suffix, for a model with these inputs."""
+    readers: dict[str, Callable[[Path, Signature], Inputs]] = {".npz": _read_npz}
+    if len(signature.inputs) == 1:
+        readers[".npy"] = _read_npy
+        if _takes_images(signature.inputs[0]):
+            readers |= dict.fromkeys(_IMAGES, _read_image)
+    return readers
+
+
+def _takes_images(spec: TensorSpec) -> bool:
+    return spec.dtype.startswith("float") and len(spec.shape) == 4 and spec.shape[1] in (1, 3)
+
+
+def _usable(signature: Signature) -> str:
+    kinds = [f".npz files with {', '.join(f'{spec.name} {spec.describe()}' for spec in signature.inputs)}"]
+    if len(signature.inputs) == 1:
+        kinds.append(f".npy files with {signature.inputs[0].describe()}")
+        if _takes_images(signature.inputs[0]):
+            kinds.append(f"pictures ({' '.join(_IMAGES)})")
+    return " or ".join(kinds)
+
+
+def _load_array(file: Path) -> Any:
+    try:
+        with storage_errors(file):
+            return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError) as exc:  # what a damaged header or archive raises
+        raise UsageError(str(file), f"cannot be read: {one_line(exc)}", "an array as numpy.save writes it", "write it again") from exc
+
+
+def _read_npy(file: Path, signature: Signature) -> Inputs:
+    return {signature.inputs[0].name: np.asarray(_load_array(file))}
+
+
+def _read_npz(file: Path, signature: Signature) -> Inputs:
+    archive = _load_array(file)
+    if not hasattr(archive, "files"):
+        raise UsageError(str(file), "holds one unnamed array", _usable(signature), "write it with numpy.savez")
+    with archive:
+        missing = [spec.name for spec in signature.inputs if spec.name not in archive.files]
+        if missing:
+            raise UsageError(
+                str(file), f"no array {', '.join(missing)} (it has {', '.join(archive.files) or 'none'})", "every input by name"
+            )
+        return {spec.name: archive[spec.name] for spec in signature.inputs}
+
+
+def _read_image(file: Path, signature: Signature) -> Inputs:
+    """One picture as float [1,C,H,W] in [-1,1]; H and W are those of the signature."""
+    spec = signature.inputs[0]
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as exc:
+        raise EnvironmentMissingError.for_extra("calibration pictures", "pillow", "convert") from exc
+    _, channels, height, width = spec.shape
+    if not isinstance(height, int) or not isinstance(width, int):
+        raise ShapeRequiredError(
+            f"input {spec.name!r}",
+            f"{spec.describe()} does not say to what size pictures go",
+            "",
+            f"give --shape {spec.name}=1,{channels},H,W",
+        )
+    try:
+        with Image.open(file) as image:
+            resized = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
+    except (UnidentifiedImageError, OSError) as exc:
+        raise UsageError(str(file), f"not a readable picture: {one_line(exc)}", _usable(signature), "remove or replace it") from exc
+    pixels = np.asarray(resized, np.float32).reshape(height, width, -1)
+    return {spec.name: ((pixels / 255 - 0.5) / 0.5).transpose(2, 0, 1)[np.newaxis].astype(spec.dtype)}
+
+
+def _images(path: Path, files: Sequence[Path], spec: TensorSpec, batch: int) -> list[Inputs]:
+    """Pictures, ``batch`` of them to a sample; the first ones are used again where they do not suffice for one."""
+    signature = Signature((spec,), ())
+    count = max(min(MAX_SAMPLES, len(files) // batch), 1)
+    chosen = _spread(files, count * batch)
+    pictures = [_read_image(file, signature)[spec.name] for file in chosen]
+    rows = [pictures[index % len(pictures)] for index in range(count * batch)]
+    return [_checked(path, {spec.name: np.concatenate(rows[start : start + batch])}, signature) for start in range(0, count * batch, batch)]
+
+
+def _checked(file: Path, inputs: Inputs, signature: Signature) -> Inputs:
+    """Arrays in the inputs' dtypes: floats of another width and integers that fit are converted, all else is refused."""
+    converted = {}
+    for spec in signature.inputs:
+        array = inputs[spec.name]
+        if array.dtype.name != spec.dtype and _convertible(array, np.dtype(spec.dtype)):
+            array = array.astype(spec.dtype)
+        converted[spec.name] = np.ascontiguousarray(array) if array.ndim else array
+    try:
+        signature.check(converted)
+    except EdgeKitError as exc:
+        raise UsageError(f"--calibration {file}", f"{exc.thing}: {exc.found}", exc.expected, "write the file again") from exc
+    return converted
+
+
+def _convertible(array: np.ndarray, dtype: np.dtype[Any]) -> bool:
+    if dtype.kind == "f":
+        return array.dtype.kind == "f"
+    if dtype.kind in "iu" and array.dtype.kind in "iu" and array.size:
+        limits = np.iinfo(dtype)
+        return bool(array.min() >= limits.min and array.max() <= limits.max)
+    return False
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """``count`` items spread evenly over all, the first among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]
