@@ -1,0 +1,246 @@
+"""What handlers work with: the values made so far, names that Core ML takes, and the rules that every node must keep.
+
+A tensor of rank 0 is carried as shape ``(1,)``: Core ML's arrays have at least one axis, and broadcasting means the same for both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgekit.converters._graph import Graph, Node
+from edgekit.converters._registry import Constraint, Registry
+from edgekit.converters.coreml._toolchain import Toolchain
+from edgekit.errors import BuildError
+
+__all__ = ["INT32", "MAX_RANK", "MilContext", "Names", "constant_at", "floats", "mil_dtype", "numbers", "op", "ops"]
+
+MAX_RANK = 5
+"""Core ML's limit for tensors (coremltools, MIL operator definitions and its pass ``expand_high_rank_reshape_and_transpose``)."""
+
+INT32 = np.iinfo(np.int32)
+
+_DTYPES = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "bool": "bool",
+    "int64": "int32",
+    "int32": "int32",
+    "int16": "int32",
+    "int8": "int32",
+    "uint16": "int32",
+    "uint8": "int32",
+}
+_NUMPY = {"fp32": np.float32, "fp16": np.float16, "int32": np.int32, "bool": np.bool_}
+
+# Words that MIL's text form uses (coremltools: sanitize_input_output_names).
+_RESERVED_WORDS = """any bool program func tensor list dict tuple true false string bf16 fp16 fp32 fp64 int8 int16 int32 int64
+    uint8 uint16 uint32 uint64 state"""
+
+Handler = Callable[[Node, "MilContext"], None]
+
+
+def mil_dtype(dtype: str) -> str:
+    """MIL's name of the type that carries a NumPy dtype (``int64`` is carried as ``int32``); ``""`` when nothing does."""
+    return _DTYPES.get(dtype, "")
+
+
+# --- names ---------------------------------------------------------------------------------------------------------------------------------
+
+
+class Names:
+    """Unique identifiers ``[A-Za-z_][A-Za-z0-9_]*`` for tensor names, the same for the same order of calls."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set(_RESERVED_WORDS.split())
+        self._of: dict[str, str] = {}
+
+    def of(self, tensor: str) -> str:
+        """The identifier of a tensor; made up on the first call."""
+        if tensor not in self._of:
+            self._of[tensor] = self.fresh(tensor)
+        return self._of[tensor]
+
+    def fresh(self, stem: str) -> str:
+        """An identifier like ``stem`` that nothing else has."""
+        base = re.sub(r"[^A-Za-z0-9_]", "_", stem)
+        # A leading underscore or digit would be renamed by coremltools.
+        base = base if re.match(r"[A-Za-z]", base) else f"t{base}"
+        found, count = base, 1
+        while found in self._taken:
+            count += 1
+            found = f"{base}_{count}"
+        self._taken.add(found)
+        return found
+
+
+# --- the context ---------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class MilContext:
+    """State of one conversion.
+
+    Attributes:
+        graph: what is converted.
+        tools: coremltools.
+        names: identifiers of tensors.
+        values: MIL variable of each tensor made so far, constants excluded.
+        origin: node that an emitted MIL operator came from, by the operator's name; the precision step reads it.
+    """
+
+    graph: Graph
+    tools: Toolchain
+    names: Names = field(default_factory=Names)
+    values: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Node] = field(default_factory=dict)
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Shape that MIL sees: rank 0 is ``(1,)``."""
+        return self.graph.types[tensor].shape or (1,)
+
+    def rank(self, tensor: str) -> int:
+        """Number of axes that MIL sees."""
+        return len(self.shape(tensor))
+
+    def dtype(self, tensor: str) -> str:
+        """The source's NumPy dtype name."""
+        return self.graph.types[tensor].dtype
+
+    def constant(self, tensor: str) -> np.ndarray | None:
+        """Value of a constant as the source has it, or None."""
+        return self.graph.constants.get(tensor)
+
+    def integers(self, tensor: str) -> list[int] | None:
+        """A constant as a flat list of Python integers; None for an omitted input."""
+        return None if not tensor else [int(value) for value in np.asarray(self.graph.constants[tensor]).reshape(-1)]
+
+    def read(self, tensor: str) -> Any:
+        """Operand for MIL: a variable, or a constant as NumPy value in the type that carries it (a scalar for rank 0)."""
+        value = self.graph.constants.get(tensor)
+        if value is None:
+            return self.values[tensor]
+        carried: Any = np.asarray(value).astype(_NUMPY[mil_dtype(value.dtype.name)])
+        return carried if carried.ndim else carried[()]
+
+    def tensor(self, tensor: str) -> Any:
+        """As `read`, but a constant has at least one axis."""
+        value = self.read(tensor)
+        return np.reshape(value, self.shape(tensor)) if tensor in self.graph.constants else value
+
+    def mid(self, node: Node, op_type: str, /, **inputs: Any) -> Any:
+        """Emit an intermediate operator of a node and return its variable(s)."""
+        return self._emit(node, op_type, self.names.fresh(f"{self.names.of(_first_output(node))}_{op_type}"), inputs)
+
+    def put(self, node: Node, op_type: str, /, output: int = 0, **inputs: Any) -> None:
+        """Emit the operator whose result is an output of a node."""
+        tensor = node.outputs[output]
+        self.values[tensor] = self._emit(node, op_type, self.names.of(tensor), inputs)
+
+    def pass_on(self, node: Node, value: Any) -> None:
+        """The node's output is ``value`` itself."""
+        self.put(node, "identity", x=value)
+
+    def _emit(self, node: Node, op_type: str, name: str, inputs: dict[str, Any]) -> Any:
+        self.origin[name] = node
+        try:
+            return getattr(self.tools.mb, op_type)(**inputs, name=name)
+        except Exception as exc:
+            raise BuildError(
+                f"Core ML, {node.op} at {node.name!r}",
+                f"MIL refuses {op_type}: {exc}",
+                "",
+                "report it with the model; meanwhile build for another engine",
+            ) from exc
+
+
+def _first_output(node: Node) -> str:
+    return next(name for name in node.outputs if name)
+
+
+# --- registry and rules --------------------------------------------------------------------------------------------------------------------
+
+ops: Registry[MilContext] = Registry("coreml")
+"""Handlers by operator. `op` registers; the modules of this package fill it."""
+
+
+def op(
+    *names: str, since: int = 1, parameters: tuple[int, ...] = (), constraints: tuple[Constraint, ...] = ()
+) -> Callable[[Handler], Handler]:
+    """Register a handler with the rules of all nodes.
+
+    Args:
+        names: ONNX operators.
+        since: opset from which it holds.
+        parameters: inputs that are no data (shapes, axes, pads): they must be constants and are not passed to Core ML.
+        constraints: further rules, see `edgekit.converters._registry`.
+    """
+    rules: tuple[Constraint, ...] = (_carried(parameters), _rank, _not_empty)
+    if parameters:
+        rules = (constant_at(*parameters), *rules)
+    return ops.handler(*names, since=since, constraints=(*rules, *constraints))
+
+
+def constant_at(*indices: int) -> Constraint:
+    """Rule: these inputs are constants or omitted."""
+
+    def rule(node: Node, graph: Graph) -> str:
+        named = [node.input(index) for index in indices if node.input(index)]
+        varying = [name for name in named if name not in graph.constants]
+        return f"input {varying[0]!r} is computed at run time; it must be a constant" if varying else ""
+
+    rule.__doc__ = f"input {', '.join(map(str, indices))} is a constant"
+    return rule
+
+
+def floats(node: Node, graph: Graph) -> str:
+    """The first input is float32 or float16"""
+    dtype = graph.types[node.inputs[0]].dtype
+    return "" if dtype in ("float32", "float16") else f"{dtype} input; only float32 and float16 are taken"
+
+
+def numbers(node: Node, graph: Graph) -> str:
+    """The first input is float32, float16, int32 or int64 (smaller integers would wrap at other values)"""
+    dtype = graph.types[node.inputs[0]].dtype
+    return "" if dtype in ("float32", "float16", "int32", "int64") else f"{dtype} input; float32, float16, int32 and int64 are taken"
+
+
+def _data(node: Node, parameters: tuple[int, ...]) -> list[str]:
+    read = [name for index, name in enumerate(node.inputs) if name and index not in parameters]
+    return read + [name for name in node.outputs if name]
+
+
+def _carried(parameters: tuple[int, ...]) -> Constraint:
+    def rule(node: Node, graph: Graph) -> str:
+        for name in _data(node, parameters):
+            if not mil_dtype(graph.types[name].dtype):
+                return f"tensor {name!r} is {graph.types[name].dtype}; Core ML carries float32, float16, int32 and bool"
+            value = graph.constants.get(name)
+            if value is not None and value.dtype.kind in "iu" and value.size and not _fits(value):
+                return f"constant {name!r} has values outside int32, Core ML's only wide integer"
+        return ""
+
+    rule.__doc__ = "float32, float16, bool, and integers whose values fit int32"
+    return rule
+
+
+def _fits(value: np.ndarray) -> bool:
+    return int(value.min()) >= INT32.min and int(value.max()) <= INT32.max
+
+
+def _rank(node: Node, graph: Graph) -> str:
+    """Tensors have rank 5 or less"""
+    for name in _data(node, ()):
+        if graph.types[name].rank > MAX_RANK:
+            return f"tensor {name!r} has rank {graph.types[name].rank}; Core ML takes {MAX_RANK} or less"
+    return ""
+
+
+def _not_empty(node: Node, graph: Graph) -> str:
+    """Data tensors have no dimension of size 0"""
+    empty = [name for name in node.outputs if name and 0 in graph.types[name].shape]
+    return f"tensor {empty[0]!r} has no elements" if empty else ""

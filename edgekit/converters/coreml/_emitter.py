@@ -1,0 +1,169 @@
+"""The Core ML emitter: build the program, convert, write the package, and prove the saved file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import platform
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from edgekit.bundle import Artifact
+from edgekit.converters._emitter import EmitJob, Emitted, Proof
+from edgekit.converters._ranges import FLOAT16_FLAG, FLOAT16_MAX, Range, activation_ranges, largest_magnitude
+from edgekit.converters.coreml._package import write_package
+from edgekit.converters.coreml._precision import Float16Selector
+from edgekit.converters.coreml._program import MilProgram, build_program
+from edgekit.converters.coreml._toolchain import Toolchain, load
+from edgekit.errors import BuildError
+from edgekit.runtime.engines._coreml import CoreMLEngine, logical_outputs, native_inputs
+
+__all__ = ["PACKAGE", "CoreMLEmitter"]
+
+PACKAGE = "model.mlpackage"
+_LEFT_TO_DEVICE = "on-device parity with Core ML's own runtime: edgekit verify on macOS, or the golden samples in the app"
+_LISTED = 10  # tensors and operators that a report names; the rest is counted
+
+
+class CoreMLEmitter:
+    """Writes ``model.mlpackage``; see `edgekit.converters._emitter.Emitter`."""
+
+    engine = "coreml"
+    static_only = True
+    precisions: tuple[str, ...] = ("fp32", "fp16")
+
+    def emit(self, job: EmitJob) -> Emitted:
+        """Convert the normalised model; raises as `Emitter.emit` does."""
+        tools = load()
+        target = tools.target(job.claim.deployment_target)
+        built = build_program(job.source.graph(), tools, target)
+        ranges = activation_ranges(job.source.model, job.samples) if job.precision == "fp16" else {}
+        selector = Float16Selector(built.context, ranges) if job.precision == "fp16" else None
+        model = _convert(tools, built, target, selector)
+        _check_interface(model, built)
+        size = write_package(model, job.directory / PACKAGE)
+        artifact = Artifact("coreml", PACKAGE, job.precision, built.inputs, built.outputs)
+        report: dict[str, object] = {
+            "deployment_target": target.name,
+            "specification_version": int(model.get_spec().specificationVersion),
+            "operators": _operator_counts(model),
+            "bytes": size,
+        }
+        notes: tuple[str, ...] = ()
+        if selector is not None:
+            facts, notes = _float16_report(selector, ranges)
+            report.update(facts)
+        return Emitted(artifact, tools={"coremltools": tools.version}, report=report, notes=notes)
+
+    def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
+        """Run the saved package: on macOS Core ML itself, elsewhere the reference interpreter, which reads nothing but the package."""
+        path = job.directory / emitted.artifact.path
+        if platform.system() == "Darwin":
+            engine = CoreMLEngine(path, emitted.artifact, job.source.signature)
+            try:
+                outputs = [engine.run(sample.inputs) for sample in job.samples]
+                described = engine.describe()
+            finally:
+                engine.close()
+            return Proof("host", f"Core ML ({described['os']}, {described['device']})", outputs)
+        from edgekit.converters.coreml_reference import run_package
+
+        outputs = []
+        for sample in job.samples:
+            native = run_package(path, native_inputs(emitted.artifact, sample.inputs))
+            outputs.append(logical_outputs(emitted.artifact, job.source.signature, native))
+        return Proof(
+            "reference",
+            "edgekit Core ML reference interpreter (numpy)",
+            outputs,
+            notes=("the saved .mlpackage was re-read and evaluated by an independent interpreter; Core ML itself did not run",),
+            left_to_device=(_LEFT_TO_DEVICE,),
+        )
+
+
+def _convert(tools: Toolchain, built: MilProgram, target: Any, selector: Float16Selector | None) -> Any:
+    ct = tools.ct
+    precision = ct.precision.FLOAT32 if selector is None else ct.transform.FP16ComputePrecision(op_selector=selector)
+    with _quiet():
+        try:
+            return ct.convert(
+                built.program,
+                source="milinternal",
+                convert_to="mlprogram",
+                compute_precision=precision,
+                minimum_deployment_target=target,
+                skip_model_load=True,
+            )
+        except Exception as exc:
+            raise BuildError(
+                "Core ML",
+                f"coremltools cannot convert the program: {exc}",
+                "",
+                "report it with the model; meanwhile build for another engine",
+            ) from exc
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep coremltools' progress bars off stderr, and its advice (NumPy overflow in float16 constants, …) out of the log."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_interface(model: Any, built: MilProgram) -> None:
+    """The converted model must have the names, order and types that the bindings promise."""
+    array_types = {65568: "float32", 65552: "float16", 131104: "int32"}  # ArrayFeatureType.ArrayDataType in FeatureTypes.proto
+    description = model.get_spec().description
+    for role, bindings, features in (("inputs", built.inputs, description.input), ("outputs", built.outputs, description.output)):
+        found = [(feature.name, array_types.get(feature.type.multiArrayType.dataType, "?")) for feature in features]
+        wanted = [(binding.native_name, binding.native_dtype) for binding in bindings]
+        if found != wanted:
+            raise BuildError("Core ML", f"coremltools gave the model {role} {found}", str(wanted), "report it with the model")
+
+
+def _operator_counts(model: Any) -> dict[str, int]:
+    """MIL operators of the saved program by type, constants excluded."""
+    counts: dict[str, int] = {}
+    for function in model.get_spec().mlProgram.functions.values():
+        for block in function.block_specializations.values():
+            for operation in block.operations:
+                if operation.type != "const":
+                    counts[operation.type] = counts.get(operation.type, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _float16_report(selector: Float16Selector, ranges: Mapping[str, Range]) -> tuple[dict[str, object], tuple[str, ...]]:
+    """What the range scan found, for the report and for people."""
+    wide = sorted(
+        (name for name, limits in ranges.items() if largest_magnitude(limits) > FLOAT16_FLAG),
+        key=lambda n: (-largest_magnitude(ranges[n]), n),
+    )
+    kept = [f"{kind} {name} ({tensor} reaches {magnitude:.3g})" for name, (kind, tensor, magnitude) in sorted(selector.kept.items())]
+    facts: dict[str, object] = {
+        "fp16_scanned_tensors": len(ranges),
+        "fp16_kept_in_fp32": kept,
+        "fp16_wide_tensors": {name: float(f"{largest_magnitude(ranges[name]):.4g}") for name in wide[:_LISTED]},
+    }
+    notes = []
+    if not ranges:
+        notes.append("no samples were given, so no range scan was made: float16 overflow was not looked for")
+    if kept:
+        more = f" and {len(kept) - _LISTED} more" if len(kept) > _LISTED else ""
+        notes.append(f"{len(kept)} operator(s) stay in float32, because values exceed {FLOAT16_MAX:.0f}: {', '.join(kept[:_LISTED])}{more}")
+    if wide:
+        notes.append(
+            f"{len(wide)} tensor(s) exceed {FLOAT16_FLAG:.0f}, where float16 is coarser than 0.25; the largest is {wide[0]!r} "
+            f"with {largest_magnitude(ranges[wide[0]]):.4g}"
+        )
+    return facts, tuple(notes)

@@ -1,0 +1,127 @@
+"""From the plain graph to a MIL program: inputs, nodes, outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgekit.bundle import TensorBinding, TensorSpec
+from edgekit.converters._graph import Graph
+from edgekit.converters.coreml._context import INT32, MAX_RANK, MilContext, mil_dtype, ops
+from edgekit.converters.coreml._toolchain import Toolchain
+from edgekit.errors import ModelError
+
+__all__ = ["MilProgram", "build_program"]
+
+# Core ML's array types are float32, float16, float64 and int32 (Core ML specification, ArrayFeatureType).
+_NATIVE = {"fp32": "float32", "fp16": "float16", "int32": "int32", "bool": "int32"}
+_MIL_OF_NATIVE = {"float32": "fp32", "float16": "fp16", "int32": "int32"}
+
+
+@dataclass(frozen=True)
+class MilProgram:
+    """A program before coremltools' passes.
+
+    Attributes:
+        program: `coremltools.converters.mil.mil.Program`.
+        context: where its operators came from.
+        inputs: how the signature's inputs appear in it.
+        outputs: the same for outputs.
+    """
+
+    program: Any
+    context: MilContext
+    inputs: tuple[TensorBinding, ...]
+    outputs: tuple[TensorBinding, ...]
+
+
+def build_program(graph: Graph, tools: Toolchain, target: Any) -> MilProgram:
+    """Convert every node.
+
+    Args:
+        graph: static shapes.
+        tools: coremltools.
+        target: deployment target; it decides the version of each MIL operator.
+
+    Raises:
+        UnsupportedOperatorsError: every node that cannot be taken, with its reason.
+        ModelError: inputs or outputs that Core ML cannot have.
+        BuildError: coremltools refuses an operator.
+    """
+    ops.check(graph)
+    _check_interface(graph)
+    ctx = MilContext(graph, tools)
+    inputs = tuple(_binding(ctx, spec) for spec in graph.inputs)
+    reserved = tuple(_binding(ctx, spec) for spec in graph.outputs)
+    placeholders = {
+        bound.native_name: tools.mb.placeholder(
+            shape=spec.shape or (1,), dtype=getattr(tools.types, _MIL_OF_NATIVE[bound.native_dtype]), name=bound.native_name
+        )
+        for bound, spec in zip(inputs, graph.inputs, strict=True)
+    }
+    with tools.mil.Function(placeholders, opset_version=target) as function:
+        for bound, spec in zip(inputs, graph.inputs, strict=True):
+            ctx.values[spec.name] = _from_input(ctx, spec, function.inputs[bound.native_name])
+        ops.emit(graph, ctx)
+        results, outputs = [], []
+        for bound, spec in zip(reserved, graph.outputs, strict=True):
+            result, name = _to_output(ctx, graph, spec, bound)
+            results.append(result)
+            outputs.append(TensorBinding(spec.name, name, bound.native_dtype))
+        function.set_outputs(results)
+    program = tools.mil.Program()
+    program.add_function("main", function)
+    return MilProgram(program, ctx, inputs, tuple(outputs))
+
+
+def _check_interface(graph: Graph) -> None:
+    faults = []
+    for role, specs in (("input", graph.inputs), ("output", graph.outputs)):
+        for spec in specs:
+            if not mil_dtype(spec.dtype):
+                faults.append(f"{role} {spec.name!r} is {spec.dtype}")
+            if len(spec.shape) > MAX_RANK:
+                faults.append(f"{role} {spec.name!r} has rank {len(spec.shape)}")
+            if 0 in spec.shape:
+                faults.append(f"{role} {spec.name!r} has no elements")
+    for spec in graph.outputs:
+        value = graph.constants.get(spec.name)
+        if value is not None and value.dtype.kind in "iu" and (int(value.min()) < INT32.min or int(value.max()) > INT32.max):
+            faults.append(f"output {spec.name!r} is a constant outside int32")
+    if not graph.inputs:
+        faults.append("the model has no inputs")
+    if faults:
+        raise ModelError(
+            "Core ML",
+            "; ".join(faults),
+            f"float32, float16, bool or integer tensors of rank {MAX_RANK} or less",
+            "change the model, or build for an engine that takes it (onnxruntime, openvino)",
+        )
+
+
+def _binding(ctx: MilContext, spec: TensorSpec) -> TensorBinding:
+    return TensorBinding(spec.name, ctx.names.of(spec.name), _NATIVE[mil_dtype(spec.dtype)])
+
+
+def _from_input(ctx: MilContext, spec: TensorSpec, value: Any) -> Any:
+    """The tensor as handlers expect it; Core ML has no boolean arrays."""
+    if mil_dtype(spec.dtype) != "bool":
+        return value
+    return ctx.tools.mb.not_equal(x=value, y=np.int32(0), name=ctx.names.fresh(f"{ctx.names.of(spec.name)}_as_bool"))
+
+
+def _to_output(ctx: MilContext, graph: Graph, spec: TensorSpec, bound: TensorBinding) -> tuple[Any, str]:
+    """The variable of an output, with a name of its own.
+
+    A node's result has the name already; an input or a constant that is an output, and a boolean result, get one more operator.
+    """
+    mb, kind = ctx.tools.mb, mil_dtype(spec.dtype)
+    if kind == "bool":
+        name = ctx.names.fresh(f"{bound.native_name}_as_int32")
+        return mb.cast(x=ctx.tensor(spec.name), dtype="int32", name=name), name
+    if spec.name in graph.constants or any(spec.name == given.name for given in graph.inputs):
+        name = ctx.names.fresh(f"{bound.native_name}_out")
+        return mb.identity(x=ctx.tensor(spec.name), name=name), name
+    return ctx.values[spec.name], bound.native_name

@@ -1,0 +1,124 @@
+"""Core ML through coremltools. It runs on macOS only; on iOS an app loads the same ``.mlpackage`` with Apple's own framework.
+
+Core ML has neither 64-bit integers, booleans, nor tensors of rank 0: `native_inputs` and `logical_outputs` map them by what the artifact's bindings
+record, and everyone who runs the package (this engine, the proof at build time) goes through these two.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from edgekit.bundle import Artifact, Signature
+from edgekit.errors import EngineError, EnvironmentMissingError, UnknownNameError
+from edgekit.runtime.engines._base import Engine
+
+__all__ = ["COMPUTE_UNITS", "ENGINES", "CoreMLEngine", "logical_outputs", "native_inputs"]
+
+COMPUTE_UNITS = {
+    "": "ALL",
+    "all": "ALL",
+    "cpu": "CPU_ONLY",
+    "gpu": "CPU_AND_GPU",
+    "cpu_and_gpu": "CPU_AND_GPU",
+    "npu": "CPU_AND_NE",
+    "ane": "CPU_AND_NE",
+    "cpu_and_ne": "CPU_AND_NE",
+}
+"""`EngineOptions.accelerator` -> Core ML's compute units. Every choice includes the CPU, which takes what the others cannot."""
+
+
+def native_inputs(artifact: Artifact, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Inputs by logical name as the package takes them: native names and dtypes, rank 0 as shape ``(1,)``.
+
+    Raises:
+        EngineError: an integer that Core ML's int32 cannot hold.
+    """
+    native = {}
+    for binding in artifact.inputs:
+        array = np.asarray(inputs[binding.name])
+        if binding.native_dtype == "int32" and array.dtype.itemsize > 4 and array.size and not _fits_int32(array):
+            raise EngineError(f"input {binding.name!r}", "holds integers beyond 32 bits", "values that fit int32, Core ML's widest integer")
+        native[binding.native_name] = np.ascontiguousarray(array, dtype=np.dtype(binding.native_dtype)).reshape(array.shape or (1,))
+    return native
+
+
+def logical_outputs(artifact: Artifact, signature: Signature, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The package's outputs under logical names, dtypes and shapes."""
+    logical = {}
+    for binding, spec in zip(artifact.outputs, signature.outputs, strict=True):
+        array = np.asarray(outputs[binding.native_name])
+        logical[binding.name] = (array if spec.shape else array.reshape(())).astype(np.dtype(spec.dtype), copy=False)
+    return logical
+
+
+def _fits_int32(array: np.ndarray) -> bool:
+    limits = np.iinfo(np.int32)
+    return int(array.min()) >= limits.min and int(array.max()) <= limits.max
+
+
+class CoreMLEngine(Engine):
+    """A Core ML model. Predictions are serialised: coremltools does not promise that one model may be called from several threads."""
+
+    name = "coreml"
+    _model: Any = None
+
+    @classmethod
+    def version(cls) -> str:
+        """Version of coremltools; Core ML itself is part of the operating system, see `describe`."""
+        try:
+            return metadata.version("coremltools")
+        except metadata.PackageNotFoundError as exc:
+            raise EnvironmentMissingError.for_extra("engine coreml", "coremltools", "coreml") from exc
+
+    def describe(self) -> dict[str, str]:
+        """Engine, coremltools' version, operating system and compute units."""
+        return {**super().describe(), "os": f"macOS {platform.mac_ver()[0]}", "device": self._units()}
+
+    def _units(self) -> str:
+        accelerator = self.options.accelerator
+        if accelerator not in COMPUTE_UNITS:
+            raise UnknownNameError("accelerator of engine coreml", accelerator, [name for name in COMPUTE_UNITS if name])
+        return COMPUTE_UNITS[accelerator]
+
+    def _load(self) -> None:
+        units = self._units()
+        self._plain_inputs = self._plain_outputs = False  # dtypes and ranks differ even where the names do not
+        if platform.system() != "Darwin":
+            raise EnvironmentMissingError(
+                "engine coreml",
+                f"Core ML runs on Apple systems only, this is {platform.system()}",
+                "macOS here, or iOS in an app",
+                "use the bundle's fallback here, or copy the bundle to a Mac",
+            )
+        try:
+            import coremltools
+        except ImportError as exc:
+            raise EnvironmentMissingError.for_extra("engine coreml", "coremltools", "coreml") from exc
+        try:
+            self._model = coremltools.models.MLModel(str(self.path), compute_units=coremltools.ComputeUnit[units])
+        except Exception as exc:
+            raise EngineError(f"engine coreml ({self.path})", f"Core ML refuses the model: {exc}", "", "build the bundle again") from exc
+
+    def _to_native(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return native_inputs(self.artifact, inputs)
+
+    def _to_logical(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return logical_outputs(self.artifact, self.signature, outputs)
+
+    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            found: dict[str, np.ndarray] = self._model.predict(dict(inputs))
+        except Exception as exc:
+            raise EngineError("engine coreml", f"the prediction failed: {exc}", "", "check the inputs, or build the bundle again") from exc
+        return found
+
+    def _close(self) -> None:
+        self._model = None
+
+
+ENGINES = {"coreml": CoreMLEngine}
