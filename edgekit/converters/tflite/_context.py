@@ -1,0 +1,133 @@
+"""What a handler works with: the tensors made so far, each with the order it lies in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgekit.converters._graph import Graph
+from edgekit.converters._registry import Registry
+from edgekit.converters.tflite._layout import Order, identity, inverse, is_free, permuted
+from edgekit.errors import BuildError
+
+__all__ = ["Context", "ops"]
+
+
+class Context:
+    """Tensors of one model under construction.
+
+    Constants stay NumPy arrays in logical order until something reads them, so reordering them costs nothing at run time. A tensor is
+    reordered at most once per order.
+
+    Args:
+        tf: the ``tensorflow`` module.
+        graph: the model.
+    """
+
+    def __init__(self, tf: Any, graph: Graph) -> None:
+        self.tf = tf
+        self.graph = graph
+        self._tensors: dict[str, tuple[Any, Order]] = {}
+        self._reordered: dict[tuple[str, Order], Any] = {}
+        self._constants = dict(graph.constants)
+        self._literals: dict[tuple[str, tuple[int, ...], str], Any] = {}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Logical shape."""
+        return self.graph.types[name].shape
+
+    def rank(self, name: str) -> int:
+        """Number of axes."""
+        return len(self.shape(name))
+
+    def dtype(self, name: str) -> str:
+        """NumPy dtype name."""
+        return self.graph.types[name].dtype
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """Value of a constant in logical order; None for a computed or omitted tensor."""
+        return self._constants.get(name) if name else None
+
+    def order(self, name: str) -> Order:
+        """The order a tensor lies in; a constant lies in logical order."""
+        return self._tensors[name][1] if name in self._tensors else identity(self.rank(name))
+
+    def get(self, name: str, order: Order | None = None) -> Any:
+        """A tensor in ``order`` (default: logical); transposes when it lies otherwise."""
+        order = identity(self.rank(name)) if order is None else order
+        constant = self.constant(name)
+        if constant is not None:
+            return self.literal(constant.transpose(order))
+        tensor, lies = self._tensors[name]
+        if lies == order:
+            return tensor
+        key = (name, order)
+        if key not in self._reordered:
+            self._reordered[key] = self.reorder(tensor, self.shape(name), lies, order)
+        return self._reordered[key]
+
+    def reorder(self, tensor: Any, shape: Sequence[int], before: Order, after: Order) -> Any:
+        """Move a tensor of logical ``shape`` from one order to another: nothing, a reshape, or a transpose."""
+        if before == after:
+            return tensor
+        if is_free(shape, before, after):
+            return self.tf.reshape(tensor, permuted(shape, after))
+        position = inverse(before)
+        return self.tf.transpose(tensor, [position[axis] for axis in after])
+
+    def literal(self, array: np.ndarray | np.generic) -> Any:
+        """A constant tensor, made once per value."""
+        array = np.asarray(array, order="C")
+        key = (array.dtype.name, array.shape, hashlib.sha256(array.tobytes()).hexdigest())
+        if key not in self._literals:
+            with self.tf.init_scope() if self.tf.executing_eagerly() else self.tf.name_scope(""):
+                self._literals[key] = self.tf.constant(array)
+        return self._literals[key]
+
+    def put(self, name: str, tensor: Any, order: Order | None = None) -> None:
+        """Record a node's output and the order it lies in (default: logical)."""
+        if not name:
+            return
+        order = identity(self.rank(name)) if order is None else order
+        wanted = permuted(self.shape(name), order)
+        if tuple(tensor.shape) != wanted or tensor.dtype.name != self.dtype(name):
+            raise BuildError(
+                f"tensor {name!r}",
+                f"became {tensor.dtype.name}{list(tensor.shape)}",
+                f"{self.dtype(name)}{list(wanted)}",
+                "report this model",
+            )
+        self._tensors[name] = (tensor, order)
+
+    def put_constant(self, name: str, array: np.ndarray) -> None:
+        """Record a node's output that is known now."""
+        if name:
+            self._constants[name] = array
+
+    def common_order(self, names: Sequence[str], rank: int) -> Order:
+        """The order in which to combine tensors of ``rank``: the one that moves the fewest elements, channels-last on a tie."""
+        operands = [name for name in names if name and self.constant(name) is None and self.rank(name) == rank]
+        candidates = {self.order(name) for name in operands} or {identity(rank)}
+
+        def cost(order: Order) -> tuple[int, bool, Order]:
+            moved = sum(int(np.prod(self.shape(name))) for name in operands if not is_free(self.shape(name), self.order(name), order))
+            return moved, order == identity(rank), order
+
+        return min(candidates, key=cost)
+
+    def broadcastable(self, name: str, order: Order) -> Any:
+        """An operand of an element-wise operator: leading axes of size 1 added as NumPy does, then in ``order``."""
+        rank = len(order)
+        if self.rank(name) == rank:
+            return self.get(name, order)
+        shape = (1,) * (rank - self.rank(name)) + self.shape(name)
+        constant = self.constant(name)
+        if constant is not None:
+            return self.literal(constant if constant.size == 1 and rank == 0 else constant.reshape(shape).transpose(order))
+        return self.reorder(self.tf.reshape(self.get(name), shape), shape, identity(rank), order)
+
+
+ops: Registry[Context] = Registry("tflite")

@@ -1,0 +1,257 @@
+"""Build the TensorFlow function, convert it, and prove the file."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from edgekit.bundle import Artifact, TensorBinding, TensorSpec, write_file
+from edgekit.converters._emitter import EmitJob, Emitted, Proof
+from edgekit.converters._graph import Graph
+from edgekit.converters.tflite._context import Context, ops
+from edgekit.converters.tflite._layout import Order, channels_last, identity, is_free, permuted
+from edgekit.errors import BuildError, EdgeKitError, EnvironmentMissingError
+
+__all__ = ["EMITTERS", "TfliteEmitter", "operator_counts", "tflite_from_graph"]
+
+_FILE = "model.tflite"
+_SIGNATURE = "serving_default"
+_FAMILIES = ("_math", "_nn", "_pool", "_tensor", "_resize", "_reduction", "_recurrent")
+# Operators that want channels last; an image that feeds only these, perhaps through element-wise operators, comes in that order.
+_CHANNELS_LAST = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize"})
+_ELEMENTWISE = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "HardSwish", "HardSigmoid", "BatchNormalization", "Neg", "Abs"}
+)
+
+
+class TfliteEmitter:
+    """ONNX to TensorFlow Lite through a front end of our own and TensorFlow's official converter; builtin operators only."""
+
+    engine: ClassVar[str] = "tflite"
+    static_only: ClassVar[bool] = True
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
+
+    def emit(self, job: EmitJob) -> Emitted:
+        """Write ``model.tflite``. With ``fp16`` the weights are float16 and are widened when the file is loaded.
+
+        Raises:
+            EnvironmentMissingError: TensorFlow is not installed.
+            UnsupportedOperatorsError: all nodes without a handler, or that break a rule.
+            BuildError: TensorFlow's converter failed.
+        """
+        data, inputs, outputs = tflite_from_graph(job.source.graph(), job.precision)
+        write_file(job.directory / _FILE, data)
+        return Emitted(
+            Artifact(self.engine, _FILE, job.precision, inputs, outputs),
+            tools={"tensorflow": importlib.metadata.version(_tensorflow_distribution())},
+            report={"operators": operator_counts(data), "nodes": len(job.source.model.graph.node)},
+        )
+
+    def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
+        """Run the file on every sample through LiteRT."""
+        from edgekit.runtime.engines import open_engine
+
+        artifact = emitted.artifact
+        engine = open_engine(job.directory / artifact.path, artifact, job.source.signature)
+        try:
+            outputs = [engine.run(sample.inputs) for sample in job.samples]
+            return Proof("host", f"tflite {engine.version()}", outputs)
+        finally:
+            engine.close()
+
+
+EMITTERS = {"tflite": TfliteEmitter()}
+
+
+def tflite_from_graph(graph: Graph, precision: str = "fp32") -> tuple[bytes, tuple[TensorBinding, ...], tuple[TensorBinding, ...]]:
+    """The file's bytes, and how its inputs and outputs map to the graph's.
+
+    Raises:
+        EnvironmentMissingError, UnsupportedOperatorsError, BuildError: see `TfliteEmitter.emit`.
+    """
+    for family in _FAMILIES:
+        importlib.import_module(f"edgekit.converters.tflite.{family}")
+    ops.check(graph)
+    tf = _import_tensorflow()
+    names = _native_names(graph)
+    orders = {spec.name: _input_order(graph, spec) for spec in graph.inputs}
+    with _quiet():
+        module, function, result_orders = _function(tf, graph, names, orders)
+    data = _convert(tf, module, function, precision)
+    return (
+        data,
+        tuple(_binding(spec, names, orders[spec.name]) for spec in graph.inputs),
+        tuple(_binding(spec, names, result_orders[spec.name]) for spec in graph.outputs),
+    )
+
+
+def operator_counts(data: bytes) -> dict[str, int]:
+    """How often each builtin operator stands in a file, by name."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    counts: dict[str, int] = {}
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators or ():
+            code = model.operatorCodes[operator.opcodeIndex]
+            name = names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
+            counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+# --- names and orders ------------------------------------------------------------------------------------------------------------------------
+
+
+def _native_names(graph: Graph) -> dict[str, str]:
+    """Signature keys: the source's names where TensorFlow takes them, else with other characters replaced; unique."""
+    taken: set[str] = set()
+    names: dict[str, str] = {}
+    for spec in (*graph.inputs, *graph.outputs):
+        if spec.name in names:
+            continue
+        plain = re.sub(r"[^A-Za-z0-9_]", "_", spec.name)
+        plain = plain if plain[:1].isalpha() else f"t_{plain}"
+        found, count = plain, 1
+        while found in taken:
+            count += 1
+            found = f"{plain}_{count}"
+        taken.add(found)
+        names[spec.name] = found
+    return names
+
+
+def _input_order(graph: Graph, spec: TensorSpec) -> Order:
+    """Channels last for an image that only operators with that order read, else logical."""
+    rank = len(spec.shape)
+    if rank == 4 and spec.dtype == "float32" and _wants_channels_last(graph, spec.name, spec.shape):
+        return channels_last(rank)
+    return identity(rank)
+
+
+def _wants_channels_last(graph: Graph, name: str, shape: tuple[Any, ...]) -> bool:
+    """True when every path from a tensor leads through element-wise operators to a channels-last one."""
+    consumers = graph.consumers(name)
+    if not consumers or any(output.name == name for output in graph.outputs):
+        return False
+    return all(
+        node.op in _CHANNELS_LAST
+        or (node.op in _ELEMENTWISE and graph.types[node.outputs[0]].shape == shape and _wants_channels_last(graph, node.outputs[0], shape))
+        for node in consumers
+    )
+
+
+def _binding(spec: TensorSpec, names: dict[str, str], order: Order) -> TensorBinding:
+    return TensorBinding(spec.name, names[spec.name], spec.dtype, None if order == identity(len(spec.shape)) else order)
+
+
+# --- TensorFlow ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _tensorflow_distribution() -> str:
+    for name in ("tensorflow-cpu", "tensorflow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.version(name)
+            return name
+    raise EnvironmentMissingError.for_extra("target tflite", "tensorflow", "convert")
+
+
+def _import_tensorflow() -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    try:
+        with _quiet():
+            import tensorflow as tf
+    except ImportError as exc:
+        raise EnvironmentMissingError.for_extra("target tflite", "tensorflow", "convert") from exc
+    return tf
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[list[str]]:
+    """Keep TensorFlow's chatter off stderr; the list holds what was written once the block has ended.
+
+    Its C++ side writes to the descriptor, so the descriptor is what is redirected. Errors come as exceptions and are not touched.
+    """
+    written: list[str] = []
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield written
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            logger.setLevel(level)
+            sink.seek(0)
+            written.extend(sink.read().decode(errors="replace").splitlines())
+
+
+def _function(tf: Any, graph: Graph, names: dict[str, str], orders: dict[str, Order]) -> tuple[Any, Any, dict[str, Order]]:
+    """A concrete function of the whole graph, the module that owns it, and the order of every output."""
+    result_orders: dict[str, Order] = {}
+
+    def build(*tensors: Any) -> dict[str, Any]:
+        context = Context(tf, graph)
+        for spec, tensor in zip(graph.inputs, tensors, strict=True):
+            context.put(spec.name, tensor, orders[spec.name])
+        for node in graph.nodes:
+            _emit_node(node, context)
+        results = {}
+        for spec in graph.outputs:
+            lies, plain = context.order(spec.name), identity(len(spec.shape))
+            result_orders[spec.name] = plain if is_free(context.shape(spec.name), lies, plain) else lies
+            # An output under a name of its own, also where it is an input or another output.
+            results[names[spec.name]] = tf.identity(context.get(spec.name, result_orders[spec.name]))
+        return results
+
+    signature = [
+        tf.TensorSpec(permuted(graph.types[spec.name].shape, orders[spec.name]), spec.dtype, names[spec.name]) for spec in graph.inputs
+    ]
+    module = tf.Module()
+    module.function = tf.function(build, input_signature=signature, autograph=False)
+    return module, module.function.get_concrete_function(), result_orders
+
+
+def _emit_node(node: Any, context: Context) -> None:
+    found = ops.find(node.op, node.opset)
+    assert found is not None  # `check` passed
+    try:
+        found.handler(node, context)
+    except EdgeKitError:
+        raise
+    except Exception as exc:
+        raise BuildError(f"node {node.name!r} ({node.op})", f"TensorFlow refused it: {_line(exc)}", "", "report this model") from exc
+
+
+def _convert(tf: Any, module: Any, function: Any, precision: str) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if precision == "fp16":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    try:
+        with _quiet() as written:
+            data = bytes(converter.convert())
+    except Exception as exc:
+        cause = next((line for line in written if "error:" in line), _line(exc))
+        raise BuildError(
+            "target tflite", f"TensorFlow's converter failed: {' '.join(cause.split())[:300]}", "", "report this model"
+        ) from exc
+    return data
+
+
+def _line(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:300]

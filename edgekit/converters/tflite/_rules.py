@@ -1,0 +1,75 @@
+"""Constraints that several operators share; each docstring is the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edgekit.converters._graph import Graph, Node
+from edgekit.converters._registry import Constraint
+from edgekit.converters.tflite._context import Context, ops
+
+__all__ = ["NUMBERS", "constant_inputs", "dtypes", "float_only", "one_output", "operator", "rank_between", "supported_dtypes"]
+
+_SUPPORTED = ("float32", "int32", "int64", "bool", "int8", "uint8")
+NUMBERS = ("float32", "int32", "int64")
+
+
+def supported_dtypes(node: Node, graph: Graph) -> str:
+    """Tensors are float32, int32, int64, int8, uint8 or bool."""
+    for name in (*node.inputs, *node.outputs):
+        if name and graph.types[name].dtype not in _SUPPORTED:
+            return f"tensor {name!r} is {graph.types[name].dtype}"
+    return ""
+
+
+def dtypes(*allowed: str) -> Constraint:
+    """A rule on the first input's dtype."""
+
+    def rule(node: Node, graph: Graph) -> str:
+        found = graph.types[node.inputs[0]].dtype
+        return "" if found in allowed else f"input {node.inputs[0]!r} is {found}"
+
+    rule.__doc__ = f"The first input is {' or '.join(allowed)}."
+    return rule
+
+
+float_only = dtypes("float32")
+
+
+def constant_inputs(*indices: int) -> Constraint:
+    """A rule that inputs, where given, are constants."""
+
+    def rule(node: Node, graph: Graph) -> str:
+        for index in indices:
+            name = node.input(index)
+            if name and name not in graph.constants:
+                return f"input {index} ({name!r}) is computed"
+        return ""
+
+    rule.__doc__ = f"Input(s) {', '.join(map(str, indices))} are constants or left out."
+    return rule
+
+
+def rank_between(low: int, high: int) -> Constraint:
+    """A rule on the first input's rank."""
+
+    def rule(node: Node, graph: Graph) -> str:
+        rank = graph.types[node.inputs[0]].rank
+        return "" if low <= rank <= high else f"rank {rank}"
+
+    rule.__doc__ = f"The first input has rank {low}." if low == high else f"The first input has rank {low} to {high}."
+    return rule
+
+
+def one_output(node: Node, graph: Graph) -> str:
+    """Only the first output is used."""
+    used = {name for other in graph.nodes for name in other.inputs} | {spec.name for spec in graph.outputs}
+    extra = [name for name in node.outputs[1:] if name and name in used]
+    return f"output {extra[0]!r} is used" if extra else ""
+
+
+def operator(
+    *names: str, since: int = 1, rules: tuple[Constraint, ...] = ()
+) -> Callable[[Callable[[Node, Context], None]], Callable[[Node, Context], None]]:
+    """Register a handler whose tensors must have dtypes that TensorFlow Lite's kernels take, and that has rules of its own."""
+    return ops.handler(*names, since=since, constraints=(supported_dtypes, *rules))

@@ -1,0 +1,273 @@
+"""Operators that move or select elements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgekit.converters._graph import Graph, Node
+from edgekit.converters.tflite._context import Context
+from edgekit.converters.tflite._layout import drop_axes, identity, permuted, relabel, reshape_order
+from edgekit.converters.tflite._rules import constant_inputs, dtypes, operator
+
+__all__: list[str] = []
+
+
+# --- shape only ------------------------------------------------------------------------------------------------------------------------------
+
+
+@operator("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(node: Node, ctx: Context) -> None:
+    """A new shape for the same elements; done on the memory as it lies where that is possible."""
+    name, after = node.inputs[0], ctx.shape(node.outputs[0])
+    constant = ctx.constant(name)
+    if constant is not None:
+        ctx.put_constant(node.outputs[0], constant.reshape(after))
+        return
+    order = ctx.order(name)
+    result = reshape_order(ctx.shape(name), after, order)
+    if result is None:
+        order, result = identity(ctx.rank(name)), identity(len(after))
+    x = ctx.get(name, order)
+    ctx.put(node.outputs[0], x if tuple(x.shape) == permuted(after, result) else ctx.tf.reshape(x, permuted(after, result)), result)
+
+
+@operator("Transpose")
+def transpose(node: Node, ctx: Context) -> None:
+    """Nothing moves: the result lies in another order, and whoever needs a certain one asks for it."""
+    name = node.inputs[0]
+    perm = tuple(node.attrs.get("perm") or reversed(range(ctx.rank(name))))
+    constant = ctx.constant(name)
+    if constant is not None:
+        ctx.put_constant(node.outputs[0], constant.transpose(perm))
+        return
+    order = ctx.order(name)
+    ctx.put(node.outputs[0], ctx.get(name, order), relabel(order, perm))
+
+
+@operator("Shape")
+def shape(node: Node, ctx: Context) -> None:
+    """Known at build time."""
+    found = np.asarray(ctx.shape(node.inputs[0]), np.int64)
+    ctx.put_constant(node.outputs[0], found[slice(node.attrs.get("start", 0), node.attrs.get("end"))])
+
+
+@operator("Size")
+def size(node: Node, ctx: Context) -> None:
+    """Known at build time."""
+    ctx.put_constant(node.outputs[0], np.asarray(np.prod(ctx.shape(node.inputs[0])), np.int64))
+
+
+@operator("ConstantOfShape")
+def constant_of_shape(node: Node, ctx: Context) -> None:
+    """Known at build time."""
+    value = np.asarray(node.attrs.get("value", np.zeros(1, np.float32)))
+    ctx.put_constant(node.outputs[0], np.full(ctx.shape(node.outputs[0]), value.reshape(()), value.dtype))
+
+
+@operator("Expand")
+def expand(node: Node, ctx: Context) -> None:
+    """Broadcast to a larger shape."""
+    name, after = node.inputs[0], ctx.shape(node.outputs[0])
+    order = ctx.order(name) if ctx.rank(name) == len(after) else identity(len(after))
+    x = ctx.broadcastable(name, order)
+    target = permuted(after, order)
+    ctx.put(node.outputs[0], x if tuple(x.shape) == target else ctx.tf.broadcast_to(x, target), order)
+
+
+@operator("Tile", rules=(constant_inputs(1),))
+def tile(node: Node, ctx: Context) -> None:
+    """Repeat along every axis."""
+    order = ctx.order(node.inputs[0])
+    repeats = np.asarray(ctx.constant(node.inputs[1]))
+    ctx.put(node.outputs[0], ctx.tf.tile(ctx.get(node.inputs[0], order), [int(repeats[axis]) for axis in order]), order)
+
+
+# --- joining and cutting ---------------------------------------------------------------------------------------------------------------------
+
+
+@operator("Concat")
+def concat(node: Node, ctx: Context) -> None:
+    """Join along one axis, in the order that most operands lie in."""
+    names = [name for name in node.inputs if 0 not in ctx.shape(name)]
+    order = ctx.common_order(names, ctx.rank(node.outputs[0]))
+    axis = node.attrs["axis"] % len(order)
+    constants = [ctx.constant(name) for name in node.inputs]
+    if all(each is not None for each in constants):
+        ctx.put_constant(node.outputs[0], np.concatenate([np.asarray(each) for each in constants], axis))
+    elif len(names) == 1:
+        ctx.put(node.outputs[0], ctx.get(names[0], order), order)
+    else:
+        ctx.put(node.outputs[0], ctx.tf.concat([ctx.get(name, order) for name in names], order.index(axis)), order)
+
+
+@operator("Split")
+def split(node: Node, ctx: Context) -> None:
+    """Cut along one axis; the sizes are those of the outputs."""
+    order = ctx.order(node.inputs[0])
+    axis = node.attrs.get("axis", 0) % len(order)
+    sizes = [ctx.shape(name)[axis] for name in node.outputs]
+    parts = ctx.tf.split(ctx.get(node.inputs[0], order), sizes if len(set(sizes)) > 1 else len(sizes), order.index(axis))
+    for name, part in zip(node.outputs, parts, strict=True):
+        ctx.put(name, part, order)
+
+
+def _slice(node: Node, ctx: Context, ranges: dict[int, tuple[int, int, int]]) -> None:
+    """Cut ``axis: (start, end, step)`` with Python's meaning of negative and huge numbers."""
+    name = node.inputs[0]
+    shape_, order, tf = ctx.shape(name), ctx.order(name), ctx.tf
+    slices = {axis: range(*slice(*_clamped(bounds, shape_[axis])).indices(shape_[axis])) for axis, bounds in ranges.items()}
+    constant = ctx.constant(name)
+    if constant is not None:
+        for axis, taken in slices.items():
+            constant = constant.take(np.asarray(taken, np.int64), axis)
+        ctx.put_constant(node.outputs[0], constant)
+        return
+    x = ctx.get(name, order)
+    if flipped := [order.index(axis) for axis, taken in slices.items() if taken.step < 0]:
+        x = tf.reverse(x, flipped)
+        slices = {
+            axis: range(shape_[axis] - 1 - taken.start, shape_[axis] - 1 - taken.start + len(taken) * -taken.step, -taken.step)
+            if taken.step < 0
+            else taken
+            for axis, taken in slices.items()
+        }
+    full = {axis: slices.get(axis, range(shape_[axis])) for axis in order}
+    if all(taken.step == 1 for taken in full.values()):
+        if any(len(full[axis]) != shape_[axis] for axis in order):
+            x = tf.slice(x, [full[axis].start for axis in order], [len(full[axis]) for axis in order])
+    else:
+        begins, steps = [full[axis].start for axis in order], [full[axis].step for axis in order]
+        ends = [full[axis].start + (len(full[axis]) - 1) * full[axis].step + 1 for axis in order]
+        x = tf.strided_slice(x, begins, ends, steps)
+    ctx.put(node.outputs[0], x, order)
+
+
+def _clamped(bounds: tuple[int, int, int], size_: int) -> tuple[int, int | None, int]:
+    start, end, step = bounds
+    # -size - 1 and below mean "past the first element" when walking backwards; Python spells that None.
+    return start, (None if step < 0 and end < -size_ else end), step
+
+
+@operator("Slice")
+def slice_attributes(node: Node, ctx: Context) -> None:
+    """Slice before opset 10: bounds are attributes."""
+    starts, ends = node.attrs["starts"], node.attrs["ends"]
+    axes = node.attrs.get("axes") or range(len(starts))
+    _slice(node, ctx, {axis % ctx.rank(node.inputs[0]): (start, end, 1) for axis, start, end in zip(axes, starts, ends, strict=True)})
+
+
+@operator("Slice", since=10, rules=(constant_inputs(1, 2, 3, 4),))
+def slice_inputs(node: Node, ctx: Context) -> None:
+    """Slice with bounds as inputs."""
+    starts, ends = (_ints(ctx, node.inputs[index]) for index in (1, 2))
+    axes = _ints(ctx, node.input(3)) or list(range(len(starts)))
+    steps = _ints(ctx, node.input(4)) or [1] * len(starts)
+    rank = ctx.rank(node.inputs[0])
+    _slice(node, ctx, {axis % rank: bounds for axis, *bounds in zip(axes, starts, ends, steps, strict=True)})  # type: ignore[misc]
+
+
+def _ints(ctx: Context, name: str) -> list[int]:
+    found = ctx.constant(name)
+    return [] if found is None else [int(each) for each in np.asarray(found).reshape(-1)]
+
+
+@operator("Gather", rules=())
+def gather(node: Node, ctx: Context) -> None:
+    """Select along one axis; a scalar index removes the axis."""
+    name, indices = node.inputs
+    order, rank, tf = ctx.order(name), ctx.rank(name), ctx.tf
+    axis = node.attrs.get("axis", 0) % rank
+    chosen = ctx.constant(indices)
+    data = ctx.constant(name)
+    if chosen is not None:
+        chosen = np.where(chosen < 0, chosen + ctx.shape(name)[axis], chosen).astype(np.int32)
+        if data is not None:
+            ctx.put_constant(node.outputs[0], data.take(chosen, axis))
+            return
+        index = ctx.literal(chosen)
+    else:
+        index = tf.cast(ctx.get(indices), "int32")
+        index = tf.where(index < 0, index + ctx.shape(name)[axis], index)
+    count = ctx.rank(indices)
+    if count == 0:
+        ctx.put(node.outputs[0], tf.gather(ctx.get(name, order), index, axis=order.index(axis)), drop_axes(order, [axis]))
+    elif count == 1:
+        ctx.put(node.outputs[0], tf.gather(ctx.get(name, order), index, axis=order.index(axis)), order)
+    else:
+        ctx.put(node.outputs[0], tf.gather(ctx.get(name), index, axis=axis))
+
+
+# --- padding ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def _pad_mode(node: Node, graph: Graph) -> str:
+    """Mode is constant, reflect or edge."""
+    del graph
+    mode = node.attrs.get("mode", "constant")
+    return "" if mode in ("constant", "reflect", "edge") else f"mode is {mode}"
+
+
+_PAD_DTYPES = dtypes("float32", "int32", "int64")
+
+
+@operator("Pad", rules=(_pad_mode, _PAD_DTYPES))
+def pad_attributes(node: Node, ctx: Context) -> None:
+    """Pad before opset 11: pads are an attribute."""
+    _pad(node, ctx, list(node.attrs["pads"]), list(range(ctx.rank(node.inputs[0]))), node.attrs.get("value", 0.0))
+
+
+@operator("Pad", since=11, rules=(_pad_mode, _PAD_DTYPES, constant_inputs(1, 2, 3)))
+def pad_inputs(node: Node, ctx: Context) -> None:
+    """Pad with pads, value and axes as inputs."""
+    rank = ctx.rank(node.inputs[0])
+    axes = [axis % rank for axis in _ints(ctx, node.input(3))] or list(range(rank))
+    value = ctx.constant(node.input(2))
+    _pad(node, ctx, _ints(ctx, node.inputs[1]), axes, 0 if value is None else np.asarray(value).item())
+
+
+def _pad(node: Node, ctx: Context, pads: list[int], axes: list[int], value: float) -> None:
+    name, tf = node.inputs[0], ctx.tf
+    order, shape_ = ctx.order(name), ctx.shape(name)
+    x = ctx.get(name, order)
+    amounts = dict.fromkeys(range(len(shape_)), (0, 0)) | {axis: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
+    if any(min(pair) < 0 for pair in amounts.values()):
+        begins = [max(0, -amounts[axis][0]) for axis in order]
+        sizes = [shape_[axis] + min(0, amounts[axis][0]) + min(0, amounts[axis][1]) for axis in order]
+        x = tf.slice(x, begins, sizes)
+    grown = [(max(0, amounts[axis][0]), max(0, amounts[axis][1])) for axis in order]
+    mode = node.attrs.get("mode", "constant")
+    if mode == "edge":
+        for axis, (before, after) in enumerate(grown):
+            x = _edge(ctx, x, axis, before, after)
+    elif any(max(pair) for pair in grown):
+        kind = np.dtype(ctx.dtype(name)).type
+        x = tf.pad(x, grown, "REFLECT") if mode == "reflect" else tf.pad(x, grown, constant_values=kind(value))
+    ctx.put(node.outputs[0], x, order)
+
+
+def _edge(ctx: Context, x: Any, axis: int, before: int, after: int) -> Any:
+    if not before and not after:
+        return x
+    chosen = np.clip(np.arange(-before, x.shape[axis] + after), 0, x.shape[axis] - 1)
+    return ctx.tf.gather(x, ctx.literal(chosen.astype(np.int32)), axis=axis)
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------------------------------
+
+
+@operator("DepthToSpace", "SpaceToDepth")
+def blocks(node: Node, ctx: Context) -> None:
+    """Move blocks of pixels to channels or back, as the reshape and transpose that the ONNX specification gives."""
+    batch, channels, height, width = ctx.shape(node.inputs[0])
+    size_, tf = node.attrs["blocksize"], ctx.tf
+    x = ctx.get(node.inputs[0], (0, 2, 3, 1))
+    after = ctx.shape(node.outputs[0])
+    if node.op == "SpaceToDepth":
+        x = tf.transpose(tf.reshape(x, (batch, height // size_, size_, width // size_, size_, channels)), (0, 1, 3, 2, 4, 5))
+    elif node.attrs.get("mode", "DCR") == "DCR":
+        x = tf.transpose(tf.reshape(x, (batch, height, width, size_, size_, after[1])), (0, 1, 3, 2, 4, 5))
+    else:
+        x = tf.transpose(tf.reshape(x, (batch, height, width, after[1], size_, size_)), (0, 1, 4, 2, 5, 3))
+    ctx.put(node.outputs[0], tf.reshape(x, permuted(after, (0, 2, 3, 1))), (0, 2, 3, 1))
