@@ -1,0 +1,213 @@
+"""Which tier answers a request: a pure function of what is known now.
+
+The rule: the device, when the probability that it answers by the deadline is at least 0.99; else the tier with the higher probability; else, when neither
+can make it, the one most likely to, marked late. Nothing here reads a clock, waits or counts.
+
+All times are seconds on one monotonic clock. A margin of max(2 ms, 5 % of the SLA) is kept from every deadline for what no estimate sees (hand-over between
+threads, encoding of the answer).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import msgspec
+
+__all__ = ["SURE", "Decision", "Health", "Reason", "RequestFacts", "Tier", "TierEstimate", "decide", "margin_s"]
+
+SURE = 0.99
+# Below this no tier is said to make it: with a window of some hundred samples it cannot be told from zero.
+HOPELESS = 0.01
+MARGIN_FLOOR_S = 0.002
+MARGIN_SHARE = 0.05
+
+
+class Tier(enum.Enum):
+    """Where an attempt runs; the value is the telemetry attribute."""
+
+    EDGE = "edge"
+    CLOUD = "cloud"
+
+
+class Reason(enum.Enum):
+    """Why a decision is what it is. Few values, since it is a telemetry attribute."""
+
+    LOCAL_FITS = "local_fits"
+    """The device answers in time with at least 0.99."""
+    LOCAL_LIKELIER = "local_likelier"
+    """The device is not sure to answer in time, and no cloud endpoint is likelier to."""
+    LOCAL_TOO_SLOW = "local_too_slow"
+    """A cloud endpoint is likelier to answer in time than the device."""
+    LOCAL_FAILING = "local_failing"
+    """The device's last attempts failed, so the cloud is asked."""
+    LOCAL_FULL = "local_full"
+    """The device's queue takes no more."""
+    LOCAL_ABSENT = "local_absent"
+    """The device does not have the model."""
+    CLOUD_OPEN_BREAKER = "cloud_open_breaker"
+    """The device is not sure, and every cloud endpoint's breaker is open: the device, with nothing spent on the cloud."""
+    OFFLINE = "offline"
+    """The device is not sure, and there is no cloud tier."""
+    COLD_START = "cold_start"
+    """Nothing is known about the device's service time yet: the device, hedged."""
+    NO_TIER = "no_tier"
+    """The device fails and no cloud endpoint can be asked: the device is tried all the same."""
+    DEADLINE_PASSED = "deadline_passed"
+    """Refused without any work."""
+
+
+class Health(enum.Enum):
+    """Whether a tier can be given a request at all."""
+
+    OK = "ok"
+    FAILING = "failing"
+    FULL = "full"
+    ABSENT = "absent"
+
+
+class RequestFacts(msgspec.Struct, frozen=True, gc=False):
+    """What a decision needs to know about a request.
+
+    Attributes:
+        deadline_s: absolute; an answer after it has missed the SLA.
+        limit_s: absolute, at or after the deadline: a late answer is worth something until here, and nobody waits longer.
+        sla_s: the length of the promise, for the margin.
+    """
+
+    deadline_s: float
+    limit_s: float
+    sla_s: float
+
+
+class TierEstimate(msgspec.Struct, frozen=True, gc=False):
+    """What is known about one tier (the device, or one cloud endpoint) for one request.
+
+    Attributes:
+        p_meet: probability of an answer by the deadline less the margin.
+        typical_s: from now to the answer, median.
+        slow_s: from now to the answer, 95th percentile.
+        known: False when nothing was measured yet.
+        health: whether it can be given a request.
+        cost_s: Peak-EWMA latency times load; tells endpoints of equal probability apart.
+    """
+
+    p_meet: float
+    typical_s: float
+    slow_s: float
+    known: bool = True
+    health: Health = Health.OK
+    cost_s: float = 0.0
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """What to do with a request, and why.
+
+    Attributes:
+        tiers: order of attempts, at most two; empty when refused.
+        reason: why.
+        endpoint: index of the cloud endpoint that the cloud attempt uses; -1 for none.
+        hedge_at_s: absolute time at which the second tier starts if the first has not answered; ``None`` for never.
+        attempt_by_s: absolute time that attempts may spend until: the deadline, or the limit when ``late``.
+        late: no tier can make the deadline; this is the one most likely to.
+        p_edge: probability that the device makes it.
+        p_cloud: probability that the chosen endpoint makes it, 0 without one.
+    """
+
+    tiers: tuple[Tier, ...]
+    reason: Reason
+    endpoint: int
+    hedge_at_s: float | None
+    attempt_by_s: float
+    late: bool
+    p_edge: float
+    p_cloud: float
+
+
+def margin_s(sla_s: float) -> float:
+    """What is kept back from a deadline."""
+    return max(MARGIN_FLOOR_S, MARGIN_SHARE * sla_s)
+
+
+def decide(facts: RequestFacts, local: TierEstimate, clouds: Sequence[TierEstimate], now: float) -> Decision:
+    """Choose the order of tiers for one request.
+
+    Args:
+        facts: deadline and SLA.
+        local: the device.
+        clouds: every cloud endpoint, in the configuration's order; empty when there is no cloud tier.
+        now: the time, on the clock of ``facts``.
+    """
+    if now >= facts.deadline_s:
+        return Decision((), Reason.DEADLINE_PASSED, -1, None, facts.deadline_s, False, local.p_meet, 0.0)
+    endpoint = _best_endpoint(clouds)
+    cloud = clouds[endpoint] if endpoint >= 0 else None
+    tiers, reason = _order(local, cloud, bool(clouds))
+    p_cloud = cloud.p_meet if cloud is not None else 0.0
+    late = bool(tiers) and _best(local, cloud) < HOPELESS
+    hedge_at = None
+    if cloud is not None and len(tiers) == 2 and not late:
+        first, second = (local, cloud) if tiers[0] is Tier.EDGE else (cloud, local)
+        hedge_at = _hedge_at(facts, first, second, now)
+    attempt_by = facts.limit_s if late else facts.deadline_s
+    return Decision(tiers, reason, endpoint, hedge_at, attempt_by, late, local.p_meet, p_cloud)
+
+
+def _best(local: TierEstimate, cloud: TierEstimate | None) -> float:
+    """Highest probability of the tiers that can be asked; an unknown device may well make it."""
+    best = cloud.p_meet if cloud is not None else 0.0
+    if local.health is Health.OK:
+        best = max(best, local.p_meet if local.known else 1.0)
+    return best
+
+
+def _best_endpoint(clouds: Sequence[TierEstimate]) -> int:
+    """Index of the likeliest endpoint that can be asked, the cheaper of equals; -1 for none."""
+    chosen = -1
+    for index, candidate in enumerate(clouds):
+        if candidate.health is not Health.OK:
+            continue
+        if chosen < 0 or _likelier(candidate, clouds[chosen]):
+            chosen = index
+    return chosen
+
+
+def _likelier(candidate: TierEstimate, incumbent: TierEstimate) -> bool:
+    if abs(candidate.p_meet - incumbent.p_meet) > HOPELESS:
+        return candidate.p_meet > incumbent.p_meet
+    return candidate.cost_s < incumbent.cost_s
+
+
+def _order(local: TierEstimate, cloud: TierEstimate | None, any_cloud: bool) -> tuple[tuple[Tier, ...], Reason]:
+    edge_first = (Tier.EDGE,) if cloud is None else (Tier.EDGE, Tier.CLOUD)
+    if local.health is Health.ABSENT:
+        return () if cloud is None else (Tier.CLOUD,), Reason.LOCAL_ABSENT
+    if local.health is Health.FULL:
+        return () if cloud is None else (Tier.CLOUD, Tier.EDGE), Reason.LOCAL_FULL
+    if local.health is Health.FAILING:
+        return (edge_first, Reason.NO_TIER) if cloud is None else ((Tier.CLOUD, Tier.EDGE), Reason.LOCAL_FAILING)
+    if not local.known:
+        return edge_first, Reason.COLD_START
+    if local.p_meet >= SURE:
+        return edge_first, Reason.LOCAL_FITS
+    if cloud is None:
+        return edge_first, Reason.CLOUD_OPEN_BREAKER if any_cloud else Reason.OFFLINE
+    if cloud.p_meet > local.p_meet:
+        return (Tier.CLOUD, Tier.EDGE), Reason.LOCAL_TOO_SLOW
+    return edge_first, Reason.LOCAL_LIKELIER
+
+
+def _hedge_at(facts: RequestFacts, first: TierEstimate, second: TierEstimate, now: float) -> float | None:
+    """The last moment at which the second tier still answers in time at its 95th percentile.
+
+    When that moment has passed and the first tier is not sure, the second one's median decides: a half chance is better than none. When that has passed
+    too, no hedge: it would only add load.
+    """
+    last = facts.deadline_s - margin_s(facts.sla_s)
+    at = last - second.slow_s
+    if at > now:
+        return at
+    if first.known and first.p_meet >= SURE:
+        return None
+    at = last - second.typical_s
+    return at if at > now else None

@@ -1,0 +1,141 @@
+"""What the router accepts as its edge, made into a `LocalRunner`: a bundle, a session, a client, or the URL of an edge server."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+from edgekit.bundle import Bundle
+from edgekit.errors import NotFoundError, UsageError
+from edgekit.protocol import InferenceClient, ModelMetadata, TensorMetadata, connect, oip_datatype
+from edgekit.router._work import Answer, Work, answer_from_response, payload_bytes, request_from_work
+from edgekit.runtime import Session, load
+
+__all__ = ["ClientRunner", "EdgeTarget", "SessionRunner", "open_edge"]
+
+EdgeTarget = str | os.PathLike[str] | Bundle | Session | InferenceClient
+_SCHEMES = ("http://", "https://", "grpc://")
+_WARM_UP_RUNS = 4
+
+
+class SessionRunner:
+    """The device in this process."""
+
+    remote = False
+
+    def __init__(self, session: Session, owned: bool) -> None:
+        self.session = session
+        self._owned = owned
+        manifest = session.bundle.manifest
+        self.model = manifest.name
+        self.version = manifest.version
+
+    def serves(self, model: str, version: str) -> bool:
+        """The bundle's own name; an empty version is any."""
+        return model == self.model and version in ("", self.version)
+
+    def run(self, work: Work) -> Answer:
+        """One inference."""
+        return Answer(self.session.run(work.inputs), self.version)
+
+    def close(self) -> None:
+        """Close the session if the router opened it."""
+        if self._owned:
+            self.session.close()
+
+    def metadata(self, model: str) -> ModelMetadata:
+        """From the bundle's signature; symbolic dimensions are -1."""
+        signature = self.session.signature
+        tensors = [
+            [
+                TensorMetadata(spec.name, oip_datatype(spec.dtype), [dim if isinstance(dim, int) else -1 for dim in spec.shape])
+                for spec in side
+            ]
+            for side in (signature.inputs, signature.outputs)
+        ]
+        return ModelMetadata(model, [self.version], f"edgekit_{self.session.artifact.engine}", *tensors)
+
+    def ready(self, model: str, version: str) -> bool:
+        """A loaded session is ready."""
+        return self.serves(model, version)
+
+    def warm_up(self) -> tuple[int, Sequence[float]]:
+        """Payload bytes and seconds of a few runs on the bundle's first golden sample; the first run, which also warms the engine, is left out."""
+        golden = self.session.bundle.golden()
+        if not golden:
+            return 0, ()
+        inputs = golden[0].inputs
+        seconds = []
+        for _ in range(_WARM_UP_RUNS):
+            started = time.perf_counter()
+            self.session.run(inputs)
+            seconds.append(time.perf_counter() - started)
+        return payload_bytes(inputs), seconds[1:]
+
+
+class ClientRunner:
+    """An edge server, asked over the Open Inference Protocol."""
+
+    remote = True
+
+    def __init__(self, client: InferenceClient, owned: bool, model: str) -> None:
+        self.client = client
+        self._owned = owned
+        self.model = model
+        self.version = ""
+
+    def serves(self, model: str, version: str) -> bool:  # noqa: ARG002 - the interface's
+        """Only the server knows; it answers `NotFoundError` for what it does not have."""
+        return True
+
+    def run(self, work: Work) -> Answer:
+        """One request, within what remains."""
+        return answer_from_response(self.client.infer(request_from_work(work), max(0.001, work.limit_s - time.monotonic())))
+
+    def close(self) -> None:
+        """Close the client if the router opened it."""
+        if self._owned:
+            self.client.close()
+
+    def metadata(self, model: str) -> ModelMetadata:
+        """As the edge server tells it."""
+        return self.client.model_metadata(model)
+
+    def ready(self, model: str, version: str) -> bool:
+        """The edge server says so."""
+        return self.client.model_ready(model, version) if model else self.client.ready()
+
+    def warm_up(self) -> tuple[int, Sequence[float]]:
+        """Nothing: what a server's models take as input is the caller's to know."""
+        return 0, ()
+
+
+def open_edge(edge: EdgeTarget, model: str) -> SessionRunner | ClientRunner:
+    """The runner for ``edge``.
+
+    Raises:
+        UsageError: ``model`` is given and is not the bundle's.
+        BundleError, EnvironmentMissingError, EngineError: as `edgekit.runtime.load`.
+    """
+    if isinstance(edge, str) and edge.startswith(_SCHEMES):
+        return ClientRunner(connect(edge), owned=True, model=model)
+    if isinstance(edge, Session):
+        return SessionRunner(edge, owned=False)
+    if isinstance(edge, str | os.PathLike | Bundle):
+        runner = SessionRunner(load(edge), owned=True)
+        if model and model != runner.model:
+            runner.close()
+            raise UsageError("model", repr(model), f"{runner.model!r}, the bundle's name")
+        return runner
+    if callable(getattr(edge, "infer", None)):
+        return ClientRunner(edge, owned=False, model=model)
+    raise UsageError(
+        "edge", f"a {type(edge).__name__}", "a bundle, its path, a Session, a client, or http://, https:// or grpc:// and host:port"
+    )
+
+
+def absent(model: str, version: str, has: str) -> NotFoundError:
+    """The error for a model that no tier has."""
+    wanted = f"{model} version {version}" if version else model
+    return NotFoundError(f"model {wanted!r}", "no such model", f"{has!r}" if has else "")

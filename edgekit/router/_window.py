@@ -1,0 +1,133 @@
+"""How long one thing takes lately: a rotating sketch with a drift factor, small-sample caution, and a restart when the regime changes.
+
+Three things move a device's service time: noise (the sketch holds it), drift (heat, a neighbour's load: the last few against the window) and steps
+(throttling by a factor, recovery from it). A 30 s window alone would believe in a recovered device only half a minute later, so a run of samples that all lie
+outside the window's quartiles restarts the window from that run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from edgekit.telemetry import RotatingHistogram
+
+__all__ = ["ServiceWindow"]
+
+WINDOW_S = 30.0
+# Clip of the drift factor; above it the restart takes over, below 1 it would be optimism.
+MAX_DRIFT = 4.0
+SHORT = 5  # samples in the short average
+# A sample speaks for a new regime when it is this factor outside the quartiles. By chance a run of k does so with at most 4 ** -k.
+STEP = 1.2
+RUN_UP, RUN_DOWN = 8, 5
+KEPT = 16  # newest samples that survive an idle window
+STALE_WEIGHT = 4  # how many samples those are worth
+REFRESH_EVERY = 16  # quantiles are recomputed after this many samples, or a slice of the window
+
+
+class ServiceWindow:
+    """Durations of one kind of work, in seconds. Time is an argument. Not safe from several threads."""
+
+    __slots__ = ("_count", "_drift", "_histogram", "_kept", "_outside", "_p50", "_p95", "_q1", "_q3", "_refresh_at", "_since")
+
+    def __init__(self) -> None:
+        self._histogram = RotatingHistogram(WINDOW_S)
+        self._kept: deque[float] = deque(maxlen=KEPT)
+        self._outside = 0  # length of the run: positive above the quartiles, negative below
+        self._since = 0  # samples since the last refresh
+        self._refresh_at = -math.inf
+        self._drift = 1.0
+        self._count = 0
+        self._q1 = self._p50 = self._q3 = self._p95 = math.nan
+
+    @property
+    def empty(self) -> bool:
+        """True until the first sample ever."""
+        return not self._kept
+
+    def add(self, value_s: float, now: float) -> None:
+        """Count one duration that ended at ``now``."""
+        self._histogram.record(value_s, now)
+        self._kept.append(value_s)
+        self._since += 1
+        if self._stepped(value_s):
+            self._restart(now)
+        if self._since >= REFRESH_EVERY or self._count < REFRESH_EVERY:
+            self._refresh(now)
+        short = sorted(list(self._kept)[-SHORT:])
+        # A median, not a mean: one outlier must not send the traffic away.
+        self._drift = min(MAX_DRIFT, max(1.0, short[len(short) // 2] / max(self._p50, 1e-9)))
+
+    def probability(self, budget_s: float, now: float) -> float:
+        """Share of the work that ends within ``budget_s``, at the present drift; cautious while samples are few. NaN when empty."""
+        if self.empty:
+            return math.nan
+        self._refresh_if_old(now)
+        if budget_s <= 0.0:
+            return 0.0
+        effective_s = budget_s / (self._drift * self.caution)
+        if self._count:
+            share = self._histogram.share_at_most(effective_s, now)
+            if not math.isnan(share):
+                return share
+            self._refresh(now)  # the window ran empty since the last refresh
+        return sum(value <= effective_s for value in self._kept) / len(self._kept)
+
+    def quantiles(self, now: float) -> tuple[float, float]:
+        """``(p50, p95)`` at the present drift; NaN when empty."""
+        self._refresh_if_old(now)
+        return self._p50 * self._drift, self._p95 * self._drift
+
+    @property
+    def samples(self) -> int:
+        """How many samples the estimate rests on; an idle window's survivors count little."""
+        return self._count or min(len(self._kept), STALE_WEIGHT)
+
+    @property
+    def drift(self) -> float:
+        """Short over long average, 1 to 4."""
+        return self._drift
+
+    @property
+    def caution(self) -> float:
+        """Factor on every duration for what few samples cannot tell: 1 + 1 / sqrt(n), our choice; 2 after one sample, 1.1 after a hundred."""
+        return 1.0 + 1.0 / math.sqrt(max(1, self.samples))
+
+    def improves(self, value_s: float) -> bool:
+        """True when ``value_s`` is clearly faster than what is believed: a few more samples would tell whether the device recovered."""
+        return value_s * STEP < self._p50 * self._drift
+
+    def _stepped(self, value_s: float) -> bool:
+        if value_s > self._q3 * STEP:
+            self._outside = max(0, self._outside) + 1
+        elif value_s < self._q1 / STEP:
+            self._outside = min(0, self._outside) - 1
+        else:
+            self._outside = 0
+        return self._outside >= RUN_UP or self._outside <= -RUN_DOWN
+
+    def _restart(self, now: float) -> None:
+        run = list(self._kept)[-abs(self._outside) :]
+        self._histogram = RotatingHistogram(WINDOW_S)
+        for value_s in run:
+            self._histogram.record(value_s, now)
+        self._outside = 0
+        self._refresh(now)
+
+    def _refresh_if_old(self, now: float) -> None:
+        if now >= self._refresh_at:
+            self._refresh(now)
+
+    def _refresh(self, now: float) -> None:
+        self._since = 0
+        self._refresh_at = now + WINDOW_S / 6  # a slice of the histogram
+        self._count = self._histogram.count(now)
+        if self._count:
+            quantile = self._histogram.quantile
+            self._q1, self._p50, self._q3, self._p95 = (quantile(q, now) for q in (0.25, 0.5, 0.75, 0.95))
+        elif self._kept:
+            values = sorted(self._kept)
+            last = len(values) - 1
+            self._q1, self._p50, self._q3, self._p95 = (values[round(q * last)] for q in (0.25, 0.5, 0.75, 0.95))
+            self._drift = 1.0
