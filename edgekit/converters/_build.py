@@ -140,10 +140,17 @@ def build_result(
     progress: Progress | None = None,
 ) -> BuildResult:
     """`build`, with its time and sizes."""
-    destination = Path(output) if output is not None else _default_output(Path(), Path(model), load_profile(device).id)
-    request = _Request(name or Path(model).stem, model_version, precision, progress or _silent)
-    targets = [_target(load_profile(device), precision, destination)]
-    return next(iter(_build_all(model, targets, calibration, shapes, request)))
+    return build_many(
+        model,
+        devices=[device],
+        precision=precision,
+        calibration=calibration,
+        shapes=shapes,
+        output=output,
+        name=name,
+        model_version=model_version,
+        progress=progress,
+    )[0]
 
 
 def build_many(
@@ -162,16 +169,19 @@ def build_many(
 
     Args:
         devices: ids, each gets its bundle.
-        output: a folder for ``<model>-<device>.edgekit``; the current one by default.
+        output: for one device as for `build`; for several a folder for ``<model>-<device>.edgekit``, the current one by default.
 
     Raises:
         UsageError: also when ``output`` names one ``.edgekit`` file for several devices.
     """
-    folder = Path(output) if output is not None else Path()
-    if folder.suffix == ARCHIVE_SUFFIX:
-        raise UsageError(f"--output {folder}", f"one file for {len(devices)} devices", "a folder", "give a folder")
     profiles = {profile.id: profile for profile in map(load_profile, devices)}
-    targets = [_target(profile, precision, _default_output(folder, Path(model), profile.id)) for profile in profiles.values()]
+    if len(profiles) == 1 and output is not None:
+        destinations = [Path(output)]
+    else:
+        folder = Path(output) if output is not None else Path()
+        destinations = [_default_output(folder, Path(model), device) for device in profiles]
+        _check_folder(folder, len(profiles))
+    targets = [_target(*pair, precision) for pair in zip(profiles.values(), destinations, strict=True)]
     request = _Request(name or Path(model).stem, model_version, precision, progress or _silent)
     return _build_all(model, targets, calibration, shapes, request)
 
@@ -237,7 +247,12 @@ def _default_output(folder: Path, model: Path, device: str) -> Path:
     return folder / f"{model.stem}-{device}{ARCHIVE_SUFFIX}"
 
 
-def _target(profile: DeviceProfile, precision: str, destination: Path) -> _Target:
+def _check_folder(folder: Path, devices: int) -> None:
+    if folder.suffix == ARCHIVE_SUFFIX:
+        raise UsageError(f"--output {folder}", f"one file for {devices} devices", "a folder", "give a folder")
+
+
+def _target(profile: DeviceProfile, destination: Path, precision: str) -> _Target:
     """Everything that can be refused before the model is read."""
     emitter = emitter_for(profile.engine.name)
     chosen = choose_precision(profile, precision, emitter.precisions)

@@ -15,6 +15,10 @@ TIE = 2.0**-10
 """Scores closer than this, relative to the largest of their row, count as equal: the spacing of binary16 numbers (IEEE 754-2019, 11
 significant bits), so half precision cannot order them."""
 
+QUIET = 1e-2
+"""A sample whose output stays below this share of the output's largest reference value takes no part in ``cosine``: it holds little but
+rounding (a detector that sees nothing answers 1e-7 everywhere), and a direction of rounding errors means nothing."""
+
 _SUM_TOLERANCE = 1e-3  # of 1.0: a softmax in float32 over thousands of classes is nearer than that
 
 # Upper limits on max_abs / max_rel, lower limits on cosine and top1_agreement.
@@ -34,7 +38,7 @@ def compare_outputs(
     """Metrics of every output over all samples.
 
     ``max_rel`` is the largest absolute error over the largest absolute reference value of that output in any sample (over 1.0 where the
-    reference is all zeros). ``cosine`` treats a sample's output as one vector; two zero vectors give 1, one gives 0.
+    reference is all zeros). ``cosine`` treats a sample's output as one vector, samples below `QUIET` apart; two zero vectors give 1, one gives 0.
     ``top1_agreement`` is the share of rows (along the last axis) whose arg-max is the reference's, or one of its ties within `TIE`. An
     output has class scores when it is float, its last axis has at least 2 elements, and either its rank is 2 or each of its rows is a
     probability distribution: a picture or a recurrent state is not, a sequence of softmax rows is. Integers and booleans are compared as
@@ -127,13 +131,12 @@ def _check(name: str, index: int, want: np.ndarray, got: np.ndarray) -> None:
 
 
 def _metrics(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> OutputMetrics:
-    max_abs, scale, cosine = 0.0, 0.0, 1.0
-    for want, got in pairs:
-        # float64, so that the comparison's own rounding does not count; a 64-bit integer above 2^53 is rounded the same on both sides
-        wide, other = want.astype(np.float64).ravel(), got.astype(np.float64).ravel()
-        max_abs = max(max_abs, float(np.max(np.abs(wide - other), initial=0.0)))
-        scale = max(scale, float(np.max(np.abs(wide), initial=0.0)))
-        cosine = min(cosine, _cosine(wide, other))
+    # float64, so that the comparison's own rounding does not count; a 64-bit integer above 2^53 is rounded the same on both sides
+    wide = [(want.astype(np.float64).ravel(), got.astype(np.float64).ravel()) for want, got in pairs]
+    max_abs = max(float(np.max(np.abs(want - got), initial=0.0)) for want, got in wide)
+    peaks = [float(np.max(np.abs(want), initial=0.0)) for want, _ in wide]
+    scale = max(peaks)
+    cosine = min(_cosine(*pair) for pair, peak in zip(wide, peaks, strict=True) if peak >= QUIET * scale)
     return OutputMetrics(max_abs, max_abs / (scale or 1.0), cosine, _top1(pairs))
 
 
