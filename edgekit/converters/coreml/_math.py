@@ -24,6 +24,7 @@ _FLOAT_UNARY = {
     "Cos": "cos",
     "Floor": "floor",
     "Ceil": "ceil",
+    "Round": "round",  # half to even (MIL operator round: "0.5 is rounded to 0")
     "Softsign": "softsign",
 }
 _ALPHA = {"LeakyRelu": ("leaky_relu", 0.01), "Elu": ("elu", 1.0)}
@@ -83,19 +84,6 @@ def float_unary(node: Node, ctx: MilContext) -> None:
 def log(node: Node, ctx: MilContext) -> None:
     """Natural logarithm; MIL adds an epsilon to x, the smallest there is."""
     ctx.put(node, "log", x=ctx.read(node.inputs[0]), epsilon=_scalar(ctx, node, 0.0))
-
-
-@op("Round", constraints=(floats,))
-def round_half_even(node: Node, ctx: MilContext) -> None:
-    """Half to even, as ONNX: r = floor(x + 0.5), less one where x lies halfway and r is odd."""
-    x = ctx.read(node.inputs[0])
-    half = _scalar(ctx, node, 0.5)
-    up = ctx.mid(node, "floor", x=ctx.mid(node, "add", x=x, y=half))
-    is_half = ctx.mid(node, "equal", x=ctx.mid(node, "sub", x=up, y=x), y=half)
-    halved = ctx.mid(node, "mul", x=up, y=half)
-    is_odd = ctx.mid(node, "not_equal", x=ctx.mid(node, "floor", x=halved), y=halved)
-    wrong = ctx.mid(node, "cast", x=ctx.mid(node, "logical_and", x=is_half, y=is_odd), dtype=mil_dtype(ctx.dtype(node.inputs[0])))
-    ctx.put(node, "sub", x=up, y=wrong)
 
 
 @op("Relu", constraints=(floats,))
