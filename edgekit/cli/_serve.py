@@ -64,7 +64,7 @@ def route(
     telemetry = start_telemetry("edgekit-router", "edge", collector_url=collector or None, device_id=device_id or None)
     try:
         server = serve_router(
-            edge, cloud, sla_ms, http=optional_address(http, "--http"), grpc=optional_address(grpc, "--grpc"), telemetry=telemetry
+            edge, [*cloud], sla_ms, http=optional_address(http, "--http"), grpc=optional_address(grpc, "--grpc"), telemetry=telemetry
         )
         try:
             _announce("routing", {"http": server.http_port, "grpc": server.grpc_port})
