@@ -1,0 +1,113 @@
+"""Bundles on the wire: repository, runtime and transports together, as ``edgekit serve`` runs them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from edgekit.protocol import Limits, Server, serve
+from edgekit.runtime._core import ResultObserver, RuntimeCore
+from edgekit.runtime._repository import ModelRepository
+from edgekit.runtime.engines import EngineOptions
+
+__all__ = ["MeterLike", "RuntimeMetrics", "serve_bundles"]
+
+# Buckets and names are the telemetry layer's; tier is what tells the device from the cloud in one store.
+_TIER = "edge"
+
+
+class MeterLike(Protocol):
+    """What `edgekit.telemetry.Meter` offers and this module uses."""
+
+    def histogram(self, name: str, unit: str = ...) -> Any:
+        """An instrument with ``record(value, attributes)``."""
+        ...
+
+    def gauge(self, name: str, unit: str = ...) -> Any:
+        """An instrument with ``set(value, attributes)``."""
+        ...
+
+
+class RuntimeMetrics:
+    """A `ResultObserver` that records into a meter: ``edgekit.request.duration`` and ``edgekit.queue.duration`` (seconds) by model, version, tier,
+    engine and outcome, and ``edgekit.queue.depth`` (requests) by model.
+
+    Args:
+        meter: a `edgekit.telemetry.Meter`, or anything like it.
+        queue_depth: `RuntimeCore.queue_depth`; may be set later through the attribute of that name.
+    """
+
+    def __init__(self, meter: MeterLike, queue_depth: Callable[[str], int] | None = None) -> None:
+        self.queue_depth = queue_depth
+        self._duration = meter.histogram("edgekit.request.duration", "s")
+        self._queue = meter.histogram("edgekit.queue.duration", "s")
+        self._depth = meter.gauge("edgekit.queue.depth", "1")
+
+    def __call__(self, model: str, version: str, engine: str, queue_s: float, compute_s: float, outcome: str) -> None:
+        attributes = {
+            "edgekit.model": model,
+            "edgekit.model.version": version,
+            "edgekit.tier": _TIER,
+            "edgekit.engine": engine,
+            "edgekit.outcome": outcome,
+        }
+        self._duration.record(queue_s + compute_s, attributes)
+        self._queue.record(queue_s, attributes)
+        if self.queue_depth is not None:
+            self._depth.set(self.queue_depth(model), {"edgekit.model": model, "edgekit.tier": _TIER})
+
+
+def serve_bundles(
+    paths: Sequence[str | os.PathLike[str]],
+    http: tuple[str, int] | None = ("127.0.0.1", 8000),
+    grpc: tuple[str, int] | None = ("127.0.0.1", 8001),
+    telemetry: MeterLike | None = None,
+    *,
+    options: EngineOptions | None = None,
+    instances: int = 1,
+    queue_capacity: int = 32,
+    limits: Limits | None = None,
+    on_result: ResultObserver | None = None,
+) -> Server:
+    """Load bundles, warm them, and serve them; returns once the server is ready. Stopping the server unloads them.
+
+    Args:
+        paths: bundles (a directory or an ``.edgekit`` file), or folders that contain bundles.
+        http, grpc: addresses, port 0 for any; ``None`` for none.
+        telemetry: the meter (``Telemetry.meter``) that requests are recorded in.
+        options: for every engine.
+        instances: requests that each model runs at once.
+        queue_capacity: requests that may wait for each model; more are refused.
+        limits: what one message may hold.
+        on_result: told about every request, beside ``telemetry``.
+
+    Raises:
+        BindError: an address that cannot be listened on.
+        EdgeKitError: a bundle that cannot be found, read, loaded or warmed.
+    """
+    metrics = RuntimeMetrics(telemetry) if telemetry is not None else None
+    observers = [observer for observer in (metrics, on_result) if observer is not None]
+    repository = ModelRepository(paths, options=options, instances=instances, queue_capacity=queue_capacity)
+    core = RuntimeCore(repository, _all(observers) if observers else None)
+    if metrics is not None:
+        metrics.queue_depth = core.queue_depth
+    # Listening comes first: a port in use shows before minutes of loading, and until all is warm the server says "live, not ready".
+    server = serve(core, http, grpc, limits=limits, on_stop=[core.close])
+    try:
+        repository.load_all()
+    except BaseException:
+        server.stop(0.0)
+        raise
+    return server
+
+
+def _all(observers: Sequence[ResultObserver]) -> ResultObserver:
+    if len(observers) == 1:
+        return observers[0]
+
+    def tell(model: str, version: str, engine: str, queue_s: float, compute_s: float, outcome: str) -> None:
+        for observer in observers:
+            observer(model, version, engine, queue_s, compute_s, outcome)
+
+    return tell
