@@ -109,7 +109,7 @@ def lower_to_fp16(model: onnx.ModelProto, samples: Sequence[GoldenSample]) -> tu
             _emit_lowered(node, slots, state)
         else:
             if reason:
-                kept.append({"name": node.name or node.output[0], "operator": node.op_type, "reason": reason})
+                kept.append({"name": node.name, "operator": node.op_type, "reason": reason})
             _emit_kept(node, state)
     for output in source.graph.output:
         _need_float32(output.name, state)
@@ -158,6 +158,8 @@ def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
         tensor.name = node.output[0]
         copy.graph.initializer.append(tensor)
     rest = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    for node in rest:  # so that the report and a device's recipe can point at every node
+        node.name = node.name or next(iter(node.output), "")
     del copy.graph.node[:]
     copy.graph.node.extend(rest)
     return onnx.shape_inference.infer_shapes(copy, data_prop=True)

@@ -1,0 +1,140 @@
+"""What both TensorRT targets write: the precision-lowered ONNX, the recipe and the float32 fallback; and what both can prove anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from edgekit.bundle import Artifact, GoldenSample, Signature
+from edgekit.converters._emitter import EmitJob
+from edgekit.converters._onnxruntime import plain_bindings
+from edgekit.converters._opset import opset_of, to_opset
+from edgekit.converters._precision import lower_to_fp16
+from edgekit.converters._verify import run_artifact
+from edgekit.errors import ModelError, ShapeRequiredError
+from edgekit.runtime._tensorrt_plan import RECIPE_FORMAT, Recipe, ShapeRange, generations
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["MODEL", "RECIPE", "Kit", "run_lowered", "shape_ranges", "write_kit"]
+
+MODEL, FALLBACK, RECIPE = "model.onnx", "fallback.onnx", "recipe.json"
+# Newest opset that TensorRT 8.5 and 8.6 read (onnx-tensorrt docs/operators.md); used where a profile names none.
+_OLDEST_CEILING = 17
+_ENGINE_KEY = ("onnx_sha256", "package", "tensorrt", "compute_capability", "cuda", "precision", "shapes", "dla", "options")
+_TIMING_KEY = ("package", "tensorrt", "compute_capability", "cuda")
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What was written.
+
+    Attributes:
+        recipe: content of ``recipe.json``.
+        fallback: float32 artifact for ONNX Runtime.
+        lowered: the file that TensorRT parses, as an ONNX Runtime artifact: what can be run anywhere.
+        tools: versions that shaped the bytes.
+        report: facts for ``report.json``.
+    """
+
+    recipe: Recipe
+    fallback: Artifact
+    lowered: Artifact
+    tools: dict[str, str]
+    report: dict[str, object]
+
+
+def write_kit(job: EmitJob) -> Kit:
+    """Write ``model.onnx``, ``recipe.json`` and, when the model was lowered, ``fallback.onnx``.
+
+    Raises:
+        UnsupportedOperatorsError: nodes that the device's opset cannot express.
+        ModelError: an input or output whose dtype TensorRT has not.
+        ShapeRequiredError: a dynamic input without a sample to take its sizes from.
+    """
+    import onnx
+
+    _check_types(job.source.signature)
+    plain = to_opset(job.source.model, job.claim.opset_max or _OLDEST_CEILING)
+    report: dict[str, object] = {"opset": opset_of(plain), "ir_version": plain.ir_version}
+    model, kept = plain, []
+    if job.precision == "fp16":
+        model, report["fp16"] = lower_to_fp16(plain, job.samples)
+        kept = [entry["name"] for entry in report["fp16"]["kept"]]  # type: ignore[index]
+    data = _write(job, MODEL, model)
+    inputs, outputs = plain_bindings(job.source.signature)
+    lowered = Artifact("onnxruntime", MODEL, job.precision, inputs, outputs)
+    fallback = lowered
+    if job.precision != "fp32":
+        _write(job, FALLBACK, plain)
+        fallback = Artifact("onnxruntime", FALLBACK, "fp32", inputs, outputs)
+    recipe = _recipe(job, model, data, kept)
+    encoded = msgspec.json.format(msgspec.json.encode(recipe, order="sorted"), indent=2) + b"\n"
+    (job.directory / RECIPE).write_bytes(encoded)
+    report["recipe"] = msgspec.to_builtins(recipe)
+    return Kit(recipe, fallback, lowered, {"onnx": onnx.__version__}, report)
+
+
+def _write(job: EmitJob, name: str, model: onnx.ModelProto) -> bytes:
+    data: bytes = model.SerializeToString(deterministic=True)
+    (job.directory / name).write_bytes(data)
+    return data
+
+
+def _check_types(signature: Signature) -> None:
+    for spec in (*signature.inputs, *signature.outputs):
+        if spec.dtype in ("string", "float64", "uint16", "uint32", "uint64", "int16"):
+            raise ModelError(
+                f"tensor {spec.name!r}",
+                f"dtype {spec.dtype}",
+                "a type that TensorRT has (float32, float16, int64, int32, int8, uint8, bool)",
+                "cast it inside the model, or build for onnxruntime",
+            )
+
+
+def _recipe(job: EmitJob, model: onnx.ModelProto, data: bytes, kept: Sequence[str]) -> Recipe:
+    quantised = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
+    return Recipe(
+        format=RECIPE_FORMAT,
+        onnx=MODEL,
+        onnx_sha256=hashlib.sha256(data).hexdigest(),
+        opset=opset_of(model),
+        precision=job.precision,
+        generations=generations(has_float16=job.precision == "fp16", has_quantisation=quantised),
+        # TF32 rounds to 10 bits of mantissa: as good as float16, not float32. It is on by default in TensorRT.
+        clear_flags=("TF32",) if job.precision == "fp32" else (),
+        float32_nodes=tuple(kept),
+        shapes=shape_ranges(job.source.signature, job.samples),
+        workspace_bytes=job.profile.workspace_bytes,
+        engine_key=_ENGINE_KEY,
+        timing_key=_TIMING_KEY,
+    )
+
+
+def shape_ranges(signature: Signature, samples: Sequence[GoldenSample]) -> dict[str, ShapeRange]:
+    """Optimisation profile of the dynamic inputs: the sizes that the samples have, tuned for the first.
+
+    Raises:
+        ShapeRequiredError: a dynamic input and no sample.
+    """
+    ranges = {}
+    for spec in signature.inputs:
+        if spec.is_static:
+            continue
+        if not samples:
+            raise ShapeRequiredError(f"input {spec.name!r}", spec.describe(), "fixed sizes", f"give --shape {spec.name}=…")
+        shapes = np.array([sample.inputs[spec.name].shape for sample in samples])
+        first = samples[0].inputs[spec.name].shape
+        ranges[spec.name] = ShapeRange(tuple(map(int, shapes.min(0))), tuple(map(int, first)), tuple(map(int, shapes.max(0))))
+    return ranges
+
+
+def run_lowered(job: EmitJob, kit_artifact: Artifact) -> tuple[list[dict[str, np.ndarray]], str]:
+    """The numbers of the file that TensorRT parses, through ONNX Runtime."""
+    return run_artifact(job.directory, kit_artifact, job.source.signature, job.samples)
