@@ -1,7 +1,9 @@
 """Bundles at work: engines, sessions and the proof that they answer right here."""
 
 from edgekit.runtime._core import ResultObserver, RuntimeCore
+from edgekit.runtime._finalize import finalize
 from edgekit.runtime._load import load
+from edgekit.runtime._receipts import Receipt, list_receipts, write_receipt
 from edgekit.runtime._repository import LoadedModel, ModelRepository
 from edgekit.runtime._serve import RuntimeMetrics, serve_bundles
 from edgekit.runtime._session import Session
@@ -13,12 +15,16 @@ __all__ = [
     "EngineOptions",
     "LoadedModel",
     "ModelRepository",
+    "Receipt",
     "ResultObserver",
     "RuntimeCore",
     "RuntimeMetrics",
     "Session",
     "VerifyResult",
+    "finalize",
+    "list_receipts",
     "load",
     "serve_bundles",
     "verify_bundle",
+    "write_receipt",
 ]
