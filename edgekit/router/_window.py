@@ -8,7 +8,9 @@ outside the window's quartiles restarts the window from that run.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import deque
+from itertools import accumulate
 
 from edgekit.telemetry import RotatingHistogram
 
@@ -29,7 +31,21 @@ REFRESH_EVERY = 16  # quantiles are recomputed after this many samples, or a sli
 class ServiceWindow:
     """Durations of one kind of work, in seconds. Time is an argument. Not safe from several threads."""
 
-    __slots__ = ("_count", "_drift", "_histogram", "_kept", "_outside", "_p50", "_p95", "_q1", "_q3", "_refresh_at", "_since")
+    __slots__ = (
+        "_count",
+        "_drift",
+        "_histogram",
+        "_kept",
+        "_outside",
+        "_p50",
+        "_p95",
+        "_q1",
+        "_q3",
+        "_ranks",
+        "_refresh_at",
+        "_since",
+        "_values",
+    )
 
     def __init__(self) -> None:
         self._histogram = RotatingHistogram(WINDOW_S)
@@ -39,6 +55,9 @@ class ServiceWindow:
         self._refresh_at = -math.inf
         self._drift = 1.0
         self._count = 0
+        # What the last refresh saw: distinct values, ascending, and how many samples are at most each. A decision only bisects.
+        self._values: list[float] = []
+        self._ranks: list[int] = [0]
         self._q1 = self._p50 = self._q3 = self._p95 = math.nan
 
     @property
@@ -66,13 +85,8 @@ class ServiceWindow:
         self._refresh_if_old(now)
         if budget_s <= 0.0:
             return 0.0
-        effective_s = budget_s / (self._drift * self.caution)
-        if self._count:
-            share = self._histogram.share_at_most(effective_s, now)
-            if not math.isnan(share):
-                return share
-            self._refresh(now)  # the window ran empty since the last refresh
-        return sum(value <= effective_s for value in self._kept) / len(self._kept)
+        within = self._ranks[bisect_right(self._values, budget_s / (self._drift * self.caution))]
+        return within / self._ranks[-1]
 
     def quantiles(self, now: float) -> tuple[float, float]:
         """``(p50, p95)`` at the present drift; NaN when empty."""
@@ -122,12 +136,21 @@ class ServiceWindow:
     def _refresh(self, now: float) -> None:
         self._since = 0
         self._refresh_at = now + WINDOW_S / 6  # a slice of the histogram
-        self._count = self._histogram.count(now)
-        if self._count:
-            quantile = self._histogram.quantile
-            self._q1, self._p50, self._q3, self._p95 = (quantile(q, now) for q in (0.25, 0.5, 0.75, 0.95))
-        elif self._kept:
-            values = sorted(self._kept)
-            last = len(values) - 1
-            self._q1, self._p50, self._q3, self._p95 = (values[round(q * last)] for q in (0.25, 0.5, 0.75, 0.95))
+        window = self._histogram.snapshot(now)
+        self._count = window.count
+        if window.count:
+            base = 2.0 ** (2.0**-window.scale)
+            indexes = sorted(window.buckets)
+            # A bucket counts as its harmonic mean, which halves the worst error of either bound.
+            self._values = [0.0, *(2.0 * base ** (index + 1) / (1.0 + base) for index in indexes)]
+            self._ranks = [0, *accumulate((window.zero_count, *(window.buckets[index] for index in indexes)))]
+        else:
+            self._values = sorted(self._kept)
+            self._ranks = list(range(len(self._values) + 1))
             self._drift = 1.0
+        if self._values:
+            self._q1, self._p50, self._q3, self._p95 = (self._quantile(q) for q in (0.25, 0.5, 0.75, 0.95))
+
+    def _quantile(self, q: float) -> float:
+        rank = max(1, math.ceil(q * self._ranks[-1]))
+        return self._values[bisect_left(self._ranks, rank) - 1]
