@@ -1,5 +1,6 @@
 """Bundles at work: engines, sessions and the proof that they answer right here."""
 
+from edgekit.runtime._bench import BenchResult, Timing, bench
 from edgekit.runtime._core import ResultObserver, RuntimeCore
 from edgekit.runtime._finalize import finalize
 from edgekit.runtime._load import load
@@ -11,6 +12,7 @@ from edgekit.runtime._verify import VerifyResult, verify_bundle
 from edgekit.runtime.engines import Engine, EngineOptions
 
 __all__ = [
+    "BenchResult",
     "Engine",
     "EngineOptions",
     "LoadedModel",
@@ -20,7 +22,9 @@ __all__ = [
     "RuntimeCore",
     "RuntimeMetrics",
     "Session",
+    "Timing",
     "VerifyResult",
+    "bench",
     "finalize",
     "list_receipts",
     "load",
