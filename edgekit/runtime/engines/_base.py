@@ -11,7 +11,7 @@ import abc
 import contextlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -116,6 +116,11 @@ class Engine(abc.ABC):
         if self.options.threads:
             return self.options.threads
         return min(int(self.artifact.options.get("threads", "0")), usable_cpus())
+
+    def _no_tensor(self, name: str, known: Iterable[str]) -> EngineError:
+        """The manifest binds a tensor that the artifact does not have."""
+        found = ", ".join(sorted(known))
+        return EngineError(f"engine {self.name}", f"{self.path.name} has no tensor {name!r}", f"one of {found}", "build the bundle again")
 
     def _closed_error(self) -> EngineError:
         return EngineError(f"engine {self.name}", "was closed", "", "load the bundle again")

@@ -51,6 +51,14 @@ class OnnxRuntimeEngine(Engine):
         options.log_severity_level = _ERRORS_ONLY
         self._providers = self._choose(onnxruntime.get_available_providers())
         self._session: Any = onnxruntime.InferenceSession(str(self.path), options, providers=self._providers)
+        for bindings, values in (
+            (self.artifact.inputs, self._session.get_inputs()),
+            (self.artifact.outputs, self._session.get_outputs()),
+        ):
+            known = {value.name for value in values}
+            for binding in bindings:
+                if binding.native_name not in known:
+                    raise self._no_tensor(binding.native_name, known)
         self._output_names = [binding.native_name for binding in self.artifact.outputs]
 
     def _choose(self, available: list[str]) -> list[str]:

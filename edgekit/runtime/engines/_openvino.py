@@ -43,8 +43,8 @@ class OpenVinoEngine(Engine):
         core = openvino.Core()
         device = self._device(core.available_devices)
         compiled = core.compile_model(core.read_model(str(self.path)), device, self._properties(core, device))
-        self._inputs = [_index(compiled.inputs, binding.native_name) for binding in self.artifact.inputs]
-        self._outputs = [_index(compiled.outputs, binding.native_name) for binding in self.artifact.outputs]
+        self._inputs = [self._index(compiled.inputs, binding.native_name) for binding in self.artifact.inputs]
+        self._outputs = [self._index(compiled.outputs, binding.native_name) for binding in self.artifact.outputs]
         self._input_names = [binding.native_name for binding in self.artifact.inputs]
         self._output_names = [binding.native_name for binding in self.artifact.outputs]
         self._compiled: Any = compiled
@@ -58,6 +58,12 @@ class OpenVinoEngine(Engine):
             "precision": str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()),
             "requests": str(requests),
         }
+
+    def _index(self, ports: Sequence[Any], name: str) -> int:
+        for index, port in enumerate(ports):
+            if name in port.get_names():
+                return index
+        raise self._no_tensor(name, [alias for port in ports for alias in port.get_names()])
 
     def _device(self, available: Sequence[str]) -> str:
         device = DEVICES.get(self.options.accelerator)
@@ -119,13 +125,6 @@ def inference_precision(precision: str, capabilities: Sequence[str]) -> str:
     OpenVINO 2026.4.1).
     """
     return "f16" if precision == "fp16" and "FP16" in capabilities else "f32"
-
-
-def _index(ports: Sequence[Any], name: str) -> int:
-    for index, port in enumerate(ports):
-        if name in port.get_names():
-            return index
-    raise EngineError("engine openvino", f"the artifact has no tensor {name!r}", "the names of the manifest", "build the bundle again")
 
 
 def _import() -> Any:

@@ -44,9 +44,14 @@ class TfliteEngine(Engine):
         interpreter = _import().Interpreter(model_path=str(self.path), num_threads=self._thread_count())
         interpreter.allocate_tensors()
         inputs, outputs = _tensor_indices(interpreter)
-        self._inputs = [(binding.native_name, _index(inputs, binding.native_name)) for binding in self.artifact.inputs]
-        self._outputs = [(binding.native_name, _index(outputs, binding.native_name)) for binding in self.artifact.outputs]
+        self._inputs = [(binding.native_name, self._index(inputs, binding.native_name)) for binding in self.artifact.inputs]
+        self._outputs = [(binding.native_name, self._index(outputs, binding.native_name)) for binding in self.artifact.outputs]
         self._interpreter: Any = interpreter
+
+    def _index(self, indices: Mapping[str, int], name: str) -> int:
+        if name not in indices:
+            raise self._no_tensor(name, indices)
+        return indices[name]
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         interpreter = self._interpreter
@@ -71,12 +76,6 @@ def _tensor_indices(interpreter: Any) -> tuple[dict[str, int], dict[str, int]]:
         {detail["name"]: detail["index"] for detail in interpreter.get_input_details()},
         {detail["name"]: detail["index"] for detail in interpreter.get_output_details()},
     )
-
-
-def _index(indices: Mapping[str, int], name: str) -> int:
-    if name not in indices:
-        raise EngineError("engine tflite", f"the artifact has no tensor {name!r}", f"one of {', '.join(indices)}", "build the bundle again")
-    return indices[name]
 
 
 def _import() -> Any:
