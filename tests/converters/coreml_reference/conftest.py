@@ -66,3 +66,32 @@ def packages(coremltools, tmp_path) -> PackageBuilder:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20)
+
+
+def run_onnx(op: str, inputs: dict[str, np.ndarray], outputs: int = 1, opset: int = 18, **attributes) -> list[np.ndarray]:
+    """One ONNX operator through ONNX Runtime: the independent truth."""
+    import onnx
+    import onnxruntime
+    from onnx import helper
+
+    names = [name if array is not None else "" for name, array in inputs.items()]
+    given = {name: array for name, array in inputs.items() if array is not None}
+    results = [f"out{index}" for index in range(outputs)]
+    graph = helper.make_graph(
+        [helper.make_node(op, names, results, **attributes)],
+        "one",
+        [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape) for name, array in given.items()],
+        [helper.make_empty_tensor_value_info(name) for name in results],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    assert onnx
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, given)
+
+
+@pytest.fixture(scope="session")
+def onnx_op():
+    return run_onnx
