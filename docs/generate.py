@@ -1,0 +1,105 @@
+"""Writes the generated tables of the documentation: ``python docs/generate.py``; ``--check`` only says which are out of date.
+
+Sources are the profiles and the operator registries, so that the tables cannot say anything else than the code does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from edgekit.converters._registry import Registration
+from edgekit.device_profiles import PRECISIONS, list_profiles
+
+DOCS = Path(__file__).resolve().parent
+HEAD = "<!-- Written by docs/generate.py; `make check` fails when it is out of date. -->\n\n"
+
+
+def devices() -> str:
+    """One row per profile."""
+    lines = [
+        "# Devices",
+        "",
+        "Claims with sources; `edgekit devices show ID` prints them, and `edgekit devices probe --device ID` compares them with the machine it",
+        "runs on. Memory is that of the usual variant.",
+        "",
+        "| `--device` | aliases | device | engine | versions | opset <= | fp32 | fp16 | int8 | memory | accelerators |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for profile in list_profiles():
+        engine = profile.engine
+        cells = [
+            f"`{profile.id}`",
+            ", ".join(f"`{alias}`" for alias in profile.aliases),
+            profile.title,
+            engine.name,
+            engine.versions,
+            str(engine.opset_max or "-"),
+            *(profile.precisions.get(precision, "no") for precision in PRECISIONS),
+            f"{profile.memory_bytes / 2**30:g} GiB" if profile.memory_bytes >= 2**30 else f"{profile.memory_bytes / 2**20:g} MiB",
+            ", ".join(f"{count} {name}" for name, count in profile.accelerators.items()) or "-",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return HEAD + "\n".join(lines) + "\n"
+
+
+def operators() -> str:
+    """One row per operator: which of our own front ends takes it, from which opset, under which rules."""
+    lines = [
+        "# Operators of the front ends of our own",
+        "",
+        "TFLite and Core ML are written by EdgeKit itself, operator by operator. A node that breaks a rule, or has no handler, is refused before",
+        "any conversion starts, together with all others. ONNX Runtime, OpenVINO and TensorRT read ONNX themselves and are not listed.",
+    ]
+    for target in ("tflite", "coreml"):
+        registrations = _registrations(target)
+        names = {entry.op for entry in registrations}
+        everywhere = set.intersection(*(set(_rules(entry)) for entry in registrations))
+        lines += ["", f"## {target}: {len(names)} operators", ""]
+        if everywhere:
+            lines += [f"For all of them: {'; '.join(sorted(everywhere))}.", ""]
+        lines += ["| operator | from opset | rules |", "|---|---|---|"]
+        for entry in registrations:
+            own = [rule for rule in _rules(entry) if rule not in everywhere]
+            lines.append(f"| {entry.op} | {entry.since} | {'; '.join(own) or '-'} |")
+    return HEAD + "\n".join(lines) + "\n"
+
+
+def _registrations(target: str) -> list[Registration[object]]:
+    """All handlers of a target; its family modules register them when imported."""
+    package = importlib.import_module(f"edgekit.converters.{target}")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"edgekit.converters.{target}.{module.name}")
+    return list(importlib.import_module(f"edgekit.converters.{target}._context").ops.registrations())
+
+
+def _rules(entry: Registration[object]) -> list[str]:
+    return [" ".join((rule.__doc__ or "").split()).rstrip(".") for rule in entry.constraints]
+
+
+PAGES: dict[str, Callable[[], str]] = {"devices.md": devices, "operators.md": operators}
+
+
+def outdated() -> list[str]:
+    """Names of the pages whose file differs from what the code says."""
+    return [name for name, make in PAGES.items() if not (DOCS / name).is_file() or (DOCS / name).read_text("utf-8") != make()]
+
+
+def main(arguments: list[str]) -> int:
+    """Write what is out of date, or report it."""
+    names = outdated()
+    if "--check" in arguments:
+        for name in names:
+            print(f"docs/{name} is out of date; run python docs/generate.py", file=sys.stderr)
+        return 1 if names else 0
+    for name in names:
+        (DOCS / name).write_text(PAGES[name](), "utf-8")
+        print(f"wrote docs/{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
