@@ -26,6 +26,9 @@ __all__ = ["PACKAGE", "CoreMLEmitter"]
 
 PACKAGE = "model.mlpackage"
 _LEFT_TO_DEVICE = "on-device parity with Core ML's own runtime: edgekit verify on macOS, or the golden samples in the app"
+# Runs with float16 only and narrows integer operands of gather and top-k to 16 bits without knowing their values: -1 came back as 65535
+# (coremltools 9.0; tests/converters/coreml/test_ops.py, Gather_int).
+_NARROWING = "common::add_int16_cast"
 _LISTED = 10  # tensors and operators that a report names; the rest is counted
 
 
@@ -87,6 +90,8 @@ class CoreMLEmitter:
 
 def _convert(tools: Toolchain, built: MilProgram, target: Any, selector: Float16Selector | None) -> Any:
     ct = tools.ct
+    passes = ct.PassPipeline()
+    passes.remove_passes({_NARROWING})
     precision = ct.precision.FLOAT32 if selector is None else ct.transform.FP16ComputePrecision(op_selector=selector)
     with _quiet():
         try:
@@ -95,6 +100,7 @@ def _convert(tools: Toolchain, built: MilProgram, target: Any, selector: Float16
                 source="milinternal",
                 convert_to="mlprogram",
                 compute_precision=precision,
+                pass_pipeline=passes,
                 minimum_deployment_target=target,
                 skip_model_load=True,
             )

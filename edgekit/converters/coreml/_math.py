@@ -8,6 +8,7 @@ import numpy as np
 
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters.coreml._context import MilContext, floats, mil_dtype, numbers, op
+from edgekit.converters.coreml._tensor import repeated
 
 __all__: list[str] = []
 
@@ -213,8 +214,14 @@ def logical_not(node: Node, ctx: MilContext) -> None:
 
 @op("Where")
 def where(node: Node, ctx: MilContext) -> None:
-    """Choice between two tensors, with broadcasting."""
-    ctx.put(node, "select", cond=ctx.read(node.inputs[0]), a=ctx.read(node.inputs[1]), b=ctx.read(node.inputs[2]))
+    """Choice between two tensors, with broadcasting; MIL infers the result from the two alone, so they must span it."""
+    condition, a, b = (ctx.read(name) for name in node.inputs)
+    wanted = ctx.shape(node.outputs[0])
+    if np.broadcast_shapes(*(ctx.shape(name) for name in node.inputs[1:])) != wanted:
+        spanning = node.inputs[2] if node.inputs[2] in ctx.graph.constants else node.inputs[1]
+        full = repeated(node, ctx, spanning, wanted)
+        a, b = (full, b) if spanning == node.inputs[1] else (a, full)
+    ctx.put(node, "select", cond=condition, a=a, b=b)
 
 
 def _cast_keeps_values(node: Node, graph: Graph) -> str:

@@ -101,7 +101,7 @@ def _linear_grid(node: Node, graph: Graph, coordinates: str) -> str:
     return ""
 
 
-@op("Resize", "Upsample", since=9, constraints=(floats, _known_mode))
+@op("Resize", "Upsample", since=9, parameters=(1, 2, 3), constraints=(floats, _known_mode))
 def resize(node: Node, ctx: MilContext) -> None:
     """Nearest: whole factors of the last two axes in one operator, anything else one gather an axis. Linear: one bilinear operator."""
     if not _changed_axes(node, ctx.graph):

@@ -201,18 +201,21 @@ def pad(node: Node, ctx: MilContext) -> None:
 @op("Expand", "Tile", parameters=(1,))
 def expand(node: Node, ctx: MilContext) -> None:
     """Repeat axes until the output's shape is reached; Expand's are of size 1 before."""
-    shape, wanted = ctx.shape(node.inputs[0]), ctx.shape(node.outputs[0])
-    x = ctx.tensor(node.inputs[0])
-    full = (1,) * (len(wanted) - len(shape)) + tuple(shape)
-    if full == wanted:
-        ctx.put(node, "reshape", x=x, shape=list(wanted))
-        return
+    ctx.pass_on(node, repeated(node, ctx, node.inputs[0], ctx.shape(node.outputs[0])))
+
+
+def repeated(node: Node, ctx: MilContext, tensor: str, wanted: tuple[int, ...]) -> Any:
+    """A tensor with leading axes added and every axis repeated until it has the shape ``wanted``."""
+    x, shape = ctx.tensor(tensor), ctx.shape(tensor)
+    full = (1,) * (len(wanted) - len(shape)) + shape
+    reps = [after // before for before, after in zip(full, wanted, strict=True)]
+    if tensor in ctx.graph.constants:
+        return np.tile(x.reshape(full), reps)
     if full != shape:
         x = ctx.mid(node, "reshape", x=x, shape=list(full))
-    bools = mil_dtype(ctx.dtype(node.inputs[0])) == "bool"
-    reps = [after // before for before, after in zip(full, wanted, strict=True)]
-    if not bools:
-        ctx.put(node, "tile", x=x, reps=reps)
-        return
+    if full == wanted:
+        return x
+    if mil_dtype(ctx.dtype(tensor)) != "bool":
+        return ctx.mid(node, "tile", x=x, reps=reps)
     tiled = ctx.mid(node, "tile", x=ctx.mid(node, "cast", x=x, dtype="int32"), reps=reps)
-    ctx.put(node, "cast", x=tiled, dtype="bool")
+    return ctx.mid(node, "cast", x=tiled, dtype="bool")
