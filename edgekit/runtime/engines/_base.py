@@ -166,7 +166,7 @@ class Engine(abc.ABC):
             array = inputs[binding.name]
             if binding.perm is not None:
                 array = array.transpose(binding.perm)
-            native[binding.native_name] = np.ascontiguousarray(array, dtype=np.dtype(binding.native_dtype))
+            native[binding.native_name] = np.asarray(array, dtype=np.dtype(binding.native_dtype), order="C")  # keeps rank 0
         return native
 
     def _to_logical(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
