@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import keyword
 import logging
 import os
 import re
@@ -86,6 +87,7 @@ def tflite_from_graph(graph: Graph, precision: str = "fp32") -> tuple[bytes, tup
     with _quiet():
         module, function, result_orders = _function(tf, graph, names, orders)
     data = _convert(tf, module, function, precision)
+    _check_signature(data, {names[spec.name] for spec in (*graph.inputs, *graph.outputs)})
     return (
         data,
         tuple(_binding(spec, names, orders[spec.name]) for spec in graph.inputs),
@@ -108,6 +110,23 @@ def operator_counts(data: bytes) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def _check_signature(data: bytes, wanted: set[str]) -> None:
+    """Refuse a file whose signature lacks a name: without it no engine could address the tensor."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    found = {
+        entry.name.decode()
+        for signature in model.signatureDefs or ()
+        if signature.signatureKey.decode() == _SIGNATURE
+        for entry in (*(signature.inputs or ()), *(signature.outputs or ()))
+    }
+    if missing := wanted - found:
+        raise BuildError(
+            "target tflite", f"the converted file has no signature name for {', '.join(sorted(missing))}", "", "report this model"
+        )
+
+
 # --- names and orders ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -120,6 +139,8 @@ def _native_names(graph: Graph) -> dict[str, str]:
             continue
         plain = re.sub(r"[^A-Za-z0-9_]", "_", spec.name)
         plain = plain if plain[:1].isalpha() else f"t_{plain}"
+        if plain == "self" or keyword.iskeyword(plain):  # they become argument names of a Python function
+            plain += "_"
         found, count = plain, 1
         while found in taken:
             count += 1

@@ -152,6 +152,7 @@ def _transpose_begins(
 
 def _inference_only(node: Node, graph: Graph) -> str:
     """Training mode is off."""
+    del graph
     return "training_mode is 1" if node.attrs.get("training_mode", 0) else ""
 
 
@@ -217,14 +218,16 @@ def matmul(node: Node, ctx: Context) -> None:
         y = tf.matmul(flat, ctx.literal(constant))
         ctx.put(node.outputs[0], tf.reshape(y, (*shape[:-1], constant.shape[1])) if rank > 2 else y)
         return
-    a = ctx.get(left) if rank > 1 else tf.reshape(ctx.get(left), (1, -1))
     right_rank = ctx.rank(right)
-    swapped = (*range(right_rank - 2), right_rank - 1, right_rank - 2) if right_rank > 1 else ()
-    if right_rank > 1 and constant is None and ctx.order(right) == swapped:
-        y = tf.matmul(a, ctx.get(right, swapped), transpose_b=True)
-    else:
-        y = tf.matmul(a, ctx.get(right) if right_rank > 1 else tf.reshape(ctx.get(right), (-1, 1)))
-    ctx.put(node.outputs[0], tf.reshape(y, ctx.shape(node.outputs[0])) if 1 in (rank, right_rank) else y)
+    if 1 in (rank, right_rank):
+        # TensorFlow's converter fuses a reshape of a vector into the product and then rejects it, so vectors are multiplied and summed.
+        a = ctx.get(left) if right_rank == 1 else tf.reshape(ctx.get(left), (-1, 1))
+        ctx.put(node.outputs[0], tf.reduce_sum(a * ctx.get(right), axis=-1 if right_rank == 1 else -2))
+        return
+    swapped = (*range(right_rank - 2), right_rank - 1, right_rank - 2)
+    transposed = constant is None and ctx.order(right) == swapped
+    y = tf.matmul(ctx.get(left), ctx.get(right, swapped if transposed else None), transpose_b=transposed)
+    ctx.put(node.outputs[0], y)
 
 
 @operator("Gemm", rules=(float_only,))

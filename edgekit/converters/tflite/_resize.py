@@ -75,7 +75,7 @@ def _weights(positions: np.ndarray, size: int, cubic: float | None, exclude_outs
         if exclude_outside:
             weight = np.where((index < 0) | (index >= size), 0.0, weight)
         np.add.at(matrix, (np.clip(index, 0, size - 1), np.arange(len(positions))), weight)
-    return matrix / matrix.sum(axis=0) if exclude_outside else matrix
+    return np.asarray(matrix / matrix.sum(axis=0)) if exclude_outside else matrix
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
