@@ -32,11 +32,10 @@ DECISION_PARAMETER = "edgekit_decision"
 class _Counts:
     """Of one model version; times in nanoseconds, as Triton's statistics extension has them."""
 
-    __slots__ = ("by_tier", "fail", "fail_ns", "last_ms", "success", "success_ns")
+    __slots__ = ("fail", "fail_ns", "last_ms", "success", "success_ns")
 
     def __init__(self) -> None:
         self.success = self.success_ns = self.fail = self.fail_ns = self.last_ms = 0
-        self.by_tier = {"edge": 0, "cloud": 0}
 
     def told(self, name: str, version: str) -> dict[str, Any]:
         return {
@@ -49,7 +48,7 @@ class _Counts:
                 "success": {"count": self.success, "ns": self.success_ns},
                 "fail": {"count": self.fail, "ns": self.fail_ns},
             },
-            "response_stats": {f"edgekit_tier_{tier}": {"success": {"count": count}} for tier, count in self.by_tier.items()},
+            "batch_stats": [],
         }
 
 
@@ -121,9 +120,9 @@ class RouterCore:
             )
             outputs = _requested(result.outputs, request)
         except EdgeKitError:
-            self._count(request.model_name, request.model_version, started_ns, None)
+            self._count(request.model_name, request.model_version, started_ns, answered=False)
             raise
-        self._count(result.model, result.model_version, started_ns, result.tier)
+        self._count(result.model, result.model_version, started_ns, answered=True)
         return InferResponse(
             model_name=result.model,
             model_version=result.model_version,
@@ -150,7 +149,7 @@ class RouterCore:
         raise _no_repository(name, "unload")
 
     def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
-        """What was routed since the start, by model version; with what each tier answered."""
+        """What was routed since the start, by model version."""
         if name:
             self._known(name, version)
         with self._lock:
@@ -168,12 +167,12 @@ class RouterCore:
         except EdgeKitError:
             return False
 
-    def _count(self, model: str, version: str, started_ns: int, tier: str | None) -> None:
-        """``tier`` is ``None`` for a failure. Failures of models that never answered are not kept: names come from outside."""
+    def _count(self, model: str, version: str, started_ns: int, *, answered: bool) -> None:
+        """Count one request. Failures of models that never answered are not kept: names come from outside."""
         elapsed_ns = time.monotonic_ns() - started_ns
         with self._lock:
             key = (model, version or self._router.runner.version)
-            if tier is None:
+            if not answered:
                 counts = self._counts.get(key)
                 if counts is not None:
                     counts.fail += 1
@@ -182,7 +181,6 @@ class RouterCore:
             counts = self._counts.setdefault(key, _Counts())
             counts.success += 1
             counts.success_ns += elapsed_ns
-            counts.by_tier[tier] += 1
             counts.last_ms = time.time_ns() // 1_000_000
 
 

@@ -6,8 +6,10 @@ import os
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
 from edgekit.bundle import Bundle
-from edgekit.errors import NotFoundError, UsageError
+from edgekit.errors import NotFoundError, RequestError, UsageError
 from edgekit.protocol import InferenceClient, ModelMetadata, TensorMetadata, connect, oip_datatype
 from edgekit.router._work import Answer, Work, answer_from_response, payload_bytes, request_from_work
 from edgekit.runtime import Session, load
@@ -30,14 +32,18 @@ class SessionRunner:
         manifest = session.bundle.manifest
         self.model = manifest.name
         self.version = manifest.version
+        self._texts = {spec.name for spec in session.signature.inputs if spec.dtype == "string"}
 
     def serves(self, model: str, version: str) -> bool:
         """The bundle's own name; an empty version is any."""
         return model == self.model and version in ("", self.version)
 
     def run(self, work: Work) -> Answer:
-        """One inference."""
-        return Answer(self.session.run(work.inputs), self.version)
+        """One inference. BYTES from the wire become text, which is what engines take."""
+        inputs = work.inputs
+        if self._texts:
+            inputs = {name: _as_text(name, array) if name in self._texts else array for name, array in inputs.items()}
+        return Answer(self.session.run(inputs), self.version)
 
     def close(self) -> None:
         """Close the session if the router opened it."""
@@ -133,6 +139,14 @@ def open_edge(edge: EdgeTarget, model: str) -> SessionRunner | ClientRunner:
     raise UsageError(
         "edge", f"a {type(edge).__name__}", "a bundle, its path, a Session, a client, or http://, https:// or grpc:// and host:port"
     )
+
+
+def _as_text(name: str, array: np.ndarray) -> np.ndarray:
+    try:
+        texts = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel().tolist()]
+    except UnicodeDecodeError as exc:
+        raise RequestError(f"input {name!r}", "bytes that are not UTF-8", "text") from exc
+    return np.array([*texts, ""], dtype=object)[:-1].reshape(array.shape)
 
 
 def absent(model: str, version: str, has: str) -> NotFoundError:

@@ -1,0 +1,351 @@
+"""Estimators: calibration, drift, recovery and cold start, with injected time and seeded noise."""
+
+import math
+import random
+import statistics
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgekit.router import CloudEstimator, Health, LocalEstimator
+from edgekit.router._estimators import size_class
+from edgekit.router._window import ServiceWindow
+
+MODEL, SIZE = "m", 4096
+
+
+def run(local, now, service_s, model=MODEL, size=SIZE):
+    """One request through the device; returns the time at its end."""
+    ticket = local.enqueue(model, size, now)
+    local.start(ticket, model, size, now)
+    local.finish(ticket, model, size, now + service_s)
+    return now + service_s
+
+
+def noisy(random_source, median_s, sigma=0.15):
+    return median_s * math.exp(random_source.gauss(0.0, sigma))
+
+
+def warm(local, random_source, median_s=0.02, count=300, now=0.0, gap_s=0.05):
+    for _ in range(count):
+        now = run(local, now, noisy(random_source, median_s)) + gap_s
+    return now
+
+
+# The window
+
+
+def test_probabilities_are_calibrated():
+    """The share of next samples within the predicted quantile is the quantile: 500 draws of a p, so within 4 standard errors (0.09 at p = 0.5)."""
+    random_source = random.Random(1)
+    window = ServiceWindow()
+    now = 0.0
+    for _ in range(400):
+        now += 0.05
+        window.add(noisy(random_source, 0.02, 0.4), now)
+    for budget_s in (0.015, 0.02, 0.03, 0.05):
+        predicted = window.probability(budget_s, now)
+        seen = statistics.fmean(noisy(random_source, 0.02, 0.4) <= budget_s for _ in range(500))
+        assert predicted <= seen + 0.09  # caution and drift only make it smaller
+        assert predicted >= seen - 0.20
+
+
+def test_p95_covers_its_share():
+    random_source = random.Random(2)
+    window, now, inside = ServiceWindow(), 0.0, []
+    for index in range(2000):
+        now += 0.05
+        value = noisy(random_source, 0.02, 0.4)
+        if index > 100:
+            inside.append(value <= window.quantiles(now)[1])
+        window.add(value, now)
+    assert 0.93 <= statistics.fmean(inside) <= 0.99  # the drift factor is never below 1, so coverage leans to the safe side
+
+
+def test_one_outlier_does_not_move_it():
+    random_source = random.Random(3)
+    window, now = ServiceWindow(), 0.0
+    for _ in range(200):
+        now += 0.05
+        window.add(noisy(random_source, 0.02), now)
+    window.add(1.0, now)
+    assert window.drift < 1.2
+    assert window.probability(0.05, now) > 0.98
+
+
+def test_throttling_is_seen_within_three_requests_and_learned_within_eight():
+    random_source = random.Random(4)
+    window, now = ServiceWindow(), 0.0
+    for _ in range(400):
+        now += 0.05
+        window.add(noisy(random_source, 0.02), now)
+    assert window.probability(0.1, now) >= 0.99
+    for _ in range(3):
+        now += 0.12
+        window.add(noisy(random_source, 0.12), now)
+    assert window.drift == 4.0
+    assert window.probability(0.07, now) < 0.5
+    for _ in range(5):
+        now += 0.12
+        window.add(noisy(random_source, 0.12), now)
+    assert window.quantiles(now)[0] == pytest.approx(0.12, rel=0.2)  # restarted from the run, so no longer clipped at 4
+    assert window.probability(0.1, now) < 0.2
+
+
+def test_an_idle_window_remembers_its_last_samples_with_caution():
+    window = ServiceWindow()
+    for index in range(50):
+        window.add(0.02, index * 0.05)
+    later = 1000.0
+    assert window.samples > 40
+    assert window.quantiles(later)[0] == pytest.approx(0.02, rel=0.02)
+    assert window.samples == 4
+    assert window.probability(0.025, later) == 0.0  # 0.02 s with the caution of four samples is 0.03 s
+    assert window.probability(0.031, later) == 1.0
+
+
+def test_an_empty_window_knows_nothing():
+    window = ServiceWindow()
+    assert window.empty
+    assert math.isnan(window.probability(1.0, 0.0))
+
+
+@given(st.lists(st.floats(1e-4, 10.0), min_size=1, max_size=80), st.floats(0.0, 20.0), st.floats(0.0, 20.0))
+@settings(max_examples=150, deadline=None)
+def test_more_time_is_never_less_likely(values, one, other):
+    window = ServiceWindow()
+    for index, value in enumerate(values):
+        window.add(value, index * 0.1)
+    now = len(values) * 0.1
+    low, high = sorted((one, other))
+    assert 0.0 <= window.probability(low, now) <= window.probability(high, now) <= 1.0
+    p50, p95 = window.quantiles(now)
+    assert p50 <= p95
+    assert 1.0 <= window.drift <= 4.0
+
+
+# The device
+
+
+def test_nothing_is_known_before_the_first_run():
+    estimate = LocalEstimator().estimate(MODEL, SIZE, 0.1, 0.0)
+    assert not estimate.known
+
+
+def test_a_seed_makes_the_cold_start_defined():
+    local = LocalEstimator()
+    local.seed(MODEL, SIZE, [0.020, 0.021, 0.019], 0.0)
+    assert local.estimate(MODEL, SIZE, 0.1, 1.0).p_meet == 1.0
+    assert local.estimate(MODEL, SIZE, 0.01, 1.0).p_meet == 0.0
+
+
+def test_queue_and_in_flight_are_waited_for():
+    local = LocalEstimator()
+    now = warm(local, random.Random(5))
+    p50, _ = local.service(MODEL, SIZE, now)
+    ticket = local.enqueue(MODEL, SIZE, now)
+    local.start(ticket, MODEL, SIZE, now)
+    assert local.wait_s(now) == pytest.approx(p50)
+    assert local.wait_s(now + p50 / 2) == pytest.approx(p50 / 2)
+    local.enqueue(MODEL, SIZE, now)
+    local.enqueue(MODEL, SIZE, now)
+    assert local.wait_s(now) == pytest.approx(3 * p50)
+    assert local.estimate(MODEL, SIZE, 3.2 * p50, now).p_meet < 0.1
+    assert local.estimate(MODEL, SIZE, 6 * p50, now).p_meet > 0.99
+
+
+def test_two_workers_wait_less():
+    local = LocalEstimator(workers=2)
+    now = warm(local, random.Random(6))
+    p50, _ = local.service(MODEL, SIZE, now)
+    first = local.enqueue(MODEL, SIZE, now)
+    local.start(first, MODEL, SIZE, now)
+    assert local.wait_s(now) == 0.0
+    second = local.enqueue(MODEL, SIZE, now)
+    local.start(second, MODEL, SIZE, now)
+    local.enqueue(MODEL, SIZE, now)
+    assert local.wait_s(now) == pytest.approx(1.5 * p50)
+
+
+def test_a_request_that_hangs_is_expected_to_go_on():
+    local = LocalEstimator()
+    now = warm(local, random.Random(7))
+    ticket = local.enqueue(MODEL, SIZE, now)
+    local.start(ticket, MODEL, SIZE, now)
+    assert local.wait_s(now + 10.0) == pytest.approx(10.0)
+    assert local.estimate(MODEL, SIZE, 0.5, now + 10.0).p_meet == 0.0
+
+
+def test_dropped_requests_leave_no_wait_and_no_sample():
+    local = LocalEstimator()
+    now = warm(local, random.Random(8))
+    before = local.service(MODEL, SIZE, now)
+    queued = local.enqueue(MODEL, SIZE, now)
+    running = local.enqueue(MODEL, SIZE, now)
+    local.start(running, MODEL, SIZE, now)
+    local.drop(queued)
+    local.drop(running)
+    assert local.wait_s(now) == 0.0
+    assert local.service(MODEL, SIZE, now) == before
+
+
+def test_size_classes_are_apart_and_unknown_ones_scale_from_the_nearest():
+    local = LocalEstimator()
+    random_source = random.Random(9)
+    now = 0.0
+    for _ in range(100):
+        now = run(local, now, noisy(random_source, 0.010), size=1000)
+        now = run(local, now, noisy(random_source, 0.080), size=16000)
+    assert local.service(MODEL, 1000, now)[0] == pytest.approx(0.010, rel=0.1)
+    assert local.service(MODEL, 16000, now)[0] == pytest.approx(0.080, rel=0.1)
+    assert local.service(MODEL, 64000, now)[0] == pytest.approx(0.320, rel=0.1)  # two classes above
+    assert local.service(MODEL, 100, now)[0] == pytest.approx(0.010, rel=0.1)  # smaller is never promised faster
+    assert size_class(1000) == size_class(600) != size_class(1100)
+
+
+def test_models_are_apart():
+    local = LocalEstimator()
+    run(local, 0.0, 0.01)
+    assert not local.estimate("other", SIZE, 1.0, 1.0).known
+
+
+def test_no_probe_while_the_traffic_is_local():
+    local = LocalEstimator()
+    now = warm(local, random.Random(10))
+    assert not local.probe_due(now + 100.0)
+
+
+def test_probes_at_most_once_a_second_while_offloaded_and_never_beside_work():
+    local = LocalEstimator()
+    now = warm(local, random.Random(11))
+    for _ in range(10):
+        now = run(local, now, 0.12)
+    probes = []
+    end = now + 10.0
+    while now < end:
+        local.offloaded(now)
+        if local.probe_due(now):
+            probes.append(now)
+            now = run(local, now, 0.12)
+        now += 0.01
+    gaps = [later - earlier for earlier, later in zip(probes, probes[1:], strict=False)]
+    assert min(gaps) >= 0.12 / 0.05  # 5 % of the device's time: a 120 ms model every 2.4 s
+    assert len(probes) >= 3
+    ticket = local.enqueue(MODEL, SIZE, now)
+    assert not local.probe_due(now + 100.0)
+    local.start(ticket, MODEL, SIZE, now)
+    assert not local.probe_due(now + 100.0)
+
+
+def test_a_recovered_device_is_known_within_one_probe_interval():
+    random_source = random.Random(12)
+    local = LocalEstimator()
+    now = warm(local, random_source)
+    for _ in range(40):
+        now = run(local, now, noisy(random_source, 0.12))
+    assert local.estimate(MODEL, SIZE, 0.1, now).p_meet < 0.2
+    recovered_at = now
+    while local.estimate(MODEL, SIZE, 0.1, now).p_meet < 0.99:
+        local.offloaded(now)
+        if local.probe_due(now):
+            now = run(local, now, noisy(random_source, 0.02))
+        now += 0.005
+        assert now < recovered_at + 10.0
+    # One interval (at most 1 / 0.05 times the last service of about 0.12 s) and a chain of six 20 ms probes.
+    assert now - recovered_at < 0.15 / 0.05 + 0.5
+
+
+# The cloud
+
+
+def answered(cloud, latency_s, now, size=SIZE):
+    cloud.start()
+    cloud.succeeded(MODEL, size, latency_s, now)
+
+
+def test_an_unmeasured_cloud_has_a_prior_around_30_ms():
+    cloud = CloudEstimator()
+    estimate = cloud.estimate(MODEL, SIZE, 0.03, 0.0)
+    assert not estimate.known
+    assert estimate.p_meet == pytest.approx(0.5)
+    assert cloud.estimate(MODEL, SIZE, 1.0, 0.0).p_meet > 0.99
+    cloud.seed(0.100, 0.020)
+    assert cloud.estimate(MODEL, SIZE, 0.12, 0.0).p_meet == pytest.approx(0.5)
+
+
+def test_it_learns_the_latency_as_a_distribution():
+    random_source = random.Random(13)
+    cloud, now = CloudEstimator(), 0.0
+    for _ in range(300):
+        now += 0.05
+        answered(cloud, noisy(random_source, 0.05, 0.3), now)
+    assert cloud.estimate(MODEL, SIZE, 0.05, now).p_meet == pytest.approx(0.5, abs=0.17)
+    assert cloud.estimate(MODEL, SIZE, 0.2, now).p_meet > 0.98
+    assert cloud.estimate(MODEL, SIZE, 0.01, now).p_meet < 0.02
+
+
+def test_payload_and_goodput():
+    """1 MB/s of goodput: a 100 kB request takes 100 ms more than an empty one, also when few of them were seen."""
+    random_source = random.Random(14)
+    cloud, now = CloudEstimator(), 0.0
+    for _ in range(200):
+        now += 0.05
+        size = random_source.choice([1_000, 10_000, 50_000])
+        answered(cloud, noisy(random_source, 0.02, 0.1) + size / 1e6, now, size)
+    small = cloud.estimate(MODEL, 1_000, 0.1, now)
+    large = cloud.estimate(MODEL, 100_000, 0.1, now)
+    assert small.p_meet > 0.95
+    assert large.p_meet < 0.1
+    assert large.typical_s - small.typical_s == pytest.approx(0.099, rel=0.2)
+
+
+def test_a_fast_refusal_does_not_look_fast():
+    cloud, now = CloudEstimator(), 0.0
+    for _ in range(50):
+        now += 0.05
+        answered(cloud, 0.05, now)
+    before = cloud.estimate(MODEL, SIZE, 0.2, now)
+    cost = cloud.cost_s(now)
+    cloud.start()
+    cloud.failed(now)
+    after = cloud.estimate(MODEL, SIZE, 0.2, now)
+    assert after.p_meet < before.p_meet - 0.1
+    assert cloud.cost_s(now) > 10 * cost
+    assert cloud.estimate(MODEL, SIZE, 0.2, now + 60.0).p_meet > 0.9  # forgotten, or it would never be asked again
+
+
+def test_retry_after_is_honoured():
+    cloud = CloudEstimator()
+    cloud.start()
+    cloud.failed(10.0, retry_after_s=3.0)
+    assert not cloud.may_send(12.9)
+    assert cloud.may_send(13.0)
+
+
+def test_load_raises_the_cost_and_a_cancelled_attempt_leaves_no_trace():
+    cloud = CloudEstimator()
+    answered(cloud, 0.05, 1.0)
+    idle = cloud.cost_s(1.0)
+    cloud.start()
+    assert cloud.cost_s(1.0) == pytest.approx(2 * idle)
+    cloud.cancelled()
+    assert cloud.cost_s(1.0) == pytest.approx(idle)
+    assert cloud.failure_share(1.0) == 0.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(1e-4, 5.0), st.integers(0, 10**7)), max_size=60), st.floats(-1.0, 5.0))
+@settings(max_examples=100, deadline=None)
+def test_cloud_probabilities_stay_probabilities(history, budget_s):
+    cloud, now = CloudEstimator(), 0.0
+    for good, latency_s, size in history:
+        now += 0.1
+        cloud.start()
+        if good:
+            cloud.succeeded(MODEL, size, latency_s, now)
+        else:
+            cloud.failed(now)
+    estimate = cloud.estimate(MODEL, SIZE, budget_s, now, Health.OK)
+    assert 0.0 <= estimate.p_meet <= 1.0
+    assert 0.0 <= estimate.typical_s <= estimate.slow_s
+    assert cloud.in_flight == 0
