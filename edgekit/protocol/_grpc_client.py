@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from edgekit.errors import DeadlineError, EdgeKitError, UnavailableError
+from edgekit.errors import DeadlineError, EdgeKitError, RequestError, UnavailableError
 from edgekit.protocol._client import InFlight
 from edgekit.protocol._deadline import call_deadline, with_timeout
 from edgekit.protocol._grpc_codec import decode_metadata, decode_response, decode_statistics, encode_request
 from edgekit.protocol._grpc_messages import grpc_module, message_classes, methods
-from edgekit.protocol._remote_errors import error_from_grpc
+from edgekit.protocol._remote_errors import bad_answer, error_from_grpc
 from edgekit.protocol._tensors import Limits
 from edgekit.protocol._types import InferRequest, InferResponse, ModelMetadata
 
@@ -48,7 +48,7 @@ class GrpcClient:
 
     def infer(self, request: InferRequest, timeout_s: float) -> InferResponse:
         message, remaining_s = self._prepare(request, timeout_s)
-        return decode_response(self._call("ModelInfer", message, remaining_s), self._limits)
+        return self._decode(self._call("ModelInfer", message, remaining_s))
 
     def start(self, request: InferRequest, timeout_s: float) -> InFlight:
         call: list[Any] = []
@@ -108,13 +108,19 @@ class GrpcClient:
     def _finish(self, handle: InFlight, done: Any) -> None:
         """Runs in grpc's thread once the call is over."""
         try:
-            handle.resolve(decode_response(done.result(), self._limits))
+            handle.resolve(self._decode(done.result()))
         except self._grpc.RpcError as exc:
             handle.reject(self._error(exc))
         except self._grpc.FutureCancelledError:
             handle.reject(UnavailableError(self.url, "the request was cancelled"))
         except EdgeKitError as exc:
             handle.reject(exc)
+
+    def _decode(self, message: Any) -> InferResponse:
+        try:
+            return decode_response(message, self._limits)
+        except RequestError as exc:
+            raise bad_answer(self.url, exc) from exc
 
     def _error(self, exc: Any) -> EdgeKitError:
         return error_from_grpc(self.url, exc.code().name, exc.details() or "")

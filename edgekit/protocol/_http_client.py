@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from edgekit.errors import DeadlineError, EdgeKitError, EngineError, UnavailableError
+from edgekit.errors import DeadlineError, EdgeKitError, EngineError, RequestError, UnavailableError
 from edgekit.protocol._client import InFlight
 from edgekit.protocol._deadline import call_deadline, with_timeout
 from edgekit.protocol._http_codec import HEADER_LENGTH, decode_response, encode_request
-from edgekit.protocol._remote_errors import ERROR_HEADER, error_from_http
+from edgekit.protocol._remote_errors import ERROR_HEADER, bad_answer, error_from_http
 from edgekit.protocol._tensors import Limits
 from edgekit.protocol._types import InferRequest, InferResponse, ModelMetadata
 
@@ -141,7 +141,11 @@ class HttpClient:
         message = encode_request(with_timeout(request, remaining_s))
         path = f"{_model_path(request.model_name, request.model_version)}/infer"
         answer = self._exchange("POST", path, message.body, message.headers(), deadline_s, call)
-        return decode_response(self._accept(answer), answer.headers.get(HEADER_LENGTH), self._limits)
+        body = self._accept(answer)
+        try:
+            return decode_response(body, answer.headers.get(HEADER_LENGTH), self._limits)
+        except RequestError as exc:
+            raise bad_answer(self.url, exc) from exc
 
     def _healthy(self, path: str, timeout_s: float) -> bool:
         try:
@@ -156,7 +160,7 @@ class HttpClient:
         try:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise EngineError(self.url, f"an answer that is not Open Inference Protocol v2: {exc}") from exc
+            raise bad_answer(self.url, exc) from exc
 
     def _accept(self, answer: _Answer) -> bytes | bytearray:
         """The body of a good answer; raises for any other."""

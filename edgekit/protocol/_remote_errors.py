@@ -14,7 +14,7 @@ from edgekit.errors import (
 )
 from edgekit.protocol._tensors import shorten
 
-__all__ = ["ERROR_HEADER", "error_from_grpc", "error_from_http"]
+__all__ = ["ERROR_HEADER", "bad_answer", "error_from_grpc", "error_from_http"]
 
 ERROR_HEADER = "x-edgekit-error"  # class name of the error, where the status alone is ambiguous (503)
 
@@ -51,3 +51,8 @@ def error_from_http(url: str, status: int, kind: str | None, message: str) -> Ed
 def error_from_grpc(url: str, status: str, message: str) -> EdgeKitError:
     """The error for a gRPC status by name (``UNAVAILABLE``)."""
     return _BY_GRPC_STATUS.get(status, EngineError)(url, shorten(message, 1000) or status)
+
+
+def bad_answer(url: str, exc: Exception) -> EngineError:
+    """The error for an answer that cannot be decoded: the server's fault, not the request's."""
+    return EngineError(url, f"an answer that is not Open Inference Protocol v2 ({shorten(str(exc), 500)})")
