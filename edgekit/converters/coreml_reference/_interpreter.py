@@ -94,14 +94,10 @@ class Interpreter:
                 raise EngineError(
                     f"{self._name}: input {info.name!r}", f"described as {info}", f"{want} as the program has", "the package is damaged"
                 )
-        for info in self.outputs:
-            if info.name not in self._program.outputs:
-                raise EngineError(
-                    f"{self._name}: output {info.name!r}",
-                    "not an output of the program",
-                    f"{list(self._program.outputs)}",
-                    "the package is damaged",
-                )
+        described = [info.name for info in self.outputs]
+        if set(described) != set(self._program.outputs):
+            found = f"{described}; expected {list(self._program.outputs)} as the program has"
+            raise EngineError(f"{self._name}: outputs", found, "", "the package is damaged")
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Evaluate the program.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import warnings
 from pathlib import Path
 
@@ -27,14 +29,13 @@ class PackageBuilder:
 
     def save(self, inputs: dict[str, np.ndarray], body, target: str = "iOS17") -> Path:
         from coremltools.converters.mil import Builder as mb
-        from coremltools.converters.mil.mil import types
         from coremltools.converters.mil.mil.types.type_mapping import numpy_type_to_builtin_type
 
         ct, opset = self.ct, getattr(self.ct.target, target)
         specs = [mb.TensorSpec(shape=array.shape, dtype=numpy_type_to_builtin_type(array.dtype)) for array in inputs.values()]
-        assert types.fp16  # named here so that the import is one line
         arguments = ", ".join(inputs)
-        function = eval(f"lambda {arguments}: body(mb, {arguments})", {"body": body, "mb": mb})  # noqa: S307 - the builder reads input names from the signature
+        # The builder reads the inputs' names from the function's signature.
+        function = eval(f"lambda {arguments}: body(mb, {arguments})", {"body": body, "mb": mb})
         program = mb.program(input_specs=specs, opset_version=opset)(function)
         self.count += 1
         path = self.folder / f"{self.count}.mlpackage"
@@ -70,7 +71,6 @@ def rng() -> np.random.Generator:
 
 def run_onnx(op: str, inputs: dict[str, np.ndarray], outputs: int = 1, opset: int = 18, **attributes) -> list[np.ndarray]:
     """One ONNX operator through ONNX Runtime: the independent truth."""
-    import onnx
     import onnxruntime
     from onnx import helper
 
@@ -87,7 +87,6 @@ def run_onnx(op: str, inputs: dict[str, np.ndarray], outputs: int = 1, opset: in
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    assert onnx
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, given)
 
@@ -95,3 +94,117 @@ def run_onnx(op: str, inputs: dict[str, np.ndarray], outputs: int = 1, opset: in
 @pytest.fixture(scope="session")
 def onnx_op():
     return run_onnx
+
+
+@pytest.fixture(scope="session")
+def storage():
+    """Apple's own reader and writer of weight files, without importing the whole of coremltools (seconds, with TensorFlow)."""
+    package = importlib.util.find_spec("coremltools")
+    path = Path(package.origin).parent / "libmilstoragepython.so"
+    spec = importlib.util.spec_from_file_location("libmilstoragepython", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Numbers of MIL.proto's DataType and of FeatureTypes.proto's ArrayDataType.
+MIL_TYPES = {np.dtype(np.float16): 10, np.dtype(np.float32): 11, np.dtype(np.int32): 23, np.dtype(np.bool_): 1}
+ARRAY_TYPES = {np.dtype(np.float16): 65552, np.dtype(np.float32): 65568, np.dtype(np.int32): 131104}
+
+
+class SpecWriter:
+    """A package written message by message: quick, and able to say what no builder would."""
+
+    def __init__(self, path: Path, opset: str = "CoreML7") -> None:
+        from edgekit.converters.coreml_reference._proto import model_proto
+
+        self.path = path
+        self.spec = model_proto().Model()
+        self.spec.specificationVersion = 8
+        self.function = self.spec.mlProgram.functions["main"]
+        self.function.opset = opset
+        self.block = self.function.block_specializations[opset]
+
+    def _type(self, message, dtype, shape) -> None:
+        message.tensorType.dataType = 2 if dtype is str else MIL_TYPES[np.dtype(dtype)]
+        message.tensorType.rank = len(shape)
+        for size in shape:
+            dimension = message.tensorType.dimensions.add()
+            if size is None:
+                dimension.unknown.variadic = False
+            else:
+                dimension.constant.size = size
+
+    def input(self, name: str, dtype, shape) -> str:
+        entry = self.function.inputs.add(name=name)
+        self._type(entry.type, dtype, shape)
+        self._feature(self.spec.description.input.add(name=name), dtype, shape)
+        return name
+
+    def output(self, name: str, dtype, shape) -> None:
+        self.block.outputs.append(name)
+        self._feature(self.spec.description.output.add(name=name), dtype, shape)
+
+    def _feature(self, feature, dtype, shape) -> None:
+        feature.type.multiArrayType.dataType = ARRAY_TYPES[np.dtype(dtype)]
+        feature.type.multiArrayType.shape.extend(shape)
+
+    def _value(self, message, value) -> None:
+        array = np.asarray(value)
+        self._type(message.type, str if isinstance(value, str) else array.dtype, array.shape)
+        tensor = message.immediateValue.tensor
+        if isinstance(value, str):
+            tensor.strings.values.append(value)
+        elif array.dtype == np.float16:
+            tensor.bytes.values = array.tobytes()
+        else:
+            field = {"f": "floats", "i": "ints", "b": "bools"}[array.dtype.kind]
+            getattr(tensor, field).values.extend(array.reshape(-1).tolist())
+
+    def const(self, name: str, value) -> str:
+        operation = self.block.operations.add(type="const")
+        self._value(operation.attributes["val"], value)
+        output = operation.outputs.add(name=name)
+        output.type.CopyFrom(operation.attributes["val"].type)
+        return name
+
+    def blob(self, name: str, dtype, shape, offset: int, file_name: str = "@model_path/weights/weight.bin") -> str:
+        operation = self.block.operations.add(type="const")
+        value = operation.attributes["val"]
+        self._type(value.type, dtype, shape)
+        value.blobFileValue.fileName, value.blobFileValue.offset = file_name, offset
+        operation.outputs.add(name=name).type.CopyFrom(value.type)
+        return name
+
+    def op(self, kind: str, name: str, dtype, shape, **inputs) -> str:
+        """``inputs`` are names of tensors, lists of names, or values given in place."""
+        operation = self.block.operations.add(type=kind)
+        for key, value in inputs.items():
+            for item in value if isinstance(value, list) else [value]:
+                binding = operation.inputs[key].arguments.add()
+                if isinstance(item, str):
+                    binding.name = item
+                else:
+                    self._value(binding.value, item)
+        self._type(operation.outputs.add(name=name).type, dtype, shape)
+        return name
+
+    def save(self) -> Path:
+        folder = self.path / "Data" / "com.apple.CoreML"
+        (folder / "weights").mkdir(parents=True, exist_ok=True)
+        (folder / "model.mlmodel").write_bytes(self.spec.SerializeToString(deterministic=True))
+        entries = {"root": {"name": "model.mlmodel", "path": "com.apple.CoreML/model.mlmodel"}}
+        manifest = {"fileFormatVersion": "1.0.0", "itemInfoEntries": entries, "rootModelIdentifier": "root"}
+        (self.path / "Manifest.json").write_text(json.dumps(manifest))
+        return self.path
+
+    @property
+    def weights(self) -> Path:
+        path = self.path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+@pytest.fixture
+def writer(tmp_path) -> SpecWriter:
+    return SpecWriter(tmp_path / "hand.mlpackage")

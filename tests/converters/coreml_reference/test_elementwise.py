@@ -7,6 +7,8 @@ import pytest
 
 from edgekit.errors import EngineError
 
+pytestmark = pytest.mark.slow  # importing the builder costs seconds
+
 UNARY = {
     "abs": np.abs,
     "acos": lambda x: np.arccos(x / 4),
@@ -156,8 +158,8 @@ def test_comparisons_logic_and_select(packages, rng):
     def body(mb, x, y):
         results = [mb.cast(x=getattr(mb, name)(x=x, y=y), dtype="int32") for name in names]
         less, equal = mb.less(x=x, y=y), mb.equal(x=x, y=y)
-        for value in (mb.logical_and(x=less, y=equal), mb.logical_or(x=less, y=equal), mb.logical_xor(x=less, y=equal), mb.logical_not(x=less)):
-            results.append(mb.cast(x=value, dtype="int32"))
+        truths = [mb.logical_and(x=less, y=equal), mb.logical_or(x=less, y=equal), mb.logical_xor(x=less, y=equal), mb.logical_not(x=less)]
+        results += [mb.cast(x=value, dtype="int32") for value in truths]
         return [*results, mb.select(cond=less, a=x, b=y)]
 
     values = packages.run({"x": x, "y": y}, body)

@@ -123,13 +123,24 @@ def test_conv_transpose_equals_onnx_runtime(onnx_op, case, extra):
 def test_pools_equal_onnx_runtime(onnx_op, case, ceil, kind, counted):
     rng = np.random.default_rng(case["seed"])
     # Padding must be smaller than the window; ceil_mode needs it symmetric, and MIL drops a last window that starts in it only where there is padding.
-    pads = [(min(before, taps - 1), min(before if ceil else after, taps - 1)) for (before, after), taps in zip(case["pads"], case["kernels"], strict=True)]
+    pads = [
+        (min(before, taps - 1), min(before if ceil else after, taps - 1))
+        for (before, after), taps in zip(case["pads"], case["kernels"], strict=True)
+    ]
     strides = [min(stride, taps) if ceil else stride for stride, taps in zip(case["strides"], case["kernels"], strict=True)]
     sizes = [max(size, taps) for size, taps in zip(case["sizes"], case["kernels"], strict=True)]
     x = rng.normal(size=(case["batch"], 2, *sizes)).astype(np.float32)
     more = {"count_include_pad": int(counted)} if kind == "AveragePool" else {}
-    (want,) = onnx_op(kind, {"x": x}, opset=19, kernel_shape=case["kernels"], strides=strides, pads=onnx_pads(pads), ceil_mode=int(ceil), **more)
-    arguments = {"kernel_sizes": np.array(case["kernels"]), "strides": np.array(strides), "pad_type": "custom", "pad": mil_pads(pads), "ceil_mode": ceil}
+    (want,) = onnx_op(
+        kind, {"x": x}, opset=19, kernel_shape=case["kernels"], strides=strides, pads=onnx_pads(pads), ceil_mode=int(ceil), **more
+    )
+    arguments = {
+        "kernel_sizes": np.array(case["kernels"]),
+        "strides": np.array(strides),
+        "pad_type": "custom",
+        "pad": mil_pads(pads),
+        "ceil_mode": ceil,
+    }
     if kind == "AveragePool":
         arguments["exclude_padding_from_average"] = not counted
     value = kernel("max_pool" if kind == "MaxPool" else "avg_pool")(x, **arguments)
