@@ -31,6 +31,7 @@ __all__ = ["HttpTransport"]
 
 _log = logging.getLogger(__name__)
 _CONTROL_THREADS = 4
+_BODY_TIMEOUT_S = 30.0  # for the whole body, so that slow senders do not hold all the places
 _DECISION = "edgekit_decision"
 _DECISION_HEADER = "x-edgekit-decision"
 _ZLIB_FORMATS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -133,6 +134,7 @@ class _Application:
         self._control = control
         self._inferring = 0
         self._open = 0
+        self._body_timeout_s = _BODY_TIMEOUT_S
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -202,11 +204,15 @@ class _Application:
             request.writer.output_size = 0
         pieces = []
         size = 0
-        async for piece in request.content.iter_any():
-            size += len(piece)
-            if size > limit:
-                raise _HttpError(413, "request body", f"more than {limit} bytes", f"at most {limit}")
-            pieces.append(piece)
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                async for piece in request.content.iter_any():
+                    size += len(piece)
+                    if size > limit:
+                        raise _HttpError(413, "request body", f"more than {limit} bytes", f"at most {limit}")
+                    pieces.append(piece)
+        except TimeoutError as exc:
+            raise _HttpError(408, "request body", f"{size} bytes after {self._body_timeout_s:g} s", "the whole body") from exc
         return b"".join(pieces)
 
     def _run_infer(self, headers: Any, body: bytes, parts: list[str], accepted_s: float, timeout_s: float | None) -> _Reply:
