@@ -142,8 +142,12 @@ class MilContext:
         self.values[tensor] = self._emit(node, op_type, self.names.of(tensor), inputs)
 
     def pass_on(self, node: Node, value: Any) -> None:
-        """The node's output is ``value`` itself."""
-        self.put(node, "identity", x=value)
+        """The node's output is ``value`` itself; only an output of the graph needs an operator, because it needs its name."""
+        tensor = node.outputs[0]
+        if any(tensor == spec.name for spec in self.graph.outputs) or isinstance(value, np.ndarray | np.generic):
+            self.put(node, "identity", x=value)
+        else:
+            self.values[tensor] = value
 
     def _emit(self, node: Node, op_type: str, name: str, inputs: dict[str, Any]) -> Any:
         self.origin[name] = node

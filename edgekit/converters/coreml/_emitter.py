@@ -166,7 +166,9 @@ def _float16_report(selector: Float16Selector, ranges: Mapping[str, Range]) -> t
         notes.append("no samples were given, so no range scan was made: float16 overflow was not looked for")
     if kept:
         more = f" and {len(kept) - _LISTED} more" if len(kept) > _LISTED else ""
-        notes.append(f"{len(kept)} operator(s) stay in float32, because values exceed {FLOAT16_MAX:.0f}: {', '.join(kept[:_LISTED])}{more}")
+        notes.append(
+            f"{len(kept)} operator(s) stay in float32, because values, or squares and exponentials inside them, exceed {FLOAT16_MAX:.0f}: {', '.join(kept[:_LISTED])}{more}"
+        )
     if wide:
         notes.append(
             f"{len(wide)} tensor(s) exceed {FLOAT16_FLAG:.0f}, where float16 is coarser than 0.25; the largest is {wide[0]!r} "

@@ -7,6 +7,7 @@ tensors count too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,11 @@ from edgekit.converters.coreml._context import MilContext
 
 __all__ = ["Float16Selector"]
 
+# Source operators that square or exponentiate inside, where no range was measured: the largest value that survives.
+_INNER_LIMITS = {
+    **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "ReduceL2"), math.sqrt(FLOAT16_MAX)),
+    "ReduceLogSumExp": math.log(FLOAT16_MAX),
+}
 _FUSION_LIMIT = 64  # nodes to look back for the inner tensors of one fused operator; the largest fusion (layer norm, GELU) has about ten
 
 
@@ -39,12 +45,18 @@ class Float16Selector:
 
     def __call__(self, operation: Any) -> bool:
         """True when nothing that the operator touches is beyond float16."""
+        limit = self._limit(operation)
         for tensor in sorted(self._touched(operation)):
             magnitude = largest_magnitude(self._ranges[tensor]) if tensor in self._ranges else 0.0
-            if magnitude > FLOAT16_MAX:
+            if magnitude > limit:
                 self.kept[operation.name] = (operation.op_type, tensor, magnitude)
                 return False
         return True
+
+    def _limit(self, operation: Any) -> float:
+        """Largest value that the operator's own arithmetic keeps within float16."""
+        nodes = [self._node_of(variable.name) for variable in operation.outputs]
+        return min([FLOAT16_MAX, *(_INNER_LIMITS[node.op] for node in nodes if node is not None and node.op in _INNER_LIMITS)])
 
     def _touched(self, operation: Any) -> set[str]:
         """Source tensors that an operator reads, writes or hides."""
