@@ -22,8 +22,6 @@ __all__ = ["CloudAttempt", "CloudEndpoint"]
 
 CHECK_EVERY_S = 5.0
 CHECK_TIMEOUT_S = 1.0
-# A primary attempt that lost although it had twice its 95th percentile is not unlucky: it hangs.
-OVERDUE = 2.0
 
 
 class CloudEndpoint:
@@ -115,13 +113,19 @@ class CloudEndpoint:
             self._breaker.failed(now)
         self._tell()
 
-    def learn_nothing(self, now: float, answered: bool) -> None:
-        """An attempt that was cancelled before it was due, or a request that was refused for its own fault (``answered``)."""
+    def learn_refusal(self, now: float) -> None:
+        """The endpoint answered that the request itself is wrong: it works."""
         with self._lock:
-            self._estimator.cancelled()
-            if answered:
-                self._breaker.succeeded()
-                self._heard_s = now
+            self._estimator.refused()
+            self._breaker.succeeded()
+            self._heard_s = now
+
+    def learn_cancelled(self, elapsed_s: float, slow_s: float, now: float) -> None:
+        """The other tier answered first."""
+        with self._lock:
+            if self._estimator.cancelled(elapsed_s, slow_s, now):
+                self._breaker.failed(now)
+        self._tell()
 
     def check(self) -> None:
         """Ask for the endpoint's health when that is due; blocks up to a second."""
@@ -197,10 +201,10 @@ class CloudAttempt:
     def cancel(self, now: float) -> None:
         """The other tier answered first, or nobody waits any more."""
         if self._settle():
-            if now - self._started_s > OVERDUE * self._slow_s or now >= self._work.deadline_s:
+            if now >= self._work.deadline_s:
                 self._endpoint.learn_failure(now)
             else:
-                self._endpoint.learn_nothing(now, answered=False)
+                self._endpoint.learn_cancelled(now - self._started_s, self._slow_s, now)
         if self._in_flight is not None:
             self._in_flight.cancel()
 
@@ -231,7 +235,7 @@ class CloudAttempt:
     def _failed(self, error: EdgeKitError, now: float) -> None:
         if self._settle():
             if is_final(error):
-                self._endpoint.learn_nothing(now, answered=True)
+                self._endpoint.learn_refusal(now)
             else:
                 self._endpoint.learn_failure(now, getattr(error, "retry_after_s", None))
         self._on_done(Tier.CLOUD, error)

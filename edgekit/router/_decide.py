@@ -108,6 +108,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         reason: why.
         endpoint: index of the cloud endpoint that the cloud attempt uses; -1 for none.
         hedge_at_s: absolute time at which the second tier starts if the first has not answered; ``None`` for never.
+        hedge_by_s: absolute time after which the second tier would not make it at its median; a hedge that was put off starts by then or not at all.
         attempt_by_s: absolute time that attempts may spend until: the deadline, or the limit when ``late``.
         late: no tier can make the deadline; this is the one most likely to.
         p_edge: probability that the device makes it.
@@ -118,6 +119,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     reason: Reason
     endpoint: int
     hedge_at_s: float | None
+    hedge_by_s: float
     attempt_by_s: float
     late: bool
     p_edge: float
@@ -139,18 +141,19 @@ def decide(facts: RequestFacts, local: TierEstimate, clouds: Sequence[TierEstima
         now: the time, on the clock of ``facts``.
     """
     if now >= facts.deadline_s:
-        return Decision((), Reason.DEADLINE_PASSED, -1, None, facts.deadline_s, False, local.p_meet, 0.0)
+        return Decision((), Reason.DEADLINE_PASSED, -1, None, now, facts.deadline_s, False, local.p_meet, 0.0)
     endpoint = _best_endpoint(clouds)
     cloud = clouds[endpoint] if endpoint >= 0 else None
     tiers, reason = _order(local, cloud, bool(clouds))
     p_cloud = cloud.p_meet if cloud is not None else 0.0
     late = bool(tiers) and _best(local, cloud) < HOPELESS
-    hedge_at = None
+    hedge_at, hedge_by = None, now
     if cloud is not None and len(tiers) == 2 and not late:
         first, second = (local, cloud) if tiers[0] is Tier.EDGE else (cloud, local)
+        hedge_by = facts.deadline_s - margin_s(facts.sla_s) - second.typical_s
         hedge_at = _hedge_at(facts, first, second, now)
     attempt_by = facts.limit_s if late else facts.deadline_s
-    return Decision(tiers, reason, endpoint, hedge_at, attempt_by, late, local.p_meet, p_cloud)
+    return Decision(tiers, reason, endpoint, hedge_at, hedge_by, attempt_by, late, local.p_meet, p_cloud)
 
 
 def _best(local: TierEstimate, cloud: TierEstimate | None) -> float:

@@ -22,6 +22,7 @@ EWMA_DECAY_S = 10.0
 FIRST_RTT_S = 0.030
 FAILURE_S = 5.0
 FAILURE_GAIN = 0.2
+OVERDUE = 2.0
 # Before a cloud endpoint was measured: log-normal around the first guess, p95 at five times the median; worth two samples.
 PRIOR_SIGMA = 1.0
 PRIOR_WEIGHT = 2.0
@@ -94,10 +95,18 @@ class LocalEstimator:
         """Expected time until a worker is free for one more request."""
         if len(self._running) < self._workers and not self._queued:
             return 0.0
-        left = 0.0
-        if len(self._running) >= self._workers:
-            left = min(_remaining(now - started, typical, slow) for started, typical, slow in self._running.values())
-        return left + sum(self._queued.values()) / self._workers
+        return self._left(now) + sum(self._queued.values()) / self._workers
+
+    def _left(self, now: float) -> float:
+        """Until the first of busy workers is free."""
+        if len(self._running) < self._workers:
+            return 0.0
+        return min(_remaining(now - started, typical, slow) for started, typical, slow in self._running.values())
+
+    def _wait_before(self, ticket: int, now: float) -> float:
+        """As `wait_s`, for a queued request: tickets are in the order of arrival."""
+        before = sum(service for other, service in self._queued.items() if other < ticket)
+        return self._left(now) + before / self._workers
 
     def estimate(self, model: str, payload_bytes: int, budget_s: float, now: float, health: Health = Health.OK) -> TierEstimate:
         """Probability of an answer within ``budget_s`` from now, wait included."""
@@ -108,6 +117,27 @@ class LocalEstimator:
         p50, p95 = window.quantiles(now)
         p_meet = window.probability((budget_s - wait) / factor, now)
         return TierEstimate(p_meet, wait + p50 * factor, wait + p95 * factor, True, health)
+
+    def outlook(self, ticket: int, model: str, payload_bytes: int, until_s: float, now: float) -> tuple[float, float]:
+        """How a request that waits or runs here is doing.
+
+        Returns:
+            the probability that it ends by ``until_s`` given that it has not yet, and the absolute time at which that should be asked again: when it
+            would have ended at its 95th percentile. ``(0, now)`` for a request that is not here.
+        """
+        window, factor = self._window(model, payload_bytes)
+        running = self._running.get(ticket)
+        if window is None or (running is None and ticket not in self._queued):
+            return 0.0, now
+        typical, slow = (value * factor for value in window.quantiles(now))
+        if running is None:
+            wait = self._wait_before(ticket, now)
+            return window.probability((until_s - now - wait) / factor, now), now + wait + slow
+        started = running[0]
+        ended = window.probability((now - started) / factor, now)
+        if ended >= 1.0:
+            return 0.0, now  # slower than anything in the window
+        return (window.probability((until_s - started) / factor, now) - ended) / (1.0 - ended), max(started + slow, now + 0.1 * typical)
 
     def offloaded(self, now: float) -> None:
         """A request that might have run here went to the cloud."""
@@ -231,8 +261,20 @@ class CloudEstimator:
         if retry_after_s is not None:
             self._retry_at_s = max(self._retry_at_s, now + retry_after_s)
 
-    def cancelled(self) -> None:
-        """An attempt was given up because the other tier answered first, before this one was due: it says nothing about this one."""
+    def cancelled(self, elapsed_s: float, slow_s: float, now: float) -> bool:
+        """An attempt was given up because the other tier answered first.
+
+        It says nothing about this one, unless it had more than twice its 95th percentile: that is not bad luck but a server that hangs, and it
+        counts as failed. Returns whether it does.
+        """
+        if elapsed_s > OVERDUE * slow_s:
+            self.failed(now)
+            return True
+        self.in_flight -= 1
+        return False
+
+    def refused(self) -> None:
+        """The endpoint answered that the request itself is wrong."""
         self.in_flight -= 1
 
     def may_send(self, now: float) -> bool:

@@ -3,7 +3,7 @@
 At most two attempts run, one a tier. A second one starts because
 
 - the first failed (*fallback*), or
-- the first has not answered when it should have (*hedge*, at ``Decision.hedge_at_s``), or
+- the first has not answered when it should have (*hedge*, at ``Decision.hedge_at_s``; put off while the device is still sure to make it), or
 - the cloud has not answered at the deadline and the device was not asked (*rescue*: a late answer instead of none).
 
 The first answer wins and the other attempt is cancelled. Nobody waits longer than ``RequestFacts.limit_s``. Hedges to the cloud are throttled; a hedge to the
@@ -12,11 +12,16 @@ device is not: it burdens nobody else, and it is what keeps a hanging cloud from
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edgekit.errors import DeadlineError, NotFoundError, RequestError
 from edgekit.router._breaker import HedgeThrottle
-from edgekit.router._decide import Decision, RequestFacts, Tier
+from edgekit.router._decide import SURE, Decision, RequestFacts, Tier, margin_s
 
-__all__ = ["Flight", "is_final"]
+__all__ = ["Flight", "Outlook", "is_final"]
+
+Outlook = Callable[[float, float], tuple[float, float]]
+"""``(until_s, now) -> (probability of ending by until_s, when to ask again)``."""
 
 
 def is_final(error: BaseException) -> bool:
@@ -35,12 +40,13 @@ class Flight:
         decision: must not be a refusal (it has a first tier).
     """
 
-    __slots__ = ("_errors", "_facts", "_final", "_hedge_at_s", "_missed", "_untried", "hedged", "pending")
+    __slots__ = ("_errors", "_facts", "_final", "_hedge_at_s", "_hedge_by_s", "_missed", "_untried", "hedged", "pending")
 
     def __init__(self, facts: RequestFacts, decision: Decision) -> None:
         self._facts = facts
         self._untried = list(decision.tiers)
         self._hedge_at_s = decision.hedge_at_s
+        self._hedge_by_s = decision.hedge_by_s
         self._errors: dict[Tier, BaseException] = {}
         self._final: BaseException | None = None
         self._missed = False
@@ -71,12 +77,20 @@ class Flight:
         self._missed = True
         return True
 
-    def on_time(self, now: float, throttle: HedgeThrottle) -> Tier | None:
-        """Time has come to `next_at`; returns the tier to start, if any."""
+    def on_time(self, now: float, throttle: HedgeThrottle, outlook: Outlook | None = None) -> Tier | None:
+        """Time has come to `next_at`; returns the tier to start, if any.
+
+        Args:
+            now: the time.
+            throttle: may refuse a hedge to the cloud.
+            outlook: asked, when a hedge to the cloud is due, how likely the device is to make it and when to ask again (`LocalEstimator.outlook`).
+        """
         if not self._untried or now >= self._facts.limit_s:
             return None
         if self._hedge_at_s is not None and now >= self._hedge_at_s:
             self._hedge_at_s = None
+            if outlook is not None and self._untried[0] is Tier.CLOUD and self._put_off(outlook, now):
+                return None
             if self._untried[0] is Tier.EDGE or throttle.try_take():
                 self.hedged = True
                 return self._start()
@@ -112,6 +126,16 @@ class Flight:
                     return self._errors[tier]
         waited = " and ".join(tier.value for tier in Tier if tier in self.pending) or "any tier"
         return DeadlineError("request", f"no answer from {waited} in time", "", "allow more time, or add capacity")
+
+    def _put_off(self, outlook: Outlook, now: float) -> bool:
+        """Leave a device alone that is still sure to make it: most duplicates are of requests that would have been answered a moment later."""
+        p_meet, again_s = outlook(self._facts.deadline_s - margin_s(self._facts.sla_s), now)
+        if p_meet < SURE:
+            return False
+        again_s = min(again_s, self._hedge_by_s)
+        if again_s > now:
+            self._hedge_at_s = again_s
+        return True
 
     def _start(self) -> Tier:
         tier = self._untried.pop(0)

@@ -134,10 +134,10 @@ class LocalTier:
                 self._wake.notify()
             self._shadow = work
 
-    def drift(self, work: Work) -> float:
-        """Present drift factor of the service time."""
+    def outlook(self, job: LocalJob, until_s: float, now: float) -> tuple[float, float]:
+        """Probability that a submitted job ends by ``until_s``, and when to ask again; see `LocalEstimator.outlook`."""
         with self._wake:
-            return self._estimator.drift(work.model, work.payload_bytes)
+            return self._estimator.outlook(job.ticket, job.work.model, job.work.payload_bytes, until_s, now)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Refuse what waits, let what runs end, join the workers."""

@@ -120,9 +120,12 @@ class Race:
     def _on_time(self, now: float) -> None:
         if self._attempt is not None and self._flight.cloud_missed(now):
             self._attempt.missed(now)
-        tier = self._flight.on_time(now, self._throttle)
+        tier = self._flight.on_time(now, self._throttle, self._outlook)
         if tier is not None:
             self._start(tier)
+
+    def _outlook(self, until_s: float, now: float) -> tuple[float, float]:
+        return self._local.outlook(self._job, until_s, now) if self._job is not None else (0.0, now)
 
     def _on_failure(self, tier: Tier, error: BaseException, now: float) -> None:
         if tier is Tier.EDGE and self._job is not None and self._job.given_back:

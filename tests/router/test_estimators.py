@@ -1,5 +1,6 @@
 """Estimators: calibration, drift, recovery and cold start, with injected time and seeded noise."""
 
+import itertools
 import math
 import random
 import statistics
@@ -177,6 +178,21 @@ def test_a_request_that_hangs_is_expected_to_go_on():
     assert local.estimate(MODEL, SIZE, 0.5, now + 10.0).p_meet == 0.0
 
 
+def test_the_outlook_of_a_running_request_falls_once_it_is_slower_than_the_window():
+    local = LocalEstimator()
+    now = warm(local, random.Random(15))
+    running, waiting = local.enqueue(MODEL, SIZE, now), local.enqueue(MODEL, SIZE, now)
+    local.start(running, MODEL, SIZE, now)
+    p50, p95 = local.service(MODEL, SIZE, now)
+    p_meet, again_s = local.outlook(running, MODEL, SIZE, now + 0.1, now + 0.01)
+    assert p_meet == 1.0
+    assert again_s == pytest.approx(now + p95)
+    assert local.outlook(running, MODEL, SIZE, now + 0.1, now + 0.06)[0] == 0.0
+    assert local.outlook(waiting, MODEL, SIZE, now + 0.1, now)[0] > 0.99
+    assert local.outlook(waiting, MODEL, SIZE, now + 1.4 * p50, now)[0] < 0.1
+    assert local.outlook(99, MODEL, SIZE, now + 0.1, now) == (0.0, now)
+
+
 def test_dropped_requests_leave_no_wait_and_no_sample():
     local = LocalEstimator()
     now = warm(local, random.Random(8))
@@ -229,7 +245,7 @@ def test_probes_at_most_once_a_second_while_offloaded_and_never_beside_work():
             probes.append(now)
             now = run(local, now, 0.12)
         now += 0.01
-    gaps = [later - earlier for earlier, later in zip(probes, probes[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(probes)]
     assert min(gaps) >= 0.12 / 0.05  # 5 % of the device's time: a 120 ms model every 2.4 s
     assert len(probes) >= 3
     ticket = local.enqueue(MODEL, SIZE, now)
@@ -329,9 +345,17 @@ def test_load_raises_the_cost_and_a_cancelled_attempt_leaves_no_trace():
     idle = cloud.cost_s(1.0)
     cloud.start()
     assert cloud.cost_s(1.0) == pytest.approx(2 * idle)
-    cloud.cancelled()
+    assert not cloud.cancelled(0.05, 0.06, 1.0)
     assert cloud.cost_s(1.0) == pytest.approx(idle)
     assert cloud.failure_share(1.0) == 0.0
+
+
+def test_an_attempt_cancelled_long_after_it_was_due_is_a_failure():
+    cloud = CloudEstimator()
+    cloud.start()
+    assert cloud.cancelled(0.13, 0.06, 1.0)
+    assert cloud.failure_share(1.0) > 0.1
+    assert cloud.in_flight == 0
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(1e-4, 5.0), st.integers(0, 10**7)), max_size=60), st.floats(-1.0, 5.0))
