@@ -126,7 +126,7 @@ class Context:
         shape = (1,) * (rank - self.rank(name)) + self.shape(name)
         constant = self.constant(name)
         if constant is not None:
-            return self.literal(constant if constant.size == 1 and rank == 0 else constant.reshape(shape).transpose(order))
+            return self.literal(constant.reshape(shape).transpose(order))
         return self.reorder(self.tf.reshape(self.get(name), shape), shape, identity(rank), order)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters.tflite._context import Context
+from edgekit.converters.tflite._layout import Order
 from edgekit.converters.tflite._rules import NUMBERS, constant_inputs, dtypes, float_only, operator
 
 __all__: list[str] = []
@@ -138,7 +139,15 @@ def _clip(node: Node, ctx: Context, low: float | None, high: float | None) -> No
 def _combine(node: Node, ctx: Context, function: Callable[..., Any]) -> None:
     rank = ctx.rank(node.outputs[0])
     order = ctx.common_order(node.inputs, rank)
-    ctx.put(node.outputs[0], function(*(ctx.broadcastable(name, order) for name in node.inputs)), order)
+    ctx.put(node.outputs[0], function(*(_operand(ctx, name, order, node) for name in node.inputs)), order)
+
+
+def _operand(ctx: Context, name: str, order: Order, node: Node) -> Any:
+    """An operand in ``order``; a one-element constant becomes a scalar, the form in which fused operators (HARD_SWISH) are recognised."""
+    constant = ctx.constant(name)
+    if constant is not None and constant.size == 1 and any(ctx.rank(other) == len(order) for other in node.inputs if other != name):
+        return ctx.literal(constant.reshape(()))
+    return ctx.broadcastable(name, order)
 
 
 def _register_nary(op: str, make: Callable[[Any], Callable[..., Any]], *allowed: str) -> None:

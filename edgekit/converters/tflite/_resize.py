@@ -61,7 +61,7 @@ def _nearest(positions: np.ndarray, mode: str, size: int) -> np.ndarray:
         "floor": np.floor(positions),
         "ceil": np.ceil(positions),
     }[mode]
-    return np.clip(rounded, 0, size - 1).astype(np.int32)
+    return np.asarray(np.clip(rounded, 0, size - 1), np.int32)
 
 
 def _weights(positions: np.ndarray, size: int, cubic: float | None, exclude_outside: bool) -> np.ndarray:
