@@ -40,7 +40,9 @@ class Server:
         self._stopped = threading.Event()
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """Stop: no new requests, those under way have ``grace_s`` to finish, then all is closed. No thread of the server is left after it."""
+        """Stop: no new requests, those under way have ``grace_s`` to finish, then all is closed. Its threads have ended then; grpcio's
+        are about to.
+        """
         with self._stopping:
             if self._stopped.is_set():
                 return

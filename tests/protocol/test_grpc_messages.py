@@ -79,7 +79,7 @@ def test_every_rpc_is_tritons():
     mine, theirs = rpcs(ours()), rpcs(tritons()[0])
     assert len(mine) == 12
     assert all(theirs[name] == rpc for name, rpc in mine.items())
-    assert SERVICE == service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+    assert service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name == SERVICE
     assert methods()["ModelInfer"].path("ModelInfer") == "/inference.GRPCInferenceService/ModelInfer"
 
 

@@ -169,10 +169,12 @@ def test_mutated_bodies_decode_or_are_refused(data):
         piece = data.draw(st.binary(max_size=3))
         mutated[position : position + data.draw(st.integers(0, 3))] = piece
     header = data.draw(st.one_of(st.just(str(message.header_length)), st.none(), st.integers(-5, 5000).map(str)))
+    refusal = None
     try:
         decode_request(bytes(mutated), header, "m")
-    except RequestError as exc:
-        assert "\n" not in str(exc)
+    except RequestError as exc:  # any other exception fails the test
+        refusal = str(exc)
+    assert refusal is None or "\n" not in refusal
 
 
 def test_header_name_is_tritons():

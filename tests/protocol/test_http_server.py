@@ -151,7 +151,9 @@ def test_a_body_that_ends_early_leaves_the_server_well(small_server, ask):
 @settings(derandomize=True, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_body_makes_a_500(ask, data):
-    message = encode_request(InferRequest("m", [Tensor("x", X), Tensor("s", np.array([b"ab", b"c"], dtype=object))]), binary=data.draw(st.booleans()))
+    message = encode_request(
+        InferRequest("m", [Tensor("x", X), Tensor("s", np.array([b"ab", b"c"], dtype=object))]), binary=data.draw(st.booleans())
+    )
     body = bytearray(message.body)
     for _ in range(data.draw(st.integers(0, 4))):
         position = data.draw(st.integers(0, len(body)))

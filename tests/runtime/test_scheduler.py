@@ -114,7 +114,7 @@ def test_an_idle_instance_is_handed_out_at_once():
 def test_refusals_say_why():
     clock = Clock()
     queue = measured(clock, 0.010, capacity=0)
-    with pytest.raises(DeadlineError, match="model m: the deadline passed 5.0 ms before"), queue.lease(clock.now_s - 0.005):
+    with pytest.raises(DeadlineError, match=r"model m: the deadline passed 5\.0 ms before"), queue.lease(clock.now_s - 0.005):
         pass
     with pytest.raises(DeadlineError, match=r"leaves 4.0 ms; expected about 10.0 ms"), queue.lease(clock.now_s + 0.004):
         pass
