@@ -1,8 +1,9 @@
 """Reading and writing bundles: a directory, or the same as one stored zip file (``.edgekit``).
 
 Layout: ``bundle.json`` (the manifest), artifact files, ``golden.npz`` (sample inputs with the source model's float32
-outputs), ``report.json`` (how the artifact was made). The bundle's digest is the SHA-256 of ``bundle.json``, which holds the digest of
-every other file.
+outputs), ``report.json`` (how the artifact was made), ``bundle.sha256`` (the manifest's digest, as ``sha256sum -c`` reads it). The bundle's
+digest is the SHA-256 of ``bundle.json``, which holds the digest of every other file. An archive's zip comment is the SHA-256 of all
+bytes before it, so that no byte of it can change unseen either.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import io
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,6 +33,8 @@ ARCHIVE_SUFFIX = ".edgekit"
 MANIFEST = "bundle.json"
 GOLDEN = "golden.npz"
 REPORT = "report.json"
+SEAL = "bundle.sha256"
+_COMMENT_BYTES = 64  # a SHA-256 in hex
 # A zip entry needs a date; the format's epoch keeps equal bundles equal byte for byte.
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -91,7 +95,9 @@ class Bundle:
             else:
                 raise BundleError(str(source), "no such file or directory", "a bundle made by edgekit build", "check the path")
             raw = _read_manifest(source, directory)
-            bundle = cls(source, directory, _decode_manifest(source, raw), hashlib.sha256(raw).hexdigest())
+            digest = hashlib.sha256(raw).hexdigest()
+            _check_seal(source, directory, digest)
+            bundle = cls(source, directory, _decode_manifest(source, raw), digest)
             bundle._check_files()
         return bundle
 
@@ -147,6 +153,21 @@ def _read_manifest(source: Path, directory: Path) -> bytes:
     return path.read_bytes()
 
 
+def _seal(digest: str) -> bytes:
+    return f"{digest}  {MANIFEST}\n".encode()
+
+
+def _check_seal(source: Path, directory: Path, digest: str) -> None:
+    path = directory / SEAL
+    if not path.is_file() or path.read_bytes() != _seal(digest):
+        raise IntegrityError(
+            f"{source} ({MANIFEST})",
+            f"its digest is not the one in {SEAL}" if path.is_file() else f"the file {SEAL} is missing",
+            "the files as they were built",
+            "build or copy the bundle again",
+        )
+
+
 def _decode_manifest(source: Path, raw: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
@@ -162,17 +183,33 @@ def _unpack(source: Path) -> Path:
     target = cache_directory() / "bundles" / _sha256(source)[:32]
     if target.is_dir():
         return target
+    _check_archive(source)
     try:
         with zipfile.ZipFile(source) as archive, atomic_directory(target) as staging:
             for info in archive.infolist():
                 destination = staging / _safe(source, info.filename)
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 destination.write_bytes(archive.read(info))
-    except zipfile.BadZipFile as exc:
-        kind = IntegrityError if zipfile.is_zipfile(source) else BundleError
-        found = f"damaged ({exc})" if kind is IntegrityError else f"not a bundle archive ({exc})"
-        raise kind(str(source), found, f"a {ARCHIVE_SUFFIX} file as it was built", "build or copy the bundle again") from exc
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as exc:
+        raise _damaged(source, str(exc)) from exc
     return target
+
+
+def _check_archive(source: Path) -> None:
+    """Compare an archive with the digest in its zip comment.
+
+    Raises:
+        BundleError: no zip file at all. IntegrityError: a byte is not what was built.
+    """
+    data = source.read_bytes()
+    if not data.startswith(b"PK"):
+        raise BundleError(str(source), "not a bundle archive", f"a {ARCHIVE_SUFFIX} file made by edgekit build", "check the path")
+    if hashlib.sha256(data[:-_COMMENT_BYTES]).hexdigest().encode() != data[-_COMMENT_BYTES:]:
+        raise _damaged(source, "its content is not what its digest says")
+
+
+def _damaged(source: Path, found: str) -> IntegrityError:
+    return IntegrityError(str(source), f"damaged ({found})", f"a {ARCHIVE_SUFFIX} file as it was built", "build or copy the bundle again")
 
 
 def encode_golden(samples: Sequence[GoldenSample]) -> bytes:
@@ -214,12 +251,15 @@ def write_bundle(
     _check_destination(target)
     with storage_errors(target):
         files: dict[str, bytes | Path] = {
-            path.relative_to(artifacts).as_posix(): path for path in sorted(artifacts.rglob("*")) if path.is_file()
+            name: path
+            for path in sorted(artifacts.rglob("*"))
+            if path.is_file() and (name := path.relative_to(artifacts).as_posix()) not in (MANIFEST, SEAL)
         }
         files[GOLDEN] = encode_golden(golden)
         files[REPORT] = msgspec.json.format(msgspec.json.encode(report, order="sorted"), indent=2) + b"\n"
         entries = {name: _entry(content) for name, content in sorted(files.items())}
-        files[MANIFEST] = _encode_manifest(msgspec.structs.replace(manifest, files=entries))
+        raw = _encode_manifest(msgspec.structs.replace(manifest, files=entries))
+        files |= {MANIFEST: raw, SEAL: _seal(hashlib.sha256(raw).hexdigest())}
         if target.suffix == ARCHIVE_SUFFIX:
             _write_archive(target, files)
         else:
@@ -268,11 +308,12 @@ def _entry(content: bytes | Path) -> FileEntry:
 
 
 def _write_archive(target: Path, files: Mapping[str, bytes | Path]) -> None:
-    with tempfile.TemporaryFile() as spool:
-        with zipfile.ZipFile(spool, "w", zipfile.ZIP_STORED) as archive:
-            for name in sorted(files):
-                content = files[name]
-                data = content if isinstance(content, bytes) else content.read_bytes()
-                archive.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), data)
-        spool.seek(0)
-        write_file(target, spool.read())
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            content = files[name]
+            data = content if isinstance(content, bytes) else content.read_bytes()
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), data)
+        archive.comment = bytes(_COMMENT_BYTES)  # a place for the digest
+    body = buffer.getvalue()[:-_COMMENT_BYTES]
+    write_file(target, body + hashlib.sha256(body).hexdigest().encode())

@@ -5,7 +5,7 @@ from affine_bundles import write_affine_bundle
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, write_bundle
 from edgekit.cloud.triton import DynamicBatching, ModelConfig, TensorConfig, plan_model, render, write_repository
 from edgekit.errors import BundleError, UsageError
 
@@ -58,7 +58,7 @@ def write_tensorrt_with_fallback(bundle):
 
     manifest = bundle.manifest
     fallback = msgspec.structs.replace(manifest.artifact, engine="onnxruntime")
-    (bundle.directory / "bundle.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, fallback=fallback)))
+    write_bundle(bundle.path, msgspec.structs.replace(manifest, fallback=fallback), bundle.directory, bundle.golden(), bundle.report())
 
 
 def test_a_fixed_first_dimension_is_not_a_batch(tmp_path):
