@@ -21,6 +21,7 @@ _R = TypeVar("_R", LatencyRow, SumRow)
 
 ROUTER = "edgekit-router"
 STALE_AFTER_S = 30.0  # six export intervals
+SMOOTHING_S = 15.0  # three export intervals
 ANSWERED = ("ok", "late")  # outcomes whose duration is a latency; a refusal is quick and says nothing about serving
 FAILED = ("error", "rejected")
 
@@ -240,7 +241,7 @@ def series_view(latencies: Sequence[LatencyRow], sums: Sequence[SumRow], from_ms
     """The JSON of ``/api/series``: one value a bin, oldest first; ``None`` where a bin is empty.
 
     ``times_ms`` are the starts of the bins (milliseconds since the Unix epoch); ``tiers`` maps a tier to ``p50_ms``, ``p95_ms``, ``p99_ms`` and
-    ``requests_per_s``; ``sla_hit_rate`` and ``offload_share`` are 0 to 1. The newest bin is still filling, and its rate is over the time that has passed.
+    ``requests_per_s``; ``sla_hit_rate`` and ``offload_share`` are 0 to 1. Rates are over at least 15 s.
     """
     times = list(range(from_ms // step_ms * step_ms, to_ms + 1, step_ms))
     source, answered = _latency_source(latencies)
@@ -250,7 +251,7 @@ def series_view(latencies: Sequence[LatencyRow], sums: Sequence[SumRow], from_ms
         bins = {start: _Latency(grouped.get(start, ())) for start in times}
         quantiles = [bins[start].quantiles_ms() for start in times]
         tiers[tier] = {name: [q[name] for q in quantiles] for name, _ in _QUANTILES}
-        tiers[tier]["requests_per_s"] = [_rounded(bins[start].count / _bin_s(start, step_ms, to_ms)) for start in times]
+        tiers[tier]["requests_per_s"] = _rates([bins[start].count for start in times], times, step_ms, to_ms)
     counters = _by_bin(sums)
     routed = [_routed(counters.get(start, ())).view() for start in times]
     return {
@@ -271,5 +272,16 @@ def _by_bin(rows: Iterable[_R]) -> dict[int, list[_R]]:
     return grouped
 
 
-def _bin_s(start_ms: int, step_ms: int, now_ms: int) -> float:
-    return max(min(step_ms, now_ms - start_ms), 1000) / 1e3
+def _rates(counts: Sequence[int], times: Sequence[int], step_ms: int, now_ms: int) -> list[float | None]:
+    """Requests per second, each over its bin and as many before it as make `SMOOTHING_S`; ``None`` before the first request.
+
+    Devices report every few seconds, so narrower bins would alternate between one report and two.
+    """
+    first = next((k for k, count in enumerate(counts) if count), len(counts))
+    width = max(1, math.ceil(SMOOTHING_S * 1e3 / step_ms))
+    rates: list[float | None] = [None] * first
+    for k in range(first, len(counts)):
+        begin = max(first, k - width + 1)
+        span_s = max(min(times[k] + step_ms, now_ms) - times[begin], 1000) / 1e3
+        rates.append(_rounded(sum(counts[begin : k + 1]) / span_s))
+    return rates
