@@ -78,7 +78,7 @@ def load_source(path: str | os.PathLike[str]) -> SourceModel:
     opset = _check(onnx, path, model, bool(externals))
     if externals:
         _load_external(path, model)
-    _name_dimensions(onnx, model)
+    _name_dimensions(model)
     signature = Signature(
         tuple(_spec(path, value, "input") for value in model.graph.input),
         tuple(_spec(path, value, "output") for value in model.graph.output),
@@ -253,39 +253,36 @@ def _check(onnx: Any, path: Path, model: onnx.ModelProto, external: bool) -> int
         raise ModelError(str(path), f"opset {opset} is too old", f"opset {MIN_OPSET} or newer", "export it again with a newer opset")
     constants = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in constants]
-    for value in kept:
-        kind = value.type.WhichOneof("value")
-        if kind != "tensor_type":
-            raise ModelError(
-                str(path),
-                f"input {value.name!r} is a {str(kind).removesuffix('_type')}",
-                "tensor inputs",
-                "export it with plain tensor inputs",
-            )
-    for value in model.graph.output:
-        kind = value.type.WhichOneof("value")
-        if kind not in ("tensor_type", None):
-            raise ModelError(
-                str(path),
-                f"output {value.name!r} is a {str(kind).removesuffix('_type')}",
-                "tensor outputs",
-                "export it with plain tensor outputs",
-            )
+    _check_interface(path, model, kept, constants)
+    _infer_outputs(onnx, model)
     _refuse_foreign(model, _RUNTIME_DOMAINS, str(path))
     try:
         # The path form reads external data itself and has no 2 GB limit.
         onnx.checker.check_model(str(path) if external else model)
     except (onnx.checker.ValidationError, ValueError) as exc:
         raise ModelError(str(path), f"not a valid ONNX model: {_first_line(exc)}", "", "export it again") from exc
-    produced = constants | {value.name for value in kept} | {name for node in model.graph.node for name in node.output}
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    return opset
+
+
+def _check_interface(path: Path, model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], constants: set[str]) -> None:
+    """Inputs and outputs are tensors, inputs have a dtype and a rank, and something produces every output."""
+    for role, values in (("input", inputs), ("output", model.graph.output)):
+        for value in values:
+            kind = str(value.type.WhichOneof("value") or "tensor_type").removesuffix("_type")
+            if kind != "tensor":
+                raise ModelError(
+                    str(path), f"{role} {value.name!r} is of type {kind}", "tensor inputs and outputs", "export it with plain tensors"
+                )
+    for value in inputs:
+        _spec(path, value, "input")
+    produced = constants | {value.name for value in inputs} | {name for node in model.graph.node for name in node.output}
     for value in model.graph.output:
         if value.name not in produced:
             raise ModelError(
                 str(path), f"nothing produces output {value.name!r}", "a whole graph", "the file may be truncated; export it again"
             )
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-    return opset
 
 
 def _refuse_foreign(model: onnx.ModelProto, domains: frozenset[str], target: str) -> None:
@@ -323,12 +320,16 @@ def _spec(path: Path, value: onnx.ValueInfoProto, role: str) -> TensorSpec:
     return TensorSpec(value.name, dtype_name(tensor.elem_type), tuple(dims))
 
 
-def _name_dimensions(onnx: Any, model: onnx.ModelProto) -> None:
-    """Give unnamed dimensions (unset, -1, ``?``) of inputs and outputs names that nothing else has; infer outputs without a shape."""
+def _infer_outputs(onnx: Any, model: onnx.ModelProto) -> None:
+    """Complete outputs that an exporter left without a shape; ONNX Runtime takes them, the checker does not."""
     if any(not value.type.tensor_type.HasField("shape") for value in model.graph.output):
         inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output}
         for value in model.graph.output:
             value.CopyFrom(inferred[value.name])
+
+
+def _name_dimensions(model: onnx.ModelProto) -> None:
+    """Give unnamed dimensions (unset, -1, ``?``) of inputs and outputs names that nothing else has."""
     values = (*model.graph.input, *model.graph.output)
     taken = {dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim}
     for value in values:
