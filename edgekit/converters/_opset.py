@@ -111,14 +111,34 @@ def _inlined(model: onnx.ModelProto, current: int, ceiling: int) -> onnx.ModelPr
         if name is None:
             return model
         try:
-            # Bodies that depend on types need them.
-            typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
-            model = onnx.inliner.inline_selected_functions(typed, [("", name)], inline_schema_functions=True)
+            spelled = _spelled_out(model, name, current)
+            model = onnx.inliner.inline_selected_functions(spelled, [("", name)], inline_schema_functions=True)
         except RuntimeError:
             stuck.add(name)  # no body for this form of the node; the schema check refuses it by name
             continue
         if any(node.op_type == name for node in _all_nodes(model.graph)):
             stuck.add(name)
+
+
+def _spelled_out(model: onnx.ModelProto, name: str, current: int) -> onnx.ModelProto:
+    """What onnx's inliner does not find itself: default attributes of the nodes to replace, and the types of initializers."""
+    import onnx
+
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    declared = onnx.defs.get_schema(name, current, "").attributes
+    for graph in _all_graphs(model.graph):
+        typed = {value.name for value in (*graph.value_info, *graph.input, *graph.output)}
+        graph.value_info.extend(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            for tensor in graph.initializer
+            if tensor.name not in typed
+        )
+        for node in graph.node:
+            if node.op_type == name and node.domain in _DEFAULT:
+                given = {attribute.name for attribute in node.attribute}
+                defaults = (a.default_value for a in declared.values() if a.name not in given and a.default_value.name)
+                node.attribute.extend(defaults)
+    return model
 
 
 def _needs_body(name: str, current: int, ceiling: int) -> bool:
@@ -134,21 +154,28 @@ def _needs_body(name: str, current: int, ceiling: int) -> bool:
 
 
 def _since(name: str, opset: int) -> int:
-    """Version of an operator's definition at an opset, 0 when there is none."""
+    """Version of an operator's definition at an opset, 0 when there is none or it is withdrawn."""
     import onnx
 
     try:
-        return int(onnx.defs.get_schema(name, opset, "").since_version)
+        schema = onnx.defs.get_schema(name, opset, "")
     except onnx.defs.SchemaError:
         return 0
+    return 0 if schema.deprecated else int(schema.since_version)
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for each in _all_graphs(graph):
+        yield from each.node
+
+
+def _all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and its subgraphs, outermost first."""
+    yield graph
     for node in graph.node:
-        yield node
         for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _all_nodes(inner)
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _all_graphs(inner)
 
 
 def _lower_graph(
@@ -233,9 +260,22 @@ def _type_misfit(node: onnx.NodeProto, schema: onnx.defs.OpSchema, scope: Scope)
     return ""
 
 
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes whose outputs nothing reads: what computed the axes that are attributes now."""
+    while True:
+        read = {name for node in _all_nodes(graph) for name in node.input}
+        read |= {output.name for each in _all_graphs(graph) for output in each.output}
+        dead = [node for node in graph.node if not any(name in read for name in node.output)]
+        if not dead:
+            return
+        for node in dead:
+            graph.node.remove(node)
+
+
 def _finished(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
 
+    _drop_unused(model.graph)
     used = {"" if node.domain in _DEFAULT else node.domain for node in _all_nodes(model.graph)} | {""}
     imports = [onnx.helper.make_opsetid("", opset_of(model))]
     imports += [entry for entry in model.opset_import if entry.domain not in _DEFAULT and entry.domain in used]

@@ -31,8 +31,8 @@ class Scope:
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         inputs = {value.name for value in graph.input}
         self._constants = {name: tensor for name, tensor in self._tensors.items() if name not in inputs}
-        constants = (node for node in graph.node if node.op_type == "Constant")
-        self._constants.update((node.output[0], a.t) for node in constants for a in node.attribute if a.name == "value")
+        self._producers = {name: node for node in graph.node for name in node.output}
+        self._folded: dict[str, np.ndarray | None] = {}
 
     def add(self, node: onnx.NodeProto) -> None:
         """Put a node behind the ones that are there."""
@@ -44,13 +44,39 @@ class Scope:
         self.graph.node.extend(self._nodes)
 
     def constant(self, name: str) -> np.ndarray | None:
-        """Value of an initializer or Constant node; None for anything that is computed or missing."""
+        """Value of an initializer, or of what small integer arithmetic makes of constants; None for anything else."""
         from onnx import numpy_helper
 
         if name in self._constants:
             value: np.ndarray = numpy_helper.to_array(self._constants[name])
             return value
+        if name in self._producers:
+            if name not in self._folded:
+                self._folded[name] = None  # a cycle, which no valid graph has, would end here
+                self._folded[name] = self._fold(self._producers[name], name)
+            return self._folded[name]
         return self.parent.constant(name) if self.parent is not None else None
+
+    def _fold(self, node: onnx.NodeProto, name: str) -> np.ndarray | None:
+        """Evaluate one node with ONNX's reference implementation, as bodies of functions compute axes and sizes."""
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+
+        if node.domain not in ("", "ai.onnx") or node.op_type not in _FOLDABLE:
+            return None
+        if node.op_type == "Shape":
+            shape = self.shape_of(node.input[0])
+            if shape is None or None in shape:
+                return None
+            return np.array(shape[slice(_attribute(node, "start", 0), _attribute(node, "end", None))], np.int64)
+        inputs = {each: self.constant(each) for each in node.input if each}
+        if any(value is None or value.size > _FOLD_LIMIT for value in inputs.values()):
+            return None
+        values = [onnx.helper.make_tensor_value_info(each, onnx.TensorProto.INT64, None) for each in inputs]
+        results = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None)]
+        graph = onnx.helper.make_graph([node], "fold", values, results)
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self.current)])
+        return np.asarray(ReferenceEvaluator(model).run([name], inputs)[0])
 
     def add_constant(self, owner: onnx.NodeProto, hint: str, value: np.ndarray) -> str:
         """A new initializer, named after the node that needs it."""
@@ -89,6 +115,11 @@ class Scope:
         return self.parent.shape_of(name) if self.parent is not None else None
 
 
+# Operators that shape arithmetic is made of, and how large its tensors get.
+_FOLDABLE = {"Constant", "Shape", "Size", "Range", "Cast", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Identity"} | {
+    *("Add", "Sub", "Mul", "Div", "Neg", "Expand", "ConstantOfShape")
+}
+_FOLD_LIMIT = 64
 Lowering = Callable[["onnx.NodeProto", Scope], str]
 
 

@@ -120,7 +120,7 @@ def build_engine(
         recipe_path: ``recipe.json`` beside its ONNX file.
         engine_path: where the engine goes.
         tries: workspaces and levels, in order; the next one is taken when the builder gives nothing or is killed, not when the
-            parser refuses.
+            parser refuses, the builder crashes or the time is up.
         capabilities: compute capabilities (``8.6``) for TensorRT-RTX.
         timing_cache: file to read and extend.
         timeout_s: for each try.
@@ -134,7 +134,7 @@ def build_engine(
     with tempfile.TemporaryDirectory(prefix="edgekit-tensorrt-") as scratch:
         report_path = Path(scratch) / "report.json"
         failure = ""
-        for attempt in tries:
+        for number, attempt in enumerate(tries, 1):  # noqa: B007 - both are reported after the last try
             command = _command(package, recipe_path, engine_path, report_path, attempt, capabilities, timing_cache)
             code, output = _run(command, timeout_s)
             report = msgspec.json.decode(report_path.read_bytes(), type=ChildReport) if report_path.is_file() else None
@@ -146,9 +146,11 @@ def build_engine(
                 raise _refused(package, report, recipe_path)
             failure = _describe_failure(code, output, report, timeout_s)
             report_path.unlink(missing_ok=True)
+            if code in _HOPELESS:
+                break
         raise BuildError(
             f"{package} builder",
-            f"{failure} ({len(tries)} {'try' if len(tries) == 1 else 'tries'}, the last with {attempt.workspace_bytes} bytes of workspace)",
+            f"{failure} ({number} {'try' if number == 1 else 'tries'}, the last with {attempt.workspace_bytes} bytes of workspace)",
             "",
             f"repeat it with: {shlex.join(_reproducer(package, recipe_path, attempt, capabilities))}",
         )
@@ -243,6 +245,8 @@ def _run(command: Sequence[str], timeout_s: float) -> tuple[int, str]:
 
 
 _TIMED_OUT = 124
+# A crash in the builder's code or a hang comes again with less memory, only later.
+_HOPELESS = (_TIMED_OUT, -signal.SIGSEGV, -signal.SIGILL, -signal.SIGFPE)
 
 
 def _refused(package: str, report: ChildReport, recipe: Path) -> Exception:

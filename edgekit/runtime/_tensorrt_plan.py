@@ -268,7 +268,7 @@ def attempts(workspace_bytes: int, free_bytes: int, level: int) -> list[Attempt]
     """
     caps = [value for value in (workspace_bytes, free_bytes // 2) if value > 0]
     if not caps:
-        return [Attempt(0, level), Attempt(0, min(level, 1))]
+        return [Attempt(0, value) for value in dict.fromkeys((level, min(level, 1)))]
     first = max(min(caps), _SMALLEST_WORKSPACE_BYTES)
     tries = [
         (first, level),

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgekit.errors import BuildError, EngineError, EnvironmentMissingError
+from edgekit.errors import BuildError, EngineError, EnvironmentMissingError, UnsupportedOperatorsError
 from edgekit.runtime._cuda import Cuda, DeviceBuffer
 from edgekit.runtime._tensorrt_build import BuiltEngine, cached_engine, find_package, forget_engine
 from edgekit.runtime.engines._base import Engine
@@ -84,7 +84,7 @@ class TensorRTEngine(Engine):
         cache = Path(self.options.cache_dir) if self.options.cache_dir else None
         try:
             self._built = cached_engine(self.name, recipe, self._cuda, cache)
-        except BuildError as exc:
+        except (BuildError, UnsupportedOperatorsError) as exc:
             # A session falls back on an engine's error, not on a build's.
             raise EngineError(exc.thing, exc.found, exc.expected, exc.next_step) from exc
         return Path(self._built.path)
