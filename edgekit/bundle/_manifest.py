@@ -74,12 +74,14 @@ class OutputMetrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_rel: largest absolute error divided by the largest absolute value of the reference output.
         cosine: smallest cosine similarity of any sample.
         top1_agreement: share of rows with the same arg-max; ``None`` where the output has no class axis.
+        probabilities: every row along the last axis is a probability distribution.
     """
 
     max_abs: float
     max_rel: float
     cosine: float
     top1_agreement: float | None = None
+    probabilities: bool = False
 
 
 class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
