@@ -6,8 +6,10 @@ import contextlib
 import io
 import logging
 import platform
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,9 +48,10 @@ class CoreMLEmitter:
         built = build_program(job.source.graph(), tools, target)
         ranges = activation_ranges(job.source.model, job.samples) if job.precision == "fp16" else {}
         selector = Float16Selector(built.context, ranges) if job.precision == "fp16" else None
-        model = _convert(tools, built, target, selector)
-        _check_interface(model, built)
-        size = write_package(model, job.directory / PACKAGE)
+        with tempfile.TemporaryDirectory(prefix="edgekit-coreml-") as folder:
+            model = _convert(tools, built, target, selector, Path(folder) / PACKAGE)
+            _check_interface(model, built)
+            size = write_package(model, job.directory / PACKAGE)
         artifact = Artifact("coreml", PACKAGE, job.precision, built.inputs, built.outputs)
         report: dict[str, object] = {
             "deployment_target": target.name,
@@ -88,7 +91,8 @@ class CoreMLEmitter:
         )
 
 
-def _convert(tools: Toolchain, built: MilProgram, target: Any, selector: Float16Selector | None) -> Any:
+def _convert(tools: Toolchain, built: MilProgram, target: Any, selector: Float16Selector | None, package: Path) -> Any:
+    """Run coremltools' passes; it writes a package of its own to ``package``, which `write_package` reads."""
     ct = tools.ct
     passes = ct.PassPipeline()
     passes.remove_passes({_NARROWING})
@@ -103,6 +107,7 @@ def _convert(tools: Toolchain, built: MilProgram, target: Any, selector: Float16
                 pass_pipeline=passes,
                 minimum_deployment_target=target,
                 skip_model_load=True,
+                package_dir=str(package),
             )
         except Exception as exc:
             raise BuildError(

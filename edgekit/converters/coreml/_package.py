@@ -40,19 +40,17 @@ def write_package(model: Any, directory: Path) -> int:
     write_file(data / "model.mlmodel", spec_bytes)
     if weight_bytes:
         write_file(data / "weights" / "weight.bin", weight_bytes)
-    else:
-        (data / "weights").mkdir(parents=True, exist_ok=True)
     write_file(directory / "Manifest.json", manifest)
     return len(spec_bytes) + len(weight_bytes) + len(manifest)
 
 
 def _manifest(specification: bytes, weights: bytes) -> bytes:
+    """The package's table of contents. Without weights it names no folder for them: a bundle carries files, so an empty folder would be lost."""
     digest = hashlib.sha256(specification + weights).hexdigest()
     model_id, weights_id = (str(uuid.uuid5(_NAMESPACE, f"{item} {digest}")).upper() for item in ("model", "weights"))
-    entries = {
-        model_id: _entry("CoreML Model Specification", "model.mlmodel"),
-        weights_id: _entry("CoreML Model Weights", "weights"),
-    }
+    entries = {model_id: _entry("CoreML Model Specification", "model.mlmodel")}
+    if weights:
+        entries[weights_id] = _entry("CoreML Model Weights", "weights")
     content = {"fileFormatVersion": "1.0.0", "itemInfoEntries": entries, "rootModelIdentifier": model_id}
     return json.dumps(content, indent=4, sort_keys=True).encode() + b"\n"
 

@@ -99,10 +99,7 @@ class CoreMLEngine(Engine):
             import coremltools
         except ImportError as exc:
             raise EnvironmentMissingError.for_extra("engine coreml", "coremltools", "coreml") from exc
-        try:
-            self._model = coremltools.models.MLModel(str(self.path), compute_units=coremltools.ComputeUnit[units])
-        except Exception as exc:
-            raise EngineError(f"engine coreml ({self.path})", f"Core ML refuses the model: {exc}", "", "build the bundle again") from exc
+        self._model = coremltools.models.MLModel(str(self.path), compute_units=coremltools.ComputeUnit[units])
 
     def _to_native(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return native_inputs(self.artifact, inputs)
@@ -111,10 +108,7 @@ class CoreMLEngine(Engine):
         return logical_outputs(self.artifact, self.signature, outputs)
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        try:
-            found: dict[str, np.ndarray] = self._model.predict(dict(inputs))
-        except Exception as exc:
-            raise EngineError("engine coreml", f"the prediction failed: {exc}", "", "check the inputs, or build the bundle again") from exc
+        found: dict[str, np.ndarray] = self._model.predict(dict(inputs))
         return found
 
     def _close(self) -> None:

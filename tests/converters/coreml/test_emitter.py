@@ -435,6 +435,25 @@ def test_another_process_writes_the_same_bytes(make, emit, tmp_path):
     }
 
 
+def test_without_weights_the_manifest_names_files_only(make, emit):
+    """Bundles carry files: an empty weights folder would not survive the archive."""
+    package = emit(make([node("Relu", ["x"], ["y"])], {"x": normal(2)}, {}, ["y"]), {"x": normal(2)}).package
+    manifest = json.loads((package / "Manifest.json").read_text())
+    paths = [package / "Data" / entry["path"] for entry in manifest["itemInfoEntries"].values()]
+    assert paths
+    assert all(path.is_file() for path in paths)
+    assert all(any(folder.iterdir()) for folder in package.rglob("*") if folder.is_dir())
+
+
+def test_nothing_is_left_in_the_temporary_folder(make, emit, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "scratch").mkdir()
+    done = emit(make([node("Relu", ["x"], ["y"])], {"x": normal(2)}, {}, ["y"]), {"x": normal(2)})
+    assert done.package.is_dir()
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
 def test_coremltools_accepts_the_package(make, emit):
     """Apple's own loader reads the specification and rebuilds the program from what was saved."""
     done = emit(make([node("MatMul", ["x", "w"], ["y"])], {"x": normal(1, 64)}, {"w": normal(64, 64)}, ["y"]), {"x": normal(1, 64)})
