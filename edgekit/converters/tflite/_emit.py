@@ -21,7 +21,7 @@ from edgekit.converters.tflite._context import Context, ops
 from edgekit.converters.tflite._layout import Order, channels_last, identity, is_free, permuted
 from edgekit.errors import BuildError, EdgeKitError, EnvironmentMissingError
 
-__all__ = ["EMITTERS", "TfliteEmitter", "operator_counts", "tflite_from_graph"]
+__all__ = ["EMITTERS", "TfliteEmitter", "load_handlers", "operator_counts", "tflite_from_graph"]
 
 _FILE = "model.tflite"
 _SIGNATURE = "serving_default"
@@ -72,14 +72,19 @@ class TfliteEmitter:
 EMITTERS = {"tflite": TfliteEmitter()}
 
 
+def load_handlers() -> None:
+    """Fill the registry; needs no TensorFlow."""
+    for family in _FAMILIES:
+        importlib.import_module(f"edgekit.converters.tflite.{family}")
+
+
 def tflite_from_graph(graph: Graph, precision: str = "fp32") -> tuple[bytes, tuple[TensorBinding, ...], tuple[TensorBinding, ...]]:
     """The file's bytes, and how its inputs and outputs map to the graph's.
 
     Raises:
         EnvironmentMissingError, UnsupportedOperatorsError, BuildError: see `TfliteEmitter.emit`.
     """
-    for family in _FAMILIES:
-        importlib.import_module(f"edgekit.converters.tflite.{family}")
+    load_handlers()
     ops.check(graph)
     tf = _import_tensorflow()
     names = _native_names(graph)
