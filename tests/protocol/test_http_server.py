@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgekit.protocol import InferRequest, Limits, Tensor, serve
 from edgekit.protocol._http_codec import encode_request
+from edgekit.protocol._http_server import HttpTransport
 
 pytestmark = pytest.mark.slow
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -161,3 +162,13 @@ def test_no_body_makes_a_500(ask, data):
     length = data.draw(st.sampled_from([message.header_length, None, -1, 0, 1, 10**9]))
     headers = {} if length is None else {"Inference-Header-Content-Length": str(length)}
     assert ask("POST", INFER, bytes(body), headers)[0] in {200, 400, 404}
+
+
+def test_a_body_that_does_not_come_is_given_up(echo_core):
+    transport = HttpTransport(echo_core, "127.0.0.1", 0, Limits(), 4)
+    transport._app._body_timeout_s = 0.02
+    with socket.create_connection(("127.0.0.1", transport.port), 10) as sock:
+        sock.sendall(f"POST {INFER} HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n123".encode())
+        answer = sock.recv(65536)
+    transport.stop(0.0)
+    assert answer.startswith(b"HTTP/1.1 408")
