@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from msgspec import structs
+
 from edgekit._version import __version__
 from edgekit.bundle import (
     ARCHIVE_SUFFIX,
@@ -19,6 +21,7 @@ from edgekit.bundle import (
     Dim,
     Manifest,
     OutputMetrics,
+    Signature,
     Source,
     Verification,
     check_destination,
@@ -28,7 +31,7 @@ from edgekit.bundle import (
 from edgekit.converters._emitter import EmitJob, Emitted, Emitter, NormalisedModel, Proof
 from edgekit.converters._emitters import emitter_for
 from edgekit.converters._normalise import normalise, resolve_shapes
-from edgekit.converters._samples import SampleSet, golden_samples
+from edgekit.converters._samples import SampleSet, golden_samples, require_sizes
 from edgekit.converters._source import SourceModel, load_source
 from edgekit.converters._verify import first_divergence, judge, run_artifact
 from edgekit.device_profiles import DeviceProfile, load_profile
@@ -73,6 +76,8 @@ class _Model:
     def form(self, static: bool, progress: Progress) -> tuple[NormalisedModel, SampleSet]:
         """The normalised model and its samples, with every size fixed or with dynamic ones left in."""
         resolved = resolve_shapes(self.source.signature, self.shapes, static)
+        if self.calibration is None:  # found out here, not after a long normalisation
+            require_sizes(Signature(tuple(structs.replace(spec, shape=resolved[spec.name]) for spec in self.source.signature.inputs), ()))
         static = all(isinstance(dim, int) for shape in resolved.values() for dim in shape)
         if static not in self.forms:
             progress("normalising")

@@ -24,7 +24,7 @@ from edgekit.runtime.engines import one_line
 if TYPE_CHECKING:
     from edgekit.converters._source import SourceModel
 
-__all__ = ["SampleSet", "calibration_inputs", "golden_samples", "synthetic_inputs"]
+__all__ = ["SampleSet", "calibration_inputs", "golden_samples", "require_sizes", "synthetic_inputs"]
 
 Inputs = dict[str, np.ndarray]
 
@@ -75,12 +75,29 @@ def golden_samples(source: SourceModel, signature: Signature, calibration: Path 
         samples = tuple(GoldenSample(inputs, run(inputs)) for inputs in given)
         notes = (f"only {len(samples)} calibration sample(s)",) if len(samples) < SYNTHETIC_SAMPLES else ()
         return SampleSet(samples, "calibration", notes)
-    _require_sizes(signature)
+    require_sizes(signature)
     found = []
     for index in range(SYNTHETIC_SAMPLES):
         batch = 2 if index == 1 else 1
         found.append(_answered(run, signature, index, batch, source.path))
     return SampleSet(tuple(found), "synthetic", ("samples are synthetic: give --calibration for numbers on real data",))
+
+
+def require_sizes(signature: Signature) -> None:
+    """Refuse inputs with open sizes beside the first dimension: no synthetic sample can be made for them.
+
+    Raises:
+        ShapeRequiredError: names the ``--shape`` to give.
+    """
+    for spec in signature.inputs:
+        if any(isinstance(dim, str) for dim in spec.shape[1:]):
+            sizes = ",".join(str(dim) if isinstance(dim, int) else ("1" if axis == 0 else "?") for axis, dim in enumerate(spec.shape))
+            raise ShapeRequiredError(
+                f"input {spec.name!r}",
+                f"{spec.describe()} has sizes that only you can know",
+                "",
+                f"give --shape {spec.name}={sizes} with numbers, or --calibration with arrays of the right size",
+            )
 
 
 def synthetic_inputs(signature: Signature, index: int, batch: int = 1, integer_end: int = _INTEGER_ENDS[0]) -> Inputs:
@@ -179,18 +196,6 @@ def _answered(run: Callable[[Inputs], Inputs], signature: Signature, index: int,
             except ModelError as exc:
                 error = exc
     raise error
-
-
-def _require_sizes(signature: Signature) -> None:
-    for spec in signature.inputs:
-        if any(isinstance(dim, str) for dim in spec.shape[1:]):
-            sizes = ",".join(str(dim) if isinstance(dim, int) else ("1" if axis == 0 else "?") for axis, dim in enumerate(spec.shape))
-            raise ShapeRequiredError(
-                f"input {spec.name!r}",
-                f"{spec.describe()} has sizes that only you can know",
-                "",
-                f"give --shape {spec.name}={sizes} with numbers, or --calibration with arrays of the right size",
-            )
 
 
 def _random(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], integer_end: int) -> np.ndarray:
