@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -44,6 +44,10 @@ class SessionRunner:
         if self._texts:
             inputs = {name: _as_text(name, array) if name in self._texts else array for name, array in inputs.items()}
         return Answer(self.session.run(inputs), self.version)
+
+    def check(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Raise `RequestError` for inputs that do not fit the signature."""
+        self.session.signature.check(inputs)
 
     def close(self) -> None:
         """Close the session if the router opened it."""
@@ -98,6 +102,9 @@ class ClientRunner:
     def run(self, work: Work) -> Answer:
         """One request, within what remains."""
         return answer_from_response(self.client.infer(request_from_work(work), max(0.001, work.limit_s - time.monotonic())))
+
+    def check(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Nothing: the tier that is asked checks."""
 
     def close(self) -> None:
         """Close the client if the router opened it."""

@@ -100,11 +100,12 @@ class LocalTier:
         if not self._runner.serves(work.model, work.version):
             return TierEstimate(0.0, 0.0, 0.0, False, Health.ABSENT)
         with self._wake:
-            if len(self._in_time) + len(self._late) >= self._capacity:
-                health = Health.FULL
-            else:
-                health = Health.OK if self._breaker.closed else Health.FAILING
-            return self._estimator.estimate(work.model, work.payload_bytes, budget_s, now, health)
+            return self._estimator.estimate(work.model, work.payload_bytes, budget_s, now, self._health())
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a worker."""
+        return len(self._in_time) + len(self._late)
 
     def submit(self, job: LocalJob) -> None:
         """Queue a job; its ``on_done`` hears the end, also when the queue is full."""
@@ -153,10 +154,15 @@ class LocalTier:
             thread.join(timeout_s)
         self._runner.close()
 
+    def _health(self) -> Health:
+        if self.waiting >= self._capacity:
+            return Health.FULL
+        return Health.OK if self._breaker.closed else Health.FAILING
+
     def _refusal(self) -> EdgeKitError | None:
         if self._closed:
             return _closed_error()
-        if len(self._in_time) + len(self._late) >= self._capacity:
+        if self.waiting >= self._capacity:
             return OverloadedError("edge", f"{self._capacity} requests wait already", "", "send fewer requests, or add a cloud tier")
         return None
 

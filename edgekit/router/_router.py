@@ -16,7 +16,7 @@ import numpy as np
 from edgekit.errors import DeadlineError, EdgeKitError, OverloadedError, RequestError, UsageError
 from edgekit.protocol import InferenceClient, Parameters, connect
 from edgekit.router._cloud import CloudEndpoint
-from edgekit.router._decide import Decision, Reason, RequestFacts, TierEstimate, decide, margin_s
+from edgekit.router._decide import Decision, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
 from edgekit.router._edge import EdgeTarget, absent, open_edge
 from edgekit.router._flight import is_final
 from edgekit.router._local import LocalTier
@@ -246,6 +246,8 @@ class Router:
         decision, clouds = self._decide(work, now)
         if not decision.tiers:
             raise _refusal(decision, work, self.runner.model)
+        if decision.tiers[0] is Tier.CLOUD and decision.reason is not Reason.LOCAL_ABSENT:
+            self.runner.check(work.inputs)  # a bad request does not travel
         endpoint = self._endpoints[decision.endpoint] if decision.endpoint >= 0 else None
         slow_s = clouds[decision.endpoint].slow_s if endpoint is not None else 0.0
         facts = RequestFacts(work.deadline_s, work.limit_s, self.sla_s)

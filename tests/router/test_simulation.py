@@ -254,76 +254,83 @@ def during(start, end, value, otherwise):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_steady(seed):
-    """Load 0.3: a queue of four (80 ms) comes to pass about once in 300 requests, and those go to the cloud, which makes 45 ms. So all but chance is met."""
-    world = World(seed).run(60.0)
-    assert hit_rate(world.requests) >= 0.99
-    assert edge_share(world.requests) >= 0.9  # the device first
+    """Load 0.3: a queue of four (80 ms) comes to pass about once in 300 requests, and the cloud makes those in 45 ms. Only chance is left, once in some hundred."""
+    world = World(seed).run(120.0)
+    assert hit_rate(world.requests) >= 0.997
+    assert edge_share(world.requests) >= 0.98  # the device first
     assert not any(request.failed for request in world.requests)
-    # Duplicates are bounded by the throttle, and in steady state far below it.
-    assert sum(request.flight.hedged for request in world.requests) <= 0.05 * len(world.requests)
+    assert sum(request.cloud_started for request in world.requests) <= 0.02 * len(world.requests)
+    assert sum(request.flight.hedged for request in world.requests) <= 0.01 * len(world.requests)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_device_throttled_sixfold(seed):
-    """120 ms a run: the device cannot make it. Lost: what waits or runs when it begins and has no time left for the cloud (a handful of 300), and the cloud's own tail."""
+    """120 ms a run: the device cannot make it. Lost is what runs or waits when it begins and has no time left for the cloud (three or four of some 300);
+    from a second on, the cloud's own tail beyond 100 ms (log-normal: once in a thousand)."""
     world = World(seed, throttle=during(20.0, 40.0, 6.0, 1.0)).run(60.0)
-    throttled = world.between(20.0, 40.0)
-    assert hit_rate(throttled) >= 0.94
-    assert edge_share(throttled) <= 0.15
-    assert hit_rate(world.between(20.0, 21.0)) >= 0.5  # seen within a few requests
-    assert hit_rate(world.between(22.0, 40.0)) >= 0.98
+    assert hit_rate(world.between(20.0, 21.0)) >= 0.7
+    assert hit_rate(world.between(21.0, 40.0)) >= 0.99
+    assert edge_share(world.between(20.0, 40.0)) <= 0.1
     assert not any(request.failed for request in world.requests)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_the_device_throttled_threefold_is_not_given_up(seed):
+    """60 ms a run, load 0.9: an idle device still makes it, a queue does not. The cloud takes what the queue would miss."""
+    world = World(seed, throttle=during(20.0, 40.0, 3.0, 1.0)).run(40.0)
+    throttled = world.between(20.0, 40.0)
+    assert hit_rate(throttled) >= 0.99
+    assert 0.05 <= edge_share(throttled) <= 0.9
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_recovered_device_is_used_again_within_a_probe_interval(seed):
-    """All traffic is in the cloud; a 120 ms probe comes every 2.4 s (5 % of the device's time), then a chain of six."""
+    """All traffic is in the cloud; a 120 ms probe comes every 2.4 s (5 % of the device's time; noise makes that at most 3.5 s), then a chain of six."""
     world = World(seed, throttle=during(20.0, 40.0, 6.0, 1.0)).run(60.0)
-    assert edge_share(world.between(38.0, 40.0)) <= 0.1
-    assert edge_share(world.between(43.5, 60.0)) >= 0.85
-    assert hit_rate(world.between(40.0, 60.0)) >= 0.98
+    assert edge_share(world.between(36.0, 40.0)) <= 0.05
+    assert edge_share(world.between(44.0, 60.0)) >= 0.95
+    assert hit_rate(world.between(40.0, 60.0)) >= 0.99
 
 
 @pytest.mark.parametrize("kind", [HANG, REFUSE])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_dead_cloud_costs_nothing_while_the_device_is_well(seed, kind):
-    """Zero errors; and the few requests that would have gone to the cloud for their queue's sake wait for the device, so the bound is the device's alone."""
+    """No errors, and as good as the device alone, less one request in a hundred that was sent to the cloud for its queue's sake before the breaker opened."""
     world = World(seed, cloud=during(20.0, 40.0, kind, None)).run(60.0)
     alone = World(seed, has_cloud=False).run(60.0)
-    assert not any(request.failed or request.refused for request in world.requests)
+    assert not any(request.failed for request in world.requests)
     assert hit_rate(world.requests) >= hit_rate(alone.requests) - 0.01
-    assert hit_rate(world.requests) >= 0.985
-    assert sum(request.cloud_started for request in world.between(26.0, 40.0)) <= 12  # one a probe at the most, once the breaker has opened
+    assert not any(
+        request.cloud_started for request in world.between(26.0, 40.0)
+    )  # the watch asks every 5 s, so the breaker is open by then
 
 
 @pytest.mark.parametrize("kind", [HANG, REFUSE])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_throttled_and_the_cloud_dies_and_comes_back(seed, kind):
-    """Nobody can make it while both are gone: answers are late, or refused after the grace since 120 ms x 15/s overload the device. When the cloud is back, the
-    next probe (at most 1.5 x the last doubled wait, here below 12 s) finds it."""
+    """While both are gone nobody can make it: 120 ms x 15/s overload the device, so answers are late, and what waits beyond the grace fails. The cloud is back at
+    36 s; the breaker's waits of 1, 2, 4 and 8 s, each longer by half at most, end before 36 + 12 s."""
     world = World(seed, throttle=during(20.0, 70.0, 6.0, 1.0), cloud=during(30.0, 36.0, kind, None)).run(80.0)
-    assert hit_rate(world.between(24.0, 30.0)) >= 0.97
-    assert hit_rate(world.between(52.0, 70.0)) >= 0.95
-    assert edge_share(world.between(52.0, 70.0)) <= 0.1
-    assert hit_rate(world.between(75.0, 80.0)) >= 0.97
-    assert all(request.answered_at is not None or request.failed for request in world.requests)
+    assert hit_rate(world.between(24.0, 30.0)) >= 0.98
+    assert hit_rate(world.between(48.0, 70.0)) >= 0.98
+    assert edge_share(world.between(48.0, 70.0)) <= 0.1
+    assert hit_rate(world.between(75.0, 80.0)) >= 0.98
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_offline_never_touches_a_cloud(seed):
+def test_offline_never_touches_a_cloud_and_recovers_by_itself(seed):
     world = World(seed, has_cloud=False, throttle=during(20.0, 25.0, 6.0, 1.0)).run(60.0)
     assert not any(request.cloud_started for request in world.requests)
-    assert hit_rate(world.between(0.0, 20.0)) >= 0.985
-    assert hit_rate(world.between(30.0, 60.0)) >= 0.985  # and it comes back by itself
+    assert hit_rate(world.between(0.0, 20.0)) >= 0.99
+    assert hit_rate(world.between(30.0, 60.0)) >= 0.99
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_routed_beats_either_tier_alone_under_faults(seed):
-    """What the product promises: throttled for a third of the time, cloud dead for another third."""
+    """The device throttled for a quarter of the time, the cloud hanging for another: either alone loses its quarter, the router some requests at the edges."""
     faults = {"throttle": during(15.0, 30.0, 6.0, 1.0), "cloud": during(35.0, 50.0, HANG, None)}
     routed = World(seed, **faults).run(60.0)
     alone = World(seed, throttle=faults["throttle"], has_cloud=False).run(60.0)
-    assert hit_rate(routed.requests) >= 0.97
+    assert hit_rate(routed.requests) >= 0.99
     assert hit_rate(alone.requests) <= 0.80
-    # Cloud only would lose the 15 s in which it hangs: a quarter of the requests.
     assert not any(request.failed for request in routed.requests)
