@@ -98,6 +98,7 @@ class HttpTransport:
                 raise
             started.set_exception(exc)
         finally:
+            self._loop.run_until_complete(_cancel_the_rest())
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
             self._socket.close()
@@ -275,6 +276,14 @@ class _IndexRequest(msgspec.Struct):
 
 class _LoadRequest(msgspec.Struct):
     parameters: Parameters = {}
+
+
+async def _cancel_the_rest() -> None:
+    """End the tasks of connections that aiohttp still lingers on."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 def _route(url: Any) -> list[str]:
