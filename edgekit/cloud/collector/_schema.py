@@ -52,7 +52,7 @@ _SUMMARY = {"n": "UInt64", "total": "Float64", "minimum": "Float64", "maximum": 
 
 _ENGINE = (
     "ReplacingMergeTree(precedence) PARTITION BY toYYYYMM(time) ORDER BY (device_id, boot_id, sequence, point_id) "
-    f"TTL toDateTime(time) + INTERVAL {RETENTION_DAYS} DAY"
+    f"TTL toDateTime(time) + INTERVAL {RETENTION_DAYS} DAY SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
 )
 
 SUM = Table("edgekit_metrics_sum", {**_METRIC, "monotonic": "UInt8", "value": "Float64"}, _ENGINE)

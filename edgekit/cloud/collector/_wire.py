@@ -67,6 +67,8 @@ def parse(signal: Signal, body: bytes, encoding: Encoding) -> Any:
     thing = f"OTLP {signal} body"
     try:
         if encoding == "json":
+            if body.lstrip()[:1] != b"{":  # the parser would take an empty list for an empty message
+                raise ValueError("the body is no JSON object")
             json_format.Parse(body, request, ignore_unknown_fields=True)
         else:
             request.ParseFromString(body)
