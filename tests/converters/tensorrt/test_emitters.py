@@ -1,0 +1,179 @@
+"""The Jetson plan kit and the RTX engine. NVIDIA's own parser and builder run here where TensorRT-RTX is installed; no GPU does."""
+
+import hashlib
+
+import msgspec
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgekit.converters._verify import judge
+from edgekit.converters.tensorrt import EMITTERS
+from edgekit.converters.tensorrt._builder import known_capabilities
+from edgekit.converters.tensorrt._kit import shape_ranges
+from edgekit.errors import BuildError, EnvironmentMissingError, ModelError, ShapeRequiredError, UnsupportedOperatorsError
+from edgekit.runtime import _tensorrt_build
+from edgekit.runtime._tensorrt_plan import Recipe
+
+PRECISIONS = ["fp16", pytest.param("fp32", marks=pytest.mark.slow)]  # each build is a process
+JETSON, RTX = EMITTERS["tensorrt"], EMITTERS["tensorrt-rtx"]
+
+
+@pytest.fixture
+def rtx():
+    return pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+
+
+@pytest.fixture
+def without_rtx(monkeypatch):
+    monkeypatch.setitem(_tensorrt_build.PACKAGES, "tensorrt-rtx", ("no_such_package",))
+
+
+def save(path, nodes, inputs, outputs):
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs],
+        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in outputs],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def files(job):
+    return {path.name: path.read_bytes() for path in job.directory.iterdir()}
+
+
+def test_the_kit_holds_what_the_device_needs(job_for, tiny_conv):
+    job = job_for(tiny_conv)
+    emitted = JETSON.emit(job)
+    assert set(files(job)) == {"model.onnx", "recipe.json", "fallback.onnx"}
+    assert (emitted.artifact.engine, emitted.artifact.path, emitted.artifact.precision) == ("tensorrt", "model.onnx", "fp16")
+    assert (emitted.fallback.engine, emitted.fallback.path, emitted.fallback.precision) == ("onnxruntime", "fallback.onnx", "fp32")
+    recipe = msgspec.json.decode(files(job)["recipe.json"], type=Recipe)
+    assert recipe.onnx_sha256 == hashlib.sha256(files(job)["model.onnx"]).hexdigest()
+    assert recipe.workspace_bytes == job.profile.workspace_bytes > 0
+    assert recipe.dla == "none"
+    assert recipe.shapes == {}
+    assert [generation.network_flags for generation in recipe.generations] == [("EXPLICIT_BATCH",), ("STRONGLY_TYPED",), ()]
+    assert [generation.builder_flags for generation in recipe.generations] == [("FP16",), (), ()]
+    model = onnx.load_from_string(files(job)["model.onnx"])
+    assert model.opset_import[0].version <= job.claim.opset_max
+    assert model.ir_version <= 8  # what TensorRT 8.6's onnx (1.12) reads
+    assert {TensorProto.FLOAT16} == {tensor.data_type for tensor in model.graph.initializer}
+
+
+def test_float32_needs_one_file_and_no_tf32(job_for, tiny_conv):
+    job = job_for(tiny_conv, precision="fp32")
+    emitted = JETSON.emit(job)
+    assert set(files(job)) == {"model.onnx", "recipe.json"}
+    assert emitted.fallback.path == "model.onnx"
+    assert msgspec.json.decode(files(job)["recipe.json"], type=Recipe).clear_flags == ("TF32",)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_equal_jobs_give_equal_bytes(job_for, tiny_conv, precision):
+    first, second = (job_for(tiny_conv, precision=precision) for _ in range(2))
+    for job in (first, second):
+        JETSON.emit(job)
+    assert files(first) == files(second)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_nvidias_parser_and_builder_take_the_file(rtx, job_for, tiny_conv, precision):
+    job = job_for(tiny_conv, precision=precision)
+    proof = JETSON.prove(job, JETSON.emit(job))
+    assert proof.verified == "parser"
+    assert proof.engine == f"TensorRT-RTX {rtx.__version__} (tensorrt_rtx_bindings)"
+    assert "not the TensorRT of a Jetson" in proof.notes[1]
+    assert "through onnxruntime" in proof.notes[0]
+    assert len(proof.left_to_device) == 3
+    judge("the lowered graph", job.samples, proof.outputs, job.source.signature, precision)
+
+
+def test_without_tensorrt_rtx_nothing_is_claimed(without_rtx, job_for, tiny_conv):
+    job = job_for(tiny_conv)
+    proof = JETSON.prove(job, JETSON.emit(job))
+    assert proof.verified == "deferred"
+    assert proof.engine.startswith("onnxruntime")
+    assert "NVIDIA's parser did not read model.onnx" in proof.notes[1]
+    with pytest.raises(EnvironmentMissingError, match=r"pip install 'edgekit-ml\[tensorrt\]'"):
+        RTX.emit(job_for(tiny_conv, "rtx-pc"))
+
+
+def test_a_refusal_of_the_parser_names_the_node(rtx, job_for, tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["t"], "first"), helper.make_node("Det", ["t"], ["y"], "determinant")]
+    path = save(tmp_path / "det.onnx", nodes, [("x", TensorProto.FLOAT, (2, 3, 3))], [("y", TensorProto.FLOAT, (2,))])
+    job = job_for(path, precision="fp32")
+    emitted = JETSON.emit(job)
+    with pytest.raises(UnsupportedOperatorsError, match=r"NVIDIA's parser \(tensorrt_rtx_bindings .*Det at 'determinant'") as caught:
+        JETSON.prove(job, emitted)
+    assert [name for name, *_ in caught.value.nodes] == ["determinant"]
+
+
+def test_a_crash_of_the_builder_is_one_line_that_repeats_it(rtx, job_for, tiny_conv, monkeypatch):
+    job = job_for(tiny_conv)
+    emitted = JETSON.emit(job)
+    monkeypatch.setattr(_tensorrt_build, "_run", lambda *_: (-11, ""))
+    with pytest.raises(
+        BuildError, match=r"was ended by SIGSEGV \(1 try.*repeat it with: .*--recipe .*failed-builds.*recipe\.json"
+    ) as caught:
+        JETSON.prove(job, emitted)
+    assert "\n" not in str(caught.value)
+
+
+def test_dynamic_inputs_get_the_sizes_of_the_samples(rtx, job_for, tiny_mlp):
+    job = job_for(tiny_mlp, static=False)
+    emitted = JETSON.emit(job)
+    (found,) = msgspec.json.decode(files(job)["recipe.json"], type=Recipe).shapes.values()
+    sizes = [sample.inputs["x"].shape[0] for sample in job.samples]
+    assert (found.min, found.opt, found.max) == ((min(sizes), 8), (sizes[0], 8), (max(sizes), 8))
+    assert JETSON.prove(job, emitted).verified == "parser"
+    with pytest.raises(ShapeRequiredError, match="--shape x="):
+        shape_ranges(job.source.signature, [])
+
+
+def test_types_that_tensorrt_has_not(job_for, tmp_path):
+    nodes = [helper.make_node("Neg", ["x"], ["y"], "neg")]
+    path = save(tmp_path / "double.onnx", nodes, [("x", TensorProto.DOUBLE, (2,))], [("y", TensorProto.DOUBLE, (2,))])
+    with pytest.raises(ModelError, match="tensor 'x': dtype float64"):
+        JETSON.emit(job_for(path, precision="fp32"))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_rtx_engine_is_built_and_its_limits_are_said(rtx, job_for, tiny_conv, precision):
+    job = job_for(tiny_conv, "rtx-pc", precision)
+    emitted = RTX.emit(job)
+    engine = files(job)["model.engine"]
+    assert len(engine) == emitted.report["engine_bytes"] > 1000
+    assert emitted.report["engine_reproduced"] is True
+    assert emitted.artifact.path == "model.engine"
+    assert emitted.artifact.options["compute_capabilities"] == "8.0,8.6,8.9,12.0"
+    assert emitted.tools["tensorrt-rtx"] == rtx.__version__
+    proof = RTX.prove(job, emitted)
+    assert proof.verified in ("parser", "host")  # host where a GPU is
+    if proof.verified == "parser":
+        assert "it did not run" in proof.notes[1]
+    judge("rtx", job.samples, proof.outputs, job.source.signature, precision)
+
+
+def test_capabilities_are_asked_by_name(rtx):
+    assert known_capabilities(rtx, ["8.6", "8.7", "11.0", "12.0"]) == ("8.6", "12.0")
+    assert known_capabilities(object(), ["8.6"]) == ()
+
+
+REAL = {"ppocr-det": {"x": (1, 3, 480, 640)}, "ppocr-rec": {"x": (1, 3, 48, 320)}, "ppocr-cls": {"x": (1, 3, 48, 192)}, "magika": {"bytes": (1, 2048)}, "silero-vad": {}}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", REAL)
+def test_real_models(rtx, job_for, real_model, name, precision):
+    job = job_for(real_model(name), "jetson-orin", precision, shapes=REAL[name])
+    proof = JETSON.prove(job, JETSON.emit(job))
+    assert proof.verified == "parser"
+    judge(name, job.samples, proof.outputs, job.source.signature, precision)
+    job = job_for(real_model(name), "rtx-pc", precision, shapes=REAL[name])
+    emitted = RTX.emit(job)
+    assert emitted.report["engine_reproduced"] is True
+    assert emitted.report["engine_bytes"] > 1000
