@@ -92,26 +92,29 @@ class _Loader:
         thing = self.thing(f"{message.type} {', '.join(repr(name) for name, _ in outputs)}")
         spec = find_op(message.type)
         if spec is None:  # reported for all operations before
-            raise EngineError(thing, "unknown op", "", "")
-        given = set(message.inputs)
+            raise EngineError(thing, "unknown op")
+        arguments = {name: self._bound(message.type, name, argument) for name, argument in message.inputs.items()}
+        # The constexpr ops of iOS 16 keep their parameters as attributes.
+        for name, value in message.attributes.items():
+            if name != "name":
+                arguments[name] = [(self.value(f"{message.type} {name}", value),)]
+        given = set(arguments)
         if given - spec.parameters or spec.required - given:
             odd = sorted(given - spec.parameters)
             found = f"unknown input {', '.join(odd)}" if odd else f"no input {', '.join(sorted(spec.required - given))}"
-            raise EngineError(
-                thing, found, f"{', '.join(sorted(spec.parameters))}", "the reference interpreter does not know this form of the op"
-            )
-        arguments: dict[str, list[str | tuple[Value]]] = {}
-        for name, argument in message.inputs.items():
-            bound: list[str | tuple[Value]] = []
-            for binding in argument.arguments:
-                if binding.WhichOneof("binding") == "name":
-                    bound.append(binding.name)
-                else:
-                    bound.append((self.value(f"{message.type} {name}", binding.value),))
+            step = "the reference interpreter does not know this form of the op"
+            raise EngineError(thing, found, f"{', '.join(sorted(spec.parameters))}", step)
+        for name, bound in arguments.items():
             if not bound or (len(bound) != 1 and name not in spec.variadic):
                 raise EngineError(thing, f"{len(bound)} values for input {name}", "one", _DAMAGED)
-            arguments[name] = bound
         return Step(thing, spec, arguments, outputs)
+
+    def _bound(self, what: str, name: str, argument: Any) -> list[str | tuple[Value]]:
+        """What an input is bound to: names of tensors, or values given in place."""
+        return [
+            item.name if item.WhichOneof("binding") == "name" else (self.value(f"{what} {name}", item.value),)
+            for item in argument.arguments
+        ]
 
 
 def load_program(package: Package) -> Program:
