@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -98,13 +99,18 @@ def onnx_op():
 
 @pytest.fixture(scope="session")
 def storage():
-    """Apple's own reader and writer of weight files, without importing the whole of coremltools (seconds, with TensorFlow)."""
-    package = importlib.util.find_spec("coremltools")
-    path = Path(package.origin).parent / "libmilstoragepython.so"
-    spec = importlib.util.spec_from_file_location("libmilstoragepython", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Apple's own reader and writer of weight files, without importing the whole of coremltools (seconds, with TensorFlow).
+
+    The extension can be loaded once in a process, so it goes where coremltools itself will look for it.
+    """
+    name = "coremltools.libmilstoragepython"
+    if name not in sys.modules:
+        package = importlib.util.find_spec("coremltools")
+        spec = importlib.util.spec_from_file_location(name, Path(package.origin).parent / "libmilstoragepython.so")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]
 
 
 # Numbers of MIL.proto's DataType and of FeatureTypes.proto's ArrayDataType.
