@@ -14,10 +14,16 @@ import pytest
 
 @pytest.fixture(scope="session")
 def coremltools():
-    """The package; importing it costs seconds where TensorFlow is installed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("coremltools")
+    """The package, imported without TensorFlow and PyTorch (as the emitter does), which would cost many seconds."""
+    hidden = [name for name in ("tensorflow", "torch") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pytest.importorskip("coremltools")
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 class PackageBuilder:
