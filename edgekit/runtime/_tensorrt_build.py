@@ -23,7 +23,6 @@ from typing import Any
 
 import msgspec
 
-import edgekit
 from edgekit.bundle import atomic_directory, cache_directory
 from edgekit.errors import BuildError, BundleError, EnvironmentMissingError, UnsupportedOperatorsError
 from edgekit.runtime._tensorrt_plan import (
@@ -226,7 +225,7 @@ def _command(
 
 def _run(command: Sequence[str], timeout_s: float) -> tuple[int, str]:
     """Exit code (negative: the signal that ended it; `_TIMED_OUT`) and output of the child."""
-    root = str(Path(edgekit.__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
     try:
         done = subprocess.run(
