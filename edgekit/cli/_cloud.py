@@ -76,7 +76,7 @@ def up(
 
 
 def report(
-    triton: Annotated[str, typer.Option(metavar="URL", help="Triton's metrics endpoint, for example http://127.0.0.1:9002.")],
+    triton: Annotated[str, typer.Option(metavar="URL", help="Triton's HTTP address, or its metrics page (ending in /metrics).")],
     collector: Annotated[str, typer.Option(metavar="URL", help="Where telemetry goes.")],
     interval: Annotated[float, typer.Option(metavar="S", help="Seconds between reports.")] = 5.0,
     device_id: Annotated[str, typer.Option("--device-id", metavar="ID", help="Name of this server in telemetry.")] = "",

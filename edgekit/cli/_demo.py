@@ -39,7 +39,7 @@ def demo(
         (s.policy, s.requests, f"{s.sla_hit_rate:.1%}", f"{s.p50_ms:.0f}", f"{s.p99_ms:.0f}", s.errors, f"{s.cloud_share:.0%}")
         for s in result.policies
     ]
-    header = ("policy", "requests", f"inside {result.sla_ms:g} ms", "p50 ms", "p99 ms", "errors", "by the cloud")
+    header = ("policy", "requests", f"inside {result.load.sla_ms:g} ms", "p50 ms", "p99 ms", "errors", "by the cloud")
     lines = [
         "",
         *table(rows, header),

@@ -83,10 +83,10 @@ def collector(
     otlp_grpc: Annotated[str, typer.Option("--otlp-grpc", metavar="HOST:PORT", help="OTLP over gRPC, or off.")] = "127.0.0.1:4317",
 ) -> None:
     """Take telemetry in, keep it, show the fleet."""
-    from edgekit.cloud.collector import default_store, start_collector
+    from edgekit.cloud.collector import start_collector
 
     host, port = address(http, "--http")
-    running = start_collector(store or default_store(), http=(host, port), otlp_grpc=optional_address(otlp_grpc, "--otlp-grpc"))
+    running = start_collector(store, http=(host, port), otlp_grpc=optional_address(otlp_grpc, "--otlp-grpc"))
     try:
         _announce("collecting", {"http": running.http_port, "otlp_grpc": running.grpc_port}, page=f"http://{host}:{running.http_port}/")
         wait_for_stop()

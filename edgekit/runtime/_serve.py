@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
+import msgspec
+
+from edgekit.errors import StorageError
 from edgekit.protocol import Limits, Server, serve
 from edgekit.runtime._core import ResultObserver, RuntimeCore
-from edgekit.runtime._repository import ModelRepository
+from edgekit.runtime._receipts import list_receipts
+from edgekit.runtime._repository import LoadedModel, ModelRepository
 from edgekit.runtime.engines import EngineOptions
+from edgekit.telemetry import Meter, Telemetry
 
-__all__ = ["MeterLike", "RuntimeMetrics", "serve_bundles"]
+__all__ = ["RuntimeMetrics", "serve_bundles"]
+
+_log = logging.getLogger(__name__)
 
 # Buckets and names are the telemetry layer's; tier is what tells the device from the cloud in one store.
 _TIER = "edge"
-
-
-class MeterLike(Protocol):
-    """What `edgekit.telemetry.Meter` offers and this module uses."""
-
-    def histogram(self, name: str, unit: str = ...) -> Any:
-        """An instrument with ``record(value, attributes)``."""
-        ...
-
-    def gauge(self, name: str, unit: str = ...) -> Any:
-        """An instrument with ``set(value, attributes)``."""
-        ...
 
 
 class RuntimeMetrics:
@@ -34,11 +29,11 @@ class RuntimeMetrics:
     engine and outcome, and ``edgekit.queue.depth`` (requests) by model.
 
     Args:
-        meter: a `edgekit.telemetry.Meter`, or anything like it.
+        meter: of the server's telemetry.
         queue_depth: `RuntimeCore.queue_depth`; may be set later through the attribute of that name.
     """
 
-    def __init__(self, meter: MeterLike, queue_depth: Callable[[str], int] | None = None) -> None:
+    def __init__(self, meter: Meter, queue_depth: Callable[[str], int] | None = None) -> None:
         self.queue_depth = queue_depth
         self._duration = meter.histogram("edgekit.request.duration", "s")
         self._queue = meter.histogram("edgekit.queue.duration", "s")
@@ -62,7 +57,7 @@ def serve_bundles(
     paths: Sequence[str | os.PathLike[str]],
     http: tuple[str, int] | None = ("127.0.0.1", 8000),
     grpc: tuple[str, int] | None = ("127.0.0.1", 8001),
-    telemetry: MeterLike | None = None,
+    telemetry: Telemetry | None = None,
     *,
     options: EngineOptions | None = None,
     instances: int = 1,
@@ -75,7 +70,7 @@ def serve_bundles(
     Args:
         paths: bundles (a directory or an ``.edgekit`` file), or folders that contain bundles.
         http, grpc: addresses, port 0 for any; ``None`` for none.
-        telemetry: the meter (``Telemetry.meter``) that requests are recorded in.
+        telemetry: requests are recorded in its meter; it is told which bundle runs, and carries the receipts of what is served.
         options: for every engine.
         instances: requests that each model runs at once.
         queue_capacity: requests that may wait for each model; more are refused.
@@ -86,7 +81,7 @@ def serve_bundles(
         BindError: an address that cannot be listened on.
         EdgeKitError: a bundle that cannot be found, read, loaded or warmed.
     """
-    metrics = RuntimeMetrics(telemetry) if telemetry is not None else None
+    metrics = RuntimeMetrics(telemetry.meter) if telemetry is not None else None
     observers = [observer for observer in (metrics, on_result) if observer is not None]
     repository = ModelRepository(paths, options=options, instances=instances, queue_capacity=queue_capacity)
     core = RuntimeCore(repository, _all(observers) if observers else None)
@@ -99,7 +94,25 @@ def serve_bundles(
     except BaseException:
         server.stop(0.0)
         raise
+    if telemetry is not None:
+        _announce(telemetry, repository.loaded())
     return server
+
+
+def _announce(telemetry: Telemetry, models: Sequence[LoadedModel]) -> None:
+    """Tell the collector what runs here, and what was proven about it on this device."""
+    if not models:
+        return
+    # One bundle names the device in the fleet; with several, the first of them.
+    telemetry.set_bundle(models[0].bundle.digest, models[0].bundle.manifest.device)
+    served = {model.bundle.digest for model in models}
+    try:
+        newest = {receipt.digest: receipt for receipt in list_receipts() if receipt.digest in served}
+    except StorageError as exc:
+        _log.warning("receipts are not sent: %s", exc)
+        return
+    for receipt in newest.values():
+        telemetry.send_receipt(msgspec.to_builtins(receipt) | {"bundle_digest": receipt.digest})
 
 
 def _all(observers: Sequence[ResultObserver]) -> ResultObserver:

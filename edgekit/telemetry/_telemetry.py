@@ -59,11 +59,12 @@ class Telemetry:
         """Batches that wait for the collector."""
         return self._cycle.backlog if self._cycle is not None and not self._closed else 0
 
-    def set_bundle_digest(self, digest: str) -> None:
-        """Say which bundle runs now; holds for the batches from here on."""
-        self.resource["edgekit.bundle.digest"] = digest
+    def set_bundle(self, digest: str, profile: str) -> None:
+        """Say which bundle runs now, and for which device profile it was built; holds for the batches from here on."""
+        now = {"edgekit.bundle.digest": digest, "edgekit.device_profile": profile}
+        self.resource |= now
         if self._cycle is not None:
-            self._cycle.set_resource({"edgekit.bundle.digest": digest})
+            self._cycle.set_resource(now)
 
     def send_receipt(self, receipt: Mapping[str, Any]) -> bool:
         """Queue a receipt (any JSON-like mapping); true when it is in the spool, false when there is no collector or it was dropped (counted).

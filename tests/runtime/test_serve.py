@@ -9,10 +9,11 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
+from edgekit.bundle import Bundle
 from edgekit.errors import BindError, DeadlineError, EngineError, NotFoundError, OverloadedError, RequestError
 from edgekit.protocol import InferRequest, RequestedOutput, Tensor, connect
 from edgekit.runtime import ModelRepository, RuntimeCore, RuntimeMetrics, serve_bundles
-from edgekit.telemetry import Meter
+from edgekit.telemetry import Meter, start_telemetry
 from tests.runtime.serving_bundles import gather_model, text_model, write_scale, write_serving_bundle
 
 pytestmark = pytest.mark.slow
@@ -291,10 +292,11 @@ def test_an_observer_that_fails_costs_no_answer(folder, caplog):
 
 
 def test_metrics(folder):
-    meter = Meter()
+    telemetry = start_telemetry("edgekit-runtime", "edge")
+    meter = telemetry.meter
     seen = []
     observer = lambda *args: seen.append(args)  # noqa: E731
-    with serve_bundles([folder / "gather"], ("127.0.0.1", 0), None, meter, on_result=observer) as server:
+    with serve_bundles([folder / "gather"], ("127.0.0.1", 0), None, telemetry, on_result=observer) as server:
         client = connect(f"http://127.0.0.1:{server.http_port}")
         client.infer(InferRequest("gather", [Tensor("index", np.array([1]))]), 10.0)
         for index in (np.array([9]), np.array([1], np.int32)):
@@ -314,6 +316,9 @@ def test_metrics(folder):
     assert ("edgekit.request.duration", "error") in points
     assert ("edgekit.queue.duration", "rejected") in points
     assert ("edgekit.queue.depth", None) in points
+    bundle = Bundle.open(folder / "gather")
+    assert telemetry.resource["edgekit.bundle.digest"] == bundle.digest
+    assert telemetry.resource["edgekit.device_profile"] == bundle.manifest.device
 
 
 def test_metrics_need_no_core():

