@@ -16,6 +16,7 @@ import numpy as np
 
 from edgekit.bundle import Dim, Signature, TensorSpec
 from edgekit.converters._emitter import NormalisedModel
+from edgekit.converters._folding import fold_constants
 from edgekit.converters._source import SourceModel
 from edgekit.errors import EnvironmentMissingError, ModelError, ShapeRequiredError, UnknownNameError, UsageError
 
@@ -141,7 +142,7 @@ def normalise(source: SourceModel, shapes: Mapping[str, Sequence[Dim]], *, stati
     Steps, in this order: ``common::inline_functions`` (targets know primitive operators only), ``common::cap_versions`` (what the installed
     ONNX Runtime loads), ``common::fix_shapes`` (before simplifying, so that shape arithmetic folds), ``common::upgrade_opset`` (only below
     opset 13), ``common::onnxslim``, ``common::infer_shapes``. A simplification that fails or changes an output is left out; then
-    ``common::reject_onnxslim`` or ``common::reject_upgrade`` stands in its place.
+    ``common::reject_onnxslim`` or ``common::reject_upgrade`` stands in its place, and ``common::fold_constants`` for OnnxSlim.
 
     Args:
         source: the checked source.
@@ -206,9 +207,10 @@ def _prepare(source: SourceModel, resolved: Mapping[str, tuple[Dim, ...]]) -> tu
 def _simplify(source: SourceModel, base: onnx.ModelProto, trials: Sequence[_Trial]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The most simplified form that answers like the original."""
     slim, upgrade = ("common::onnxslim", _slim), ("common::upgrade_opset", _upgrade)
-    pipelines: list[tuple[tuple[str, Pass], ...]] = [(slim,), ()]
+    fold = ("common::fold_constants", fold_constants)
+    pipelines: list[tuple[tuple[str, Pass], ...]] = [(slim,), (fold,), ()]
     if _opset(base) < TARGET_OPSET:
-        pipelines = [(upgrade, slim), (slim,), (upgrade,), ()]
+        pipelines = [(upgrade, slim), (slim,), (upgrade, fold), (fold,), (upgrade,), ()]
     wanted = [name for name, _ in pipelines[0]]
     for pipeline in pipelines:
         ids = tuple(name for name, _ in pipeline)

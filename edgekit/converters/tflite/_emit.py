@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from edgekit.bundle import Artifact, TensorBinding, TensorSpec, write_file
 from edgekit.converters._emitter import EmitJob, Emitted, Proof
 from edgekit.converters._graph import Graph
+from edgekit.converters._verify import prove_on_host
 from edgekit.converters.tflite._context import Context, ops
 from edgekit.converters.tflite._layout import Order, channels_last, identity, is_free, permuted
 from edgekit.errors import BuildError, EdgeKitError, EnvironmentMissingError
@@ -51,22 +52,16 @@ class TfliteEmitter:
         data, inputs, outputs = tflite_from_graph(job.source.graph(), job.precision)
         write_file(job.directory / _FILE, data)
         return Emitted(
-            Artifact(self.engine, _FILE, job.precision, inputs, outputs),
+            Artifact(
+                self.engine, _FILE, job.precision, inputs, outputs, {"threads": str(job.profile.threads)} if job.profile.threads else {}
+            ),
             tools={"tensorflow": importlib.metadata.version(_tensorflow_distribution())},
             report={"operators": operator_counts(data), "nodes": len(job.source.model.graph.node)},
         )
 
     def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
         """Run the file on every sample through LiteRT."""
-        from edgekit.runtime.engines import open_engine
-
-        artifact = emitted.artifact
-        engine = open_engine(job.directory / artifact.path, artifact, job.source.signature)
-        try:
-            outputs = [engine.run(sample.inputs) for sample in job.samples]
-            return Proof("host", f"tflite {engine.version()}", outputs)
-        finally:
-            engine.close()
+        return prove_on_host(job, emitted)
 
 
 EMITTERS = {"tflite": TfliteEmitter()}
