@@ -37,6 +37,7 @@ REQUEST_LIMIT = 64  # OTLP requests in memory at once: 64 x 16 MiB is what a flo
 READ_TIMEOUT_S = 30.0
 RETRY_AFTER_S = 5
 CACHE_S = 1.0  # several open pages cost one query a second
+DEFAULT_STEP_S = 5.0  # the export interval
 SERIES_POINT_LIMIT = 1000
 WINDOW_LIMIT_S = 7 * 86_400
 
@@ -67,7 +68,7 @@ class Services(msgspec.Struct):
 
 
 def window_parameters(query: dict[str, str]) -> tuple[float, float]:
-    """``(window_s, step_s)`` of a request, with their defaults 300 and a sixtieth of the window.
+    """``(window_s, step_s)`` of a request, with their defaults 300 and a sixtieth of the window, at least 5 s.
 
     Raises:
         RequestError: no numbers, out of range, or more bins than a page can show.
@@ -84,7 +85,7 @@ def window_parameters(query: dict[str, str]) -> tuple[float, float]:
         return value
 
     window_s = number("window_s", 300.0, 1.0, WINDOW_LIMIT_S)
-    step_s = number("step_s", max(1.0, window_s / 60), 1.0, WINDOW_LIMIT_S)
+    step_s = number("step_s", max(DEFAULT_STEP_S, window_s / 60), 1.0, WINDOW_LIMIT_S)
     if window_s / step_s > SERIES_POINT_LIMIT:
         raise RequestError("step_s", f"{window_s / step_s:.0f} bins", f"at most {SERIES_POINT_LIMIT}", "give a larger step_s")
     return window_s, step_s
