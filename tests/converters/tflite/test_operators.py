@@ -10,7 +10,7 @@ import pytest
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters.tflite._context import ops
 from edgekit.converters.tflite._emit import load_handlers
-from tests.converters.tflite.operator_cases import CASES
+from tests.converters.tflite.operator_cases import CASES, Case
 
 _BATCHES = [CASES[start : start + 16] for start in range(0, len(CASES), 16)]
 
@@ -73,3 +73,24 @@ def test_every_handler_has_a_case():
 def test_case_names_are_unique():
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("op", "gates", "direction"), [("LSTM", 4, "bidirectional"), ("GRU", 3, "forward")])
+def test_batch_first_recurrence_is_the_transposed_one(op, gates, direction, graph_of, run_tflite, run_onnx):
+    """ONNX Runtime refuses ``layout=1``, so its answer to ``layout=0`` is transposed for the comparison."""
+    random = np.random.default_rng(11)
+    ways, steps, batch, features, hidden = (2 if direction == "bidirectional" else 1), 3, 2, 4, 5
+    count = 3 if op == "LSTM" else 2
+    weights = [random.standard_normal((ways, gates * hidden, size)).astype(np.float32) for size in (features, hidden)]
+    x = random.standard_normal((steps, batch, features)).astype(np.float32)
+    attrs = {"hidden_size": hidden, "direction": direction}
+    plain = Case("plain", op, (x,), tuple(weights), attrs, outputs=count)
+    reference = run_onnx(plain.model(), {"in0": x})
+    first = np.ascontiguousarray(x.transpose(1, 0, 2))
+    outputs, _ = run_tflite(
+        graph_of(Case("first", op, (first,), tuple(weights), {**attrs, "layout": 1}, outputs=count).model()), {"in0": first}
+    )
+    assert np.allclose(outputs["out0"], reference[0].transpose(2, 0, 1, 3), atol=1e-5)
+    for index in range(1, count):
+        assert np.allclose(outputs[f"out{index}"], reference[index].transpose(1, 0, 2), atol=1e-5)
