@@ -132,9 +132,14 @@ class HedgeThrottle:
         """What is left."""
         return self._tokens
 
+    @property
+    def allows(self) -> bool:
+        """True unless hedging is stopped."""
+        return self._tokens > self.STOP_AT
+
     def try_take(self) -> bool:
         """Take a token for one hedge; False when hedging is stopped."""
-        if self._tokens <= self.STOP_AT:
+        if not self.allows:
             return False
         self._tokens -= 1.0
         return True

@@ -1,7 +1,8 @@
 """Which tier answers a request: a pure function of what is known now.
 
-The rule: the device, when the probability that it answers by the deadline is at least 0.99; else the tier with the higher probability; else, when neither
-can make it, the one most likely to, marked late. Nothing here reads a clock, waits or counts.
+The rule: the device, when the probability that it answers by the deadline is at least 0.99, or at least 0.9 and a hedge still comes in time (then one of
+the two makes it with 0.995: 0.9 + 0.1 x the 0.95 of a hedge at the cloud's 95th percentile); else the tier with the higher probability; else, when neither can
+make it, the one most likely to, marked late. 0.9 is what the hedge throttle sustains: one request in ten. Nothing here reads a clock, waits or counts.
 
 All times are seconds on one monotonic clock. A margin of max(2 ms, 5 % of the SLA) is kept from every deadline for what no estimate sees (hand-over between
 threads, encoding of the answer).
@@ -17,6 +18,7 @@ import msgspec
 __all__ = ["SURE", "Decision", "Health", "Reason", "RequestFacts", "Tier", "TierEstimate", "decide", "margin_s"]
 
 SURE = 0.99
+HEDGED = 0.9
 # Below this no tier is said to make it: with a window of some hundred samples it cannot be told from zero.
 HOPELESS = 0.01
 MARGIN_FLOOR_S = 0.002
@@ -35,6 +37,8 @@ class Reason(enum.Enum):
 
     LOCAL_FITS = "local_fits"
     """The device answers in time with at least 0.99."""
+    LOCAL_HEDGED = "local_hedged"
+    """The device answers in time with at least 0.9, and the cloud can still be asked when it does not."""
     LOCAL_LIKELIER = "local_likelier"
     """The device is not sure to answer in time, and no cloud endpoint is likelier to."""
     LOCAL_TOO_SLOW = "local_too_slow"
@@ -131,7 +135,7 @@ def margin_s(sla_s: float) -> float:
     return max(MARGIN_FLOOR_S, MARGIN_SHARE * sla_s)
 
 
-def decide(facts: RequestFacts, local: TierEstimate, clouds: Sequence[TierEstimate], now: float) -> Decision:
+def decide(facts: RequestFacts, local: TierEstimate, clouds: Sequence[TierEstimate], now: float, may_hedge: bool = True) -> Decision:
     """Choose the order of tiers for one request.
 
     Args:
@@ -139,12 +143,15 @@ def decide(facts: RequestFacts, local: TierEstimate, clouds: Sequence[TierEstima
         local: the device.
         clouds: every cloud endpoint, in the configuration's order; empty when there is no cloud tier.
         now: the time, on the clock of ``facts``.
+        may_hedge: False while hedging is throttled.
     """
     if now >= facts.deadline_s:
         return Decision((), Reason.DEADLINE_PASSED, -1, None, now, facts.deadline_s, False, local.p_meet, 0.0)
     endpoint = _best_endpoint(clouds)
     cloud = clouds[endpoint] if endpoint >= 0 else None
     tiers, reason = _order(local, cloud, bool(clouds))
+    if reason is Reason.LOCAL_TOO_SLOW and cloud is not None and may_hedge and _hedge_is_enough(facts, local, cloud, now):
+        tiers, reason = (Tier.EDGE, Tier.CLOUD), Reason.LOCAL_HEDGED
     p_cloud = cloud.p_meet if cloud is not None else 0.0
     late = bool(tiers) and _best(local, cloud) < HOPELESS
     hedge_at, hedge_by = None, now
@@ -198,6 +205,12 @@ def _order(local: TierEstimate, cloud: TierEstimate | None, any_cloud: bool) -> 
     if cloud.p_meet > local.p_meet:
         return (Tier.CLOUD, Tier.EDGE), Reason.LOCAL_TOO_SLOW
     return edge_first, Reason.LOCAL_LIKELIER
+
+
+def _hedge_is_enough(facts: RequestFacts, local: TierEstimate, cloud: TierEstimate, now: float) -> bool:
+    """The device is likely, and done more often than not before the cloud must start."""
+    hedge_at = facts.deadline_s - margin_s(facts.sla_s) - cloud.slow_s
+    return local.p_meet >= HEDGED and hedge_at >= now + local.typical_s
 
 
 def _hedge_at(facts: RequestFacts, first: TierEstimate, second: TierEstimate, now: float) -> float | None:

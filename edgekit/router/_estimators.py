@@ -15,7 +15,7 @@ __all__ = ["CloudEstimator", "LocalEstimator", "size_class"]
 
 PROBE_EVERY_S = 1.0
 PROBE_DUTY = 0.05  # largest share of the device's time that probes may take
-PROBE_CHAIN = 6  # probes in a row once one came back faster than believed; enough to restart the window
+PROBE_CHAIN = 6  # probes back to back once one was fast enough after one that was not; enough to restart the window
 
 # Finagle's and Linkerd's Peak-EWMA: decay, first guess, and what a failure is worth.
 EWMA_DECAY_S = 10.0
@@ -54,7 +54,8 @@ class LocalEstimator:
         self._last_sample_s = -math.inf
         self._last_service_s = 0.0
         self._last_offload_s = -math.inf
-        self._chain = 0
+        self._budget_s = math.inf  # of the last offloaded request
+        self._chain = 0  # samples in a row within that budget
 
     def seed(self, model: str, payload_bytes: int, service_s: Iterable[float], now: float) -> None:
         """Start from measured warm-up runs, so that the first request meets an estimate."""
@@ -139,9 +140,12 @@ class LocalEstimator:
             return 0.0, now  # slower than anything in the window
         return (window.probability((until_s - started) / factor, now) - ended) / (1.0 - ended), max(started + slow, now + 0.1 * typical)
 
-    def offloaded(self, now: float) -> None:
-        """A request that might have run here went to the cloud."""
+    def offloaded(self, budget_s: float, now: float) -> None:
+        """A request that might have run here within ``budget_s`` went to the cloud."""
         self._last_offload_s = now
+        self._budget_s = budget_s
+        if self._last_service_s > budget_s:
+            self._chain = 0
 
     def probe_due(self, now: float) -> bool:
         """True when the device should run a shadow of an offloaded request now, so that a recovery is seen.
@@ -154,14 +158,14 @@ class LocalEstimator:
     def next_probe_s(self) -> float:
         """Earliest time of the next shadow probe; infinite while the traffic itself brings samples.
 
-        At most once a second, and at most 5 % of the device's time. A probe that came back faster than believed is followed at once by a few
-        more: the recovery is then known within one probe interval.
+        Probes take 5 % of the device's time at most, and come once a second at most while they are too slow. The first that is fast enough is followed
+        at once by a few more: a recovery is then known within one probe interval.
         """
         if 0 < self._chain < PROBE_CHAIN and self._last_offload_s > self._last_sample_s - PROBE_EVERY_S:
             return self._last_sample_s
         if self._last_offload_s <= self._last_sample_s:
             return math.inf
-        return self._last_sample_s + max(PROBE_EVERY_S, self._last_service_s / PROBE_DUTY)
+        return self._last_sample_s + max(0.0 if self._chain else PROBE_EVERY_S, self._last_service_s / PROBE_DUTY)
 
     def drift(self, model: str, payload_bytes: int) -> float:
         """Present drift factor; 1 when nothing is known."""
@@ -171,7 +175,7 @@ class LocalEstimator:
     def _add(self, model: str, payload_bytes: int, service_s: float, now: float) -> None:
         classes = self._windows.setdefault(model, {})
         window = classes.setdefault(size_class(payload_bytes), ServiceWindow())
-        self._chain = self._chain + 1 if not window.empty and window.improves(service_s) else 0
+        self._chain = self._chain + 1 if service_s <= self._budget_s else 0
         window.add(service_s, now)
         self._last_sample_s = now
         self._last_service_s = service_s

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from msgspec import structs
+
 from edgekit.errors import DeadlineError, EdgeKitError, EngineError, OverloadedError, RequestError
 from edgekit.router._breaker import Breaker
 from edgekit.router._decide import Health, Tier, TierEstimate
@@ -22,6 +24,7 @@ from edgekit.router._work import Answer, OnDone, Work
 __all__ = ["LocalJob", "LocalRunner", "LocalTier"]
 
 Clock = Callable[[], float]
+PROBE_LIMIT_S = 10.0
 
 
 class LocalRunner(Protocol):
@@ -127,10 +130,10 @@ class LocalTier:
                     self._estimator.drop(job.ticket)
                     return
 
-    def offloaded(self, work: Work, now: float) -> None:
-        """A request went to the cloud that might have run here; kept as the next shadow probe."""
+    def offloaded(self, work: Work, budget_s: float, now: float) -> None:
+        """A request went to the cloud that might have run here within ``budget_s``; kept as the next shadow probe."""
         with self._wake:
-            self._estimator.offloaded(now)
+            self._estimator.offloaded(budget_s, now)
             if self._shadow is None:
                 self._wake.notify()
             self._shadow = work
@@ -213,6 +216,8 @@ class LocalTier:
     def _start_probe(self, work: Work, now: float) -> LocalJob:
         if not self._breaker.closed:
             self._breaker.start_probe()
+        # Its own time, and nothing that would make an edge server take it for the client's request (a sequence, say).
+        work = structs.replace(work, deadline_s=now + PROBE_LIMIT_S, limit_s=now + PROBE_LIMIT_S, id="", parameters={})
         job = LocalJob(work, _unheard, late=True, returnable=False)
         job.ticket = self._estimator.enqueue(work.model, work.payload_bytes, now)
         self._estimator.start(job.ticket, work.model, work.payload_bytes, now)

@@ -11,7 +11,7 @@ import msgspec
 
 from edgekit.router._breaker import HedgeThrottle
 from edgekit.router._cloud import CloudAttempt, CloudEndpoint
-from edgekit.router._decide import Decision, RequestFacts, Tier
+from edgekit.router._decide import Decision, RequestFacts, Tier, margin_s
 from edgekit.router._flight import Flight
 from edgekit.router._local import LocalJob, LocalTier
 from edgekit.router._work import Answer, Work
@@ -75,6 +75,7 @@ class Race:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._work = work
+        self._sla_s = facts.sla_s
         self._decision = decision
         self._local = local
         self._endpoint = endpoint
@@ -146,7 +147,7 @@ class Race:
         elif self._endpoint is not None:
             self._attempt = self._endpoint.start(self._work, self._on_done, self._cloud_slow_s)
             if self._decision.tiers[0] is Tier.CLOUD:
-                self._local.offloaded(self._work, now)
+                self._local.offloaded(self._work, self._work.deadline_s - margin_s(self._sla_s) - now, now)
 
     def _on_done(self, tier: Tier, result: Answer | BaseException) -> None:
         self._events.put((tier, result))

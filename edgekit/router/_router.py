@@ -258,7 +258,7 @@ class Router:
         budget_s = work.deadline_s - margin_s(self.sla_s) - now
         local = self._local.estimate(work, budget_s, now)
         clouds = tuple([endpoint.estimate(work, budget_s, now) for endpoint in self._endpoints])
-        decision = decide(RequestFacts(work.deadline_s, work.limit_s, self.sla_s), local, clouds, now)
+        decision = decide(RequestFacts(work.deadline_s, work.limit_s, self.sla_s), local, clouds, now, self._throttle.allows)
         self._last = (decision, local, clouds)
         self._metrics.decided(decision.reason.value)
         return decision, clouds

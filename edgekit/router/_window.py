@@ -23,6 +23,10 @@ SHORT = 5  # samples in the short average
 # A sample speaks for a new regime when it is this factor outside the quartiles. By chance a run of k does so with at most 4 ** -k.
 STEP = 1.2
 RUN_UP, RUN_DOWN = 8, 5
+RUN_FAR = 3  # samples beyond the clip are no drift any more; the median of the last five has believed in them by then
+ALIKE = (
+    2.0  # what the restarted window takes of the run: samples within this factor of its end, so that a spike does not outlive its regime
+)
 KEPT = 16  # newest samples that survive an idle window
 STALE_WEIGHT = 4  # how many samples those are worth
 REFRESH_EVERY = 16  # quantiles are recomputed after this many samples, or a slice of the window
@@ -34,6 +38,7 @@ class ServiceWindow:
     __slots__ = (
         "_count",
         "_drift",
+        "_far",
         "_histogram",
         "_kept",
         "_outside",
@@ -42,6 +47,7 @@ class ServiceWindow:
         "_q1",
         "_q3",
         "_ranks",
+        "_reference",
         "_refresh_at",
         "_since",
         "_values",
@@ -51,6 +57,7 @@ class ServiceWindow:
         self._histogram = RotatingHistogram(WINDOW_S)
         self._kept: deque[float] = deque(maxlen=KEPT)
         self._outside = 0  # length of the run: positive above the quartiles, negative below
+        self._far = 0  # length of the run beyond the clip
         self._since = 0  # samples since the last refresh
         self._refresh_at = -math.inf
         self._drift = 1.0
@@ -59,6 +66,7 @@ class ServiceWindow:
         self._values: list[float] = []
         self._ranks: list[int] = [0]
         self._q1 = self._p50 = self._q3 = self._p95 = math.nan
+        self._reference = (math.nan, math.nan, math.nan)
 
     @property
     def empty(self) -> bool:
@@ -108,25 +116,28 @@ class ServiceWindow:
         """Factor on every duration for what few samples cannot tell: 1 + 1 / sqrt(n), our choice; 2 after one sample, 1.1 after a hundred."""
         return 1.0 + 1.0 / math.sqrt(max(1, self.samples))
 
-    def improves(self, value_s: float) -> bool:
-        """True when ``value_s`` is clearly faster than what is believed: a few more samples would tell whether the device recovered."""
-        return value_s * STEP < self._p50 * self._drift
-
     def _stepped(self, value_s: float) -> bool:
-        if value_s > self._q3 * STEP:
+        if not self._outside:
+            self._reference = (self._q1, self._p50, self._q3)  # as they were before a run, which must not move what it is measured by
+        low, middle, high = self._reference
+        self._far = self._far + 1 if value_s > middle * MAX_DRIFT else 0
+        if value_s > high * STEP:
             self._outside = max(0, self._outside) + 1
-        elif value_s < self._q1 / STEP:
+        elif value_s < low / STEP:
             self._outside = min(0, self._outside) - 1
         else:
             self._outside = 0
-        return self._outside >= RUN_UP or self._outside <= -RUN_DOWN
+        return self._outside >= RUN_UP or self._outside <= -RUN_DOWN or (self._far >= RUN_FAR and self._outside >= RUN_FAR)
 
     def _restart(self, now: float) -> None:
         run = list(self._kept)[-abs(self._outside) :]
+        tail = sorted(run[-SHORT:])
+        centre = tail[len(tail) // 2]
         self._histogram = RotatingHistogram(WINDOW_S)
         for value_s in run:
-            self._histogram.record(value_s, now)
-        self._outside = 0
+            if centre / ALIKE <= value_s <= centre * ALIKE:
+                self._histogram.record(value_s, now)
+        self._outside = self._far = 0
         self._refresh(now)
 
     def _refresh_if_old(self, now: float) -> None:

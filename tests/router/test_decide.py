@@ -25,6 +25,8 @@ CASES = {
     "local fits": (tier(0.99), [tier(1.0)], (EDGE, CLOUD), Reason.LOCAL_FITS),
     "local fits, no cloud": (tier(0.995), [], (EDGE,), Reason.LOCAL_FITS),
     "local fits, cloud open: nothing is spent on the cloud": (tier(1.0), [OPEN], (EDGE,), Reason.LOCAL_FITS),
+    "cloud likelier, but a hedge is enough": (tier(0.9), [tier(0.95)], (EDGE, CLOUD), Reason.LOCAL_HEDGED),
+    "cloud likelier, and too slow to be a hedge": (tier(0.9), [tier(0.95, slow=0.09)], (CLOUD, EDGE), Reason.LOCAL_TOO_SLOW),
     "cloud likelier": (tier(0.5), [tier(0.9)], (CLOUD, EDGE), Reason.LOCAL_TOO_SLOW),
     "neither sure, device likelier": (tier(0.6), [tier(0.5)], (EDGE, CLOUD), Reason.LOCAL_LIKELIER),
     "a tie stays local": (tier(0.5), [tier(0.5)], (EDGE, CLOUD), Reason.LOCAL_LIKELIER),
@@ -76,9 +78,14 @@ def test_an_unsure_tier_is_hedged_at_the_others_median_when_its_p95_is_out_of_re
 
 
 def test_the_cloud_is_hedged_by_the_device():
-    decision = decide(FACTS, tier(0.9, 0.02, 0.06), [tier(0.95)], NOW)
+    decision = decide(FACTS, tier(0.8, 0.02, 0.06), [tier(0.95)], NOW)
     assert decision.tiers == (CLOUD, EDGE)
     assert decision.hedge_at_s == pytest.approx(NOW + 0.1 - 0.005 - 0.06)
+
+
+def test_a_throttled_hedge_is_not_relied_on():
+    decision = decide(FACTS, tier(0.9), [tier(0.95)], NOW, may_hedge=False)
+    assert (decision.tiers, decision.reason) == ((CLOUD, EDGE), Reason.LOCAL_TOO_SLOW)
 
 
 def test_late_when_no_tier_makes_it():

@@ -95,7 +95,7 @@ class World:
         local = self.local.estimate(MODEL, SIZE, budget, self.now)
         health = Health.OK if self.breaker.closed and self.cloud.may_send(self.now) else Health.FAILING
         clouds = [self.cloud.estimate(MODEL, SIZE, budget, self.now, health)] if self.has_cloud else []
-        request.decision = decide(request.facts, local, clouds, self.now)
+        request.decision = decide(request.facts, local, clouds, self.now, self.hedges.allows)
         request.flight = Flight(request.facts, request.decision)
         self.start(request, request.flight.first())
         self.wait(request)
@@ -131,7 +131,7 @@ class World:
         assert self.has_cloud
         self.cloud.start()
         if request.decision.tiers[0] is Tier.CLOUD:
-            self.local.offloaded(self.now)
+            self.local.offloaded(request.facts.deadline_s - margin_s(SLA_S) - self.now, self.now)
             self.at(max(self.now, self.local.next_probe_s), self.probe_device)
         state = self.cloud_at(self.now)
         if state is None:
