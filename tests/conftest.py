@@ -9,12 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from edgekit.bundle import cache_directory
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # `examples` and `benchmarks` are imported from the checkout
     sys.path.insert(0, str(ROOT))
+
+# The same examples every time, and no failure because the machine was busy for a moment.
+settings.register_profile("edgekit", deadline=None, derandomize=True)
+settings.load_profile("edgekit")
 
 TINY_OPSET = 17
 TINY_IR = 10

@@ -90,7 +90,7 @@ class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         verified: how far the proof went, see `Verified`.
         engine: name and version of what ran (``onnxruntime 1.31.1``), or of the parser that read it.
-        samples: how many samples ran; 0 for ``parser`` and ``deferred``.
+        samples: how many samples ran. For ``parser`` they ran through ONNX Runtime on the lowered graph, as the notes say; 0 when nothing ran.
         sample_source: ``calibration`` (the user's data) or ``synthetic`` (seeded random).
         metrics: per output name.
         thresholds: the limits that applied.

@@ -93,7 +93,7 @@ class CoreMLEngine(Engine):
                 "engine coreml",
                 f"Core ML runs on Apple systems only, this is {platform.system()}",
                 "macOS here, or iOS in an app",
-                "use the bundle's fallback here, or copy the bundle to a Mac",
+                "copy the bundle to a Mac, or its model.mlpackage into an app",
             )
         try:
             import coremltools
