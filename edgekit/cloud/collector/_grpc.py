@@ -11,9 +11,9 @@ from edgekit.errors import BindError, EdgeKitError, EnvironmentMissingError, Req
 
 __all__ = ["GrpcServer"]
 
-WORKERS = 8  # each waits for its commit, so this is also how many requests share an insert
+WORKERS = 32  # each waits for its commit, so this is also how many requests share an insert
 COMMIT_TIMEOUT_S = 30.0
-CONCURRENT_LIMIT = 64
+CONCURRENT_LIMIT = 128
 
 
 class GrpcServer:

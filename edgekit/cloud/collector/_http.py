@@ -33,7 +33,7 @@ __all__ = ["HttpServer", "Services", "window_parameters"]
 
 _log = logging.getLogger("edgekit.collector")
 
-REQUEST_LIMIT = 64  # OTLP requests in memory at once: 64 x 16 MiB is what a flood can cost
+READING_LIMIT_BYTES = 64 << 20  # of bodies that are being read or wait for a decoder
 READ_TIMEOUT_S = 30.0
 RETRY_AFTER_S = 5
 CACHE_S = 1.0  # several open pages cost one query a second
@@ -142,7 +142,7 @@ class HttpServer:
         self._web = web
         self._services = services
         self._cache = _Cache()
-        self._active = 0
+        self._reading_bytes = 0
         self._page, self._policy = load_page()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="edgekit-collector-http", daemon=True)
@@ -181,18 +181,14 @@ class HttpServer:
             return self._refuse(
                 RequestError("Content-Type", repr(request.content_type), "application/json or application/x-protobuf"), encoding, 415
             )
-        if self._active >= REQUEST_LIMIT:
-            return self._refuse(OverloadedError("collector", f"{self._active} requests in progress", "", "send again later"), encoding, 503)
-        self._active += 1
+        size = min(request.content_length or BODY_LIMIT_BYTES, BODY_LIMIT_BYTES)  # chunked bodies count as the largest
+        if self._reading_bytes + size > READING_LIMIT_BYTES:
+            waiting = OverloadedError("collector", f"{READING_LIMIT_BYTES >> 20} MiB of requests wait", "", "send again later")
+            return self._refuse(waiting, encoding, 503)
         try:
-            body = await asyncio.wait_for(request.read(), READ_TIMEOUT_S)
-            content_encoding = request.headers.get("Content-Encoding", "").lower()
-            loop = asyncio.get_running_loop()
-            done, rejected, reason = await loop.run_in_executor(
-                self._services.decoders, lambda: self._services.accept(signal, inflate(body, content_encoding), encoding)
-            )
+            done, rejected, reason = await self._read(signal, request, encoding, size)
             await asyncio.wrap_future(done)
-            payload = await loop.run_in_executor(self._services.decoders, answer, signal, rejected, reason, encoding)
+            payload = answer(signal, rejected, reason, encoding)
         except self._web.HTTPRequestEntityTooLarge:
             limit = f"{BODY_LIMIT_BYTES >> 20} MiB"
             return self._refuse(
@@ -204,9 +200,21 @@ class HttpServer:
             return self._refuse(exc, encoding, 400)
         except (OverloadedError, StorageError) as exc:
             return self._refuse(exc, encoding, 503)
-        finally:
-            self._active -= 1
         return self._web.Response(body=payload, content_type=_CONTENT_TYPE[encoding])
+
+    async def _read(
+        self, signal: Signal, request: web.Request, encoding: Encoding, size: int
+    ) -> tuple[concurrent.futures.Future[None], int, str]:
+        """Read and decode one body of at most ``size`` bytes, which are counted meanwhile. What then waits for its commit is bounded by the ingest queue, in rows."""
+        self._reading_bytes += size
+        try:
+            body = await asyncio.wait_for(request.read(), READ_TIMEOUT_S)
+            content_encoding = request.headers.get("Content-Encoding", "").lower()
+            return await asyncio.get_running_loop().run_in_executor(
+                self._services.decoders, lambda: self._services.accept(signal, inflate(body, content_encoding), encoding)
+            )
+        finally:
+            self._reading_bytes -= size
 
     def _refuse(self, error: EdgeKitError, encoding: Encoding, status: int) -> web.Response:
         headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
