@@ -30,7 +30,6 @@ class Link:
         self._delay_s = delay_s
         self._open: asyncio.Event
         self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._main, name="demo-link", daemon=True)
         self.port = 0
@@ -62,12 +61,17 @@ class Link:
         self._loop.run_until_complete(self._listen())
         self._started.set()
         self._loop.run_forever()
-        for task in self._tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
-        self._server.close()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.run_until_complete(self._end())
         self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        await asyncio.sleep(0)  # a connection accepted in this very turn gets its task started, so that it can close itself
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close their sockets in the next turn
 
     async def _listen(self) -> None:
         self._open = asyncio.Event()
@@ -76,9 +80,6 @@ class Link:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # we run in one
-        self._tasks.add(task)
         try:
             await self._open.wait()
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
@@ -90,7 +91,6 @@ class Link:
             pass  # either end hung up, or the demo ends
         finally:
             writer.close()
-            self._tasks.discard(task)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Each chunk leaves ``delay_s`` after it came, in order; chunks on their way do not wait for each other."""
