@@ -76,11 +76,12 @@ class CoreMLEmitter:
             finally:
                 engine.close()
             return Proof("host", f"Core ML ({described['os']}, {described['device']})", outputs)
-        from edgekit.converters.coreml_reference import run_package
+        from edgekit.converters.coreml_reference import Interpreter
 
+        saved = Interpreter(path)
         outputs = []
         for sample in job.samples:
-            native = run_package(path, native_inputs(emitted.artifact, sample.inputs))
+            native = saved.run(native_inputs(emitted.artifact, sample.inputs))
             outputs.append(logical_outputs(emitted.artifact, job.source.signature, native))
         return Proof(
             "reference",

@@ -1,0 +1,148 @@
+"""What the router costs: microseconds a decision, what `Router.infer` adds to `Session.run`, and what the router as a server adds to the edge server.
+
+Decision: both estimates and `decide`, on estimators that have seen 3,000 requests, while new samples keep coming in (recording them is timed apart).
+Added latency: the same request in turns, directly and through the router; the figure is the median of the differences of neighbours, which a drift of the machine
+leaves alone. In process, the price is mostly the hand-over to the worker thread and back. As a server, edge server, router and client share one
+process and its interpreter lock here, so the real price is lower.
+
+What it does not show: contention between clients, and networks.
+
+Run ``python benchmarks/router_decision.py [--decisions N] [--pairs N]``; prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from edgekit.bundle import Bundle
+from edgekit.converters import build
+from edgekit.protocol import InferRequest, Tensor, connect
+from edgekit.router import CloudEstimator, LocalEstimator, RequestFacts, Router, decide, margin_s, serve_router
+from edgekit.runtime import load, serve_bundles
+
+SLA_S = 0.05
+SIZES = (1_000, 5_000, 50_000)
+ANY = ("127.0.0.1", 0)
+
+
+def quantiles_us(nanoseconds: list[int]) -> dict[str, float]:
+    ordered = sorted(nanoseconds)
+    return {name: round(ordered[int(q * (len(ordered) - 1))] / 1000, 2) for name, q in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999))}
+
+
+def measure_decisions(count: int, endpoints: int) -> dict[str, dict[str, float]]:
+    """Quantiles of estimates plus decision, and of recording one answer of each tier."""
+    source = random.Random(1)
+    local, clouds = LocalEstimator(), [CloudEstimator() for _ in range(endpoints)]
+    now, decisions, records = 0.0, [], []
+    for turn in range(3_000 + count):
+        now += 0.01
+        size = source.choice(SIZES)
+        service_s, latency_s = 0.007 * math.exp(source.gauss(0, 0.4)), 0.03 * math.exp(source.gauss(0, 0.4))
+        started = time.perf_counter_ns()
+        ticket = local.enqueue("m", size, now)
+        local.start(ticket, "m", size, now)
+        local.finish(ticket, "m", size, now + service_s)
+        for cloud in clouds:
+            cloud.start()
+            cloud.succeeded("m", size, latency_s, now)
+        recorded = time.perf_counter_ns()
+        facts = RequestFacts(now + SLA_S, now + SLA_S + 1.0, SLA_S)
+        budget_s = SLA_S - margin_s(SLA_S)
+        estimate = local.estimate("m", size, budget_s, now)
+        decide(facts, estimate, [cloud.estimate("m", size, budget_s, now) for cloud in clouds], now)
+        ended = time.perf_counter_ns()
+        if turn >= 3_000:
+            records.append(recorded - started)
+            decisions.append(ended - recorded)
+    return {"decision_us": quantiles_us(decisions), "record_us": quantiles_us(records)}
+
+
+def in_turns(direct: Callable[[], object], routed: Callable[[], object], pairs: int) -> dict[str, float]:
+    """Medians of both and of the differences of neighbours."""
+    for call in (direct, routed) * max(20, pairs // 10):
+        call()  # warm-up
+    gc.collect()
+    gc.disable()
+    times: dict[Callable[[], object], list[int]] = {direct: [], routed: []}
+    for turn in range(pairs):
+        for call in (direct, routed) if turn % 2 else (routed, direct):
+            started = time.perf_counter_ns()
+            call()
+            times[call].append(time.perf_counter_ns() - started)
+    gc.enable()
+    differences = [ours - bare for bare, ours in zip(times[direct], times[routed], strict=True)]
+    return {
+        "direct_p50_us": round(statistics.median(times[direct]) / 1000, 1),
+        "routed_p50_us": round(statistics.median(times[routed]) / 1000, 1),
+        "added_p50_us": round(statistics.median(differences) / 1000, 1),
+    }
+
+
+def measure_in_process(bundle: Bundle, cloud: str | None, pairs: int) -> dict[str, float]:
+    inputs = bundle.golden()[0].inputs
+    with load(bundle) as session, Router(session, cloud, sla_ms=1000) as router:
+        return in_turns(lambda: session.run(inputs), lambda: router.infer(inputs), pairs)
+
+
+def measure_as_server(bundle: Bundle, edge: str, cloud: str, pairs: int) -> dict[str, float]:
+    name = bundle.manifest.name
+    request = InferRequest(name, [Tensor(key, value) for key, value in bundle.golden()[0].inputs.items()])
+    server = serve_router(edge, cloud, 1000, ANY, None)
+    direct, routed = connect(edge), connect(f"http://127.0.0.1:{server.http_port}")
+    try:
+        return in_turns(lambda: direct.infer(request, 5.0), lambda: routed.infer(request, 5.0), pairs)
+    finally:
+        direct.close()
+        routed.close()
+        server.stop()
+
+
+def measure_bundle(bundle: Bundle, pairs: int) -> dict[str, dict[str, float]]:
+    tier = serve_bundles([bundle.path], ANY, None)
+    try:
+        url = f"http://127.0.0.1:{tier.http_port}"
+        return {
+            "in_process_alone": measure_in_process(bundle, None, pairs),
+            "in_process_with_cloud": measure_in_process(bundle, url, pairs),
+            "server_in_front_of_an_edge_server": measure_as_server(bundle, url, url, pairs // 2),
+        }
+    finally:
+        tier.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--decisions", type=int, default=50_000, help="decisions timed, for each number of endpoints")
+    parser.add_argument("--pairs", type=int, default=2_000, help="calls of each contender")
+    arguments = parser.parse_args()
+    from benchmarks.session_overhead import tiny_mlp
+    from examples.models import SHAPES, fetch
+
+    results: dict[str, object] = {
+        f"decision_{endpoints}_endpoint{'s' * (endpoints > 1)}": measure_decisions(arguments.decisions, endpoints) for endpoints in (1, 3)
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for path, shapes in ((tiny_mlp(Path(folder)), {}), (fetch("ppocr-cls"), SHAPES["ppocr-cls"])):
+            bundle = build(path, device="generic-x86", precision="fp32", shapes=shapes, output=Path(folder) / f"{path.stem}.edgekit")
+            results[path.stem] = measure_bundle(bundle, arguments.pairs)
+    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
+    print(json.dumps({**machine, **vars(arguments), "load_average": os.getloadavg()[0], "results": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
