@@ -107,7 +107,10 @@ class RouterCore:
         }
 
     def infer(self, request: InferRequest) -> InferResponse:
-        """Route one request; the response's parameters say which tier answered and why."""
+        """Route one request; the response's parameters say which tier answered and why.
+
+        A request that brings a deadline is kept to it: its client has gone by then, so there is no grace. One that brings none has the router's SLA.
+        """
         started_ns = time.monotonic_ns()
         try:
             result = self._router.route(
@@ -115,6 +118,7 @@ class RouterCore:
                 model=request.model_name,
                 version=request.model_version,
                 deadline_s=request.deadline_s,
+                grace_ms=None if request.deadline_s is None else 0.0,
                 request_id=request.id,
                 parameters=request.parameters,
             )

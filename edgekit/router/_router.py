@@ -144,6 +144,7 @@ class Router:
         model: str = "",
         version: str = "",
         deadline_s: float | None = None,
+        grace_ms: float | None = None,
         request_id: str = "",
         parameters: Parameters | None = None,
     ) -> RouteResult:
@@ -157,6 +158,7 @@ class Router:
             model: the edge's model when left out.
             version: any when left out.
             deadline_s: absolute on `time.monotonic` instead of ``deadline_ms``, for a request that was accepted earlier.
+            grace_ms: instead of the options'; 0 when nobody waits for a late answer.
             request_id, parameters: passed on to a remote tier.
 
         Raises:
@@ -170,7 +172,8 @@ class Router:
             deadline_s = accepted_s + (self.sla_s if deadline_ms is None else _milliseconds(deadline_ms) / 1e3)
         model = model or self._default_model()
         size = _payload(inputs)
-        work = Work(model, version, inputs, size, deadline_s, deadline_s + self._grace_s, request_id, parameters or {})
+        grace_s = self._grace_s if grace_ms is None else grace_ms / 1e3
+        work = Work(model, version, inputs, size, deadline_s, deadline_s + grace_s, request_id, parameters or {})
         version_told = version or self.runner.version
         try:
             decision, finish = self._race(work, accepted_s)

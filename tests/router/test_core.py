@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from edgekit.errors import BindError, NotFoundError, RequestError, UsageError
+from edgekit.errors import BindError, DeadlineError, NotFoundError, RequestError, UsageError
 from edgekit.protocol import InferRequest, RequestedOutput, Tensor, connect, serve
 from edgekit.router import Router, RouterCore, RouterOptions, serve_router
 
@@ -100,6 +100,18 @@ def test_ready_when_either_tier_is(clients):
         assert not core.ready()
         assert not core.model_ready("m")
         assert core.live()
+
+
+def test_a_request_with_a_deadline_has_no_grace(clients):
+    edge, _ = clients
+    edge.script.mode = "hang"
+    with Router(edge, None, sla_ms=10_000, model="m") as router:
+        core = RouterCore(router)
+        started = time.monotonic()
+        with pytest.raises(DeadlineError):
+            core.infer(request(model="m", deadline_s=started + 0.05))
+        assert time.monotonic() - started < 1.0  # the grace would be 40 s
+        edge.script.release()
 
 
 # Real servers
