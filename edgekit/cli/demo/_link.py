@@ -30,6 +30,7 @@ class Link:
         self._delay_s = delay_s
         self._open: asyncio.Event
         self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself refers to tasks weakly
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._main, name="demo-link", daemon=True)
         self.port = 0
@@ -80,6 +81,9 @@ class Link:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # we run in one
+        self._keep(task)
         try:
             await self._open.wait()
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
@@ -91,6 +95,11 @@ class Link:
             pass  # either end hung up, or the demo ends
         finally:
             writer.close()
+
+    def _keep(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Each chunk leaves ``delay_s`` after it came, in order; chunks on their way do not wait for each other."""
@@ -108,7 +117,7 @@ class Link:
                 writer.write(data)
                 await writer.drain()
 
-        sender = asyncio.ensure_future(send())
+        sender = self._keep(asyncio.ensure_future(send()))
         try:
             data = b"-"
             while data:
