@@ -84,9 +84,8 @@ def test_a_failing_batch_is_an_error_for_its_client_and_the_server_lives_on(trit
 
 
 def test_a_port_in_use_is_named_before_anything_starts(triton):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(BindError, match="--http"):
-            TritonServer(triton.repository, http_port=taken.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BindError, match="--http"):
+        TritonServer(triton.repository, http_port=taken.getsockname()[1])
 
 
 def test_a_folder_without_models_is_refused(tmp_path):
