@@ -266,7 +266,7 @@ def attempts(workspace_bytes: int, free_bytes: int, level: int) -> list[Attempt]
         free_bytes: free now, 0 when it is not known.
         level: the recipe's optimisation level.
     """
-    caps = [value for value in (workspace_bytes, free_bytes // 2) if value > 0]
+    caps = [cap for known, cap in ((workspace_bytes, workspace_bytes), (free_bytes, free_bytes // 2)) if known > 0]
     if not caps:
         return [Attempt(0, value) for value in dict.fromkeys((level, min(level, 1)))]
     first = max(min(caps), _SMALLEST_WORKSPACE_BYTES)
