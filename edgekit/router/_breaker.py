@@ -8,7 +8,8 @@ Breaker, per endpoint::
       └──────────────────────────────────────────────────── PROBING (one background check, no client's request)
 
 Five failures in a row are Envoy's outlier detection (``consecutive_5xx``); 1 s doubling to 60 s with jitter 0.5 is Linkerd's. A missed deadline
-is a failure: a server that hangs is as useless as one that refuses.
+is a failure: a server that hangs is as useless as one that refuses. The doubling is forgotten after a real success, or once health checks have been good for
+as long as the last wait was; so two outages with a quiet hour between them are two short waits.
 """
 
 from __future__ import annotations
@@ -46,13 +47,15 @@ class Breaker:
         random_source: draws the jitter; seeded in tests.
     """
 
-    __slots__ = ("_failures", "_opened", "_policy", "_random", "probe_at_s", "state")
+    __slots__ = ("_closed_at_s", "_failures", "_opened", "_policy", "_random", "_wait_s", "probe_at_s", "state")
 
     def __init__(self, policy: BreakerPolicy | None = None, random_source: random.Random | None = None) -> None:
         self._policy = policy or BreakerPolicy()
         self._random = random_source or random.Random()
         self._failures = 0
         self._opened = 0  # times in a row that it opened without a success between
+        self._wait_s = 0.0
+        self._closed_at_s = 0.0
         self.state = BreakerState.CLOSED
         self.probe_at_s = 0.0
 
@@ -80,6 +83,12 @@ class Breaker:
         if self.state is BreakerState.CLOSED:
             self._open(now)
 
+    def healthy(self, now: float) -> None:
+        """A background health check was good while requests may go."""
+        if self.state is BreakerState.CLOSED and now - self._closed_at_s >= self._wait_s:
+            self._failures = 0
+            self._opened = 0
+
     def probe_due(self, now: float) -> bool:
         """True when `start_probe` may be called."""
         return self.state is BreakerState.OPEN and now >= self.probe_at_s
@@ -99,13 +108,15 @@ class Breaker:
         if answered:
             self.state = BreakerState.CLOSED
             self._failures = self._policy.failures - 1
+            self._closed_at_s = now
         else:
             self._open(now)
 
     def _open(self, now: float) -> None:
         policy = self._policy
         wait_s = min(policy.max_wait_s, policy.first_wait_s * 2.0 ** min(self._opened, 30))
-        self.probe_at_s = now + wait_s * (1.0 + policy.jitter * self._random.random())
+        self._wait_s = wait_s * (1.0 + policy.jitter * self._random.random())
+        self.probe_at_s = now + self._wait_s
         self._opened += 1
         self._failures = 0
         self.state = BreakerState.OPEN

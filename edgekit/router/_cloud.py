@@ -142,7 +142,9 @@ class CloudEndpoint:
             self._heard_s = now
             if probing:
                 self._breaker.probe_ended(healthy, now)
-            elif not healthy:
+            elif healthy:
+                self._breaker.healthy(now)
+            else:
                 self._breaker.trip(now)
             if healthy:
                 # The first check also pays for connecting, so the least one seen is the round trip.

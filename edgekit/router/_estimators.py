@@ -78,11 +78,17 @@ class LocalEstimator:
         self._queued.pop(ticket, None)
         self._running[ticket] = (now, *self.service(model, payload_bytes, now))
 
-    def finish(self, ticket: int, model: str, payload_bytes: int, now: float) -> None:
-        """A running request ended; its duration is a sample."""
+    def finish(self, ticket: int, model: str, payload_bytes: int, now: float, until_s: float = -math.inf) -> None:
+        """A running request ended; its duration is a sample.
+
+        Args:
+            ticket, model, payload_bytes: which.
+            now: the time.
+            until_s: for one that was given up, or refused as hopeless by an edge server: it would have taken at least until then.
+        """
         entry = self._running.pop(ticket, None)
         if entry is not None:
-            self._add(model, payload_bytes, now - entry[0], now)
+            self._add(model, payload_bytes, max(now, until_s) - entry[0], now)
 
     def service(self, model: str, payload_bytes: int, now: float) -> tuple[float, float]:
         """``(median, 95th percentile)`` of the service time alone, at the present drift; zeros when nothing is known."""

@@ -251,6 +251,9 @@ class LocalTier:
         elif isinstance(result, Answer):
             self._estimator.finish(job.ticket, work.model, work.payload_bytes, now)
             self._recover(now)
+        elif isinstance(result, DeadlineError):  # slow is not broken: it is a sample, and all that is known is its least value
+            self._estimator.finish(job.ticket, work.model, work.payload_bytes, now, work.deadline_s)
+            self._breaker.probe_ended(False, now)
         else:
             self._estimator.drop(job.ticket)
             self._breaker.failed(now)

@@ -82,6 +82,26 @@ def test_a_success_after_a_probe_forgets_the_past():
     assert breaker.probe_at_s == 103.0
 
 
+def test_good_health_checks_forget_the_past_after_as_long_as_the_last_wait():
+    breaker = _opened(policy=BreakerPolicy(jitter=0.0))
+    now = breaker.probe_at_s
+    for _ in range(3):  # waits of 2, 4 and 8 s
+        breaker.start_probe()
+        breaker.probe_ended(False, now)
+        now = breaker.probe_at_s
+    breaker.start_probe()
+    breaker.probe_ended(True, now)
+    breaker.healthy(now + 5.0)
+    breaker.trip(now + 5.0)
+    assert breaker.probe_at_s == now + 5.0 + 16.0
+    now = breaker.probe_at_s
+    breaker.start_probe()
+    breaker.probe_ended(True, now)
+    breaker.healthy(now + 16.0)
+    breaker.trip(now + 20.0)
+    assert breaker.probe_at_s == now + 21.0
+
+
 def test_a_late_success_does_not_close_an_open_breaker():
     breaker = _opened()
     breaker.succeeded()

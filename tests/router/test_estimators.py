@@ -196,6 +196,14 @@ def test_a_request_that_hangs_is_expected_to_go_on():
     assert local.estimate(MODEL, SIZE, 0.5, now + 10.0).p_meet == 0.0
 
 
+def test_a_request_that_was_given_up_took_at_least_its_time():
+    local = LocalEstimator()
+    ticket = local.enqueue(MODEL, SIZE, 0.0)
+    local.start(ticket, MODEL, SIZE, 0.0)
+    local.finish(ticket, MODEL, SIZE, 0.001, until_s=0.1)
+    assert local.service(MODEL, SIZE, 0.1)[0] == pytest.approx(0.1, rel=0.02)
+
+
 def test_the_outlook_of_a_running_request_falls_once_it_is_slower_than_the_window():
     local = LocalEstimator()
     now = warm(local, random.Random(15))

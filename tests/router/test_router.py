@@ -280,6 +280,18 @@ def test_the_loser_of_a_hedge_is_cancelled(clients):
         assert edge.script.ids.count("both") == cloud.script.ids.count("both") == 1
 
 
+def test_a_device_that_misses_its_time_is_slow_not_broken(clients):
+    """An edge server refuses what it cannot make, quickly; that must neither look fast nor be forgotten."""
+    edge, _ = clients
+    with remote(clients) as router:
+        learn(router)
+        edge.script.mode = DeadlineError("edge", "cannot be in time")
+        results = [router.route(X) for _ in range(10)]
+        assert {result.tier for result in results} == {"cloud"}
+        assert {result.reason for result in results[4:]} == {"local_too_slow"}
+        assert router.explain()["edge_estimate"]["health"] == "ok"
+
+
 def test_the_queue_is_bounded(clients):
     edge, _ = clients
     options = RouterOptions(workers=1, queue=2, grace_ms=2000)

@@ -176,7 +176,9 @@ class World:
 
     def check_cloud(self):
         """The watch's question every five seconds."""
-        if self.breaker.closed and self.cloud_at(self.now) is not None:
+        if self.breaker.closed and self.cloud_at(self.now) is None:
+            self.breaker.healthy(self.now)
+        elif self.breaker.closed:
             self.breaker.trip(self.now)
             self.watch()
         if self.now < self.seconds:
