@@ -64,7 +64,7 @@ def measure_decisions(count: int, endpoints: int) -> dict[str, dict[str, float]]
         facts = RequestFacts(now + SLA_S, now + SLA_S + 1.0, SLA_S)
         budget_s = SLA_S - margin_s(SLA_S)
         estimate = local.estimate("m", size, budget_s, now)
-        decide(facts, estimate, [cloud.estimate("m", size, budget_s, now) for cloud in clouds], now)
+        decide(facts, estimate, [cloud.estimate("m", size, budget_s, now, device_service_s=estimate.service_s) for cloud in clouds], now)
         ended = time.perf_counter_ns()
         if turn >= 3_000:
             records.append(recorded - started)

@@ -50,7 +50,6 @@ class CloudEndpoint:
         self._estimator = CloudEstimator()
         self._breaker = Breaker()
         self._lock = threading.Lock()
-        self._service_s = 0.0
         self._round_trip_s: float | None = None
         self._heard_s = -CHECK_EVERY_S
         self._told_open: bool | None = None
@@ -62,24 +61,17 @@ class CloudEndpoint:
         """Begin to ask for the endpoint's health in the background."""
         self._watch.start()
 
-    def expect_service(self, service_s: float) -> None:
-        """First guess of the time that the model itself takes there, before anything was measured."""
-        with self._lock:
-            self._service_s = service_s
-            if self._round_trip_s is not None:
-                self._estimator.seed(self._round_trip_s, service_s)
-
     @property
     def open(self) -> bool:
         """True while requests are kept away."""
         with self._lock:
             return not self._breaker.closed
 
-    def estimate(self, work: Work, budget_s: float, now: float) -> TierEstimate:
-        """What the endpoint can promise for ``work`` within ``budget_s`` from now."""
+    def estimate(self, work: Work, budget_s: float, now: float, device_service_s: float) -> TierEstimate:
+        """What the endpoint can promise for ``work`` within ``budget_s`` from now; the device's service time is the first guess of the cloud's."""
         with self._lock:
             health = Health.OK if self._breaker.closed and self._estimator.may_send(now) else Health.FAILING
-            return self._estimator.estimate(work.model, work.payload_bytes, budget_s, now, health)
+            return self._estimator.estimate(work.model, work.payload_bytes, budget_s, now, health, device_service_s)
 
     def start(self, work: Work, on_done: OnDone, slow_s: float) -> CloudAttempt:
         """Send ``work``; ``on_done`` hears the end."""
@@ -149,7 +141,7 @@ class CloudEndpoint:
             if healthy:
                 # The first check also pays for connecting, so the least one seen is the round trip.
                 self._round_trip_s = min(now - asked, self._round_trip_s or now - asked)
-                self._estimator.seed(self._round_trip_s, self._service_s)
+                self._estimator.seed(self._round_trip_s)
         self._tell()
 
     def _is_ready(self) -> bool:

@@ -94,6 +94,7 @@ class TierEstimate(msgspec.Struct, frozen=True, gc=False):
         known: False when nothing was measured yet.
         health: whether it can be given a request.
         cost_s: Peak-EWMA latency times load; tells endpoints of equal probability apart.
+        service_s: median service time without the wait, of the device.
     """
 
     p_meet: float
@@ -102,6 +103,7 @@ class TierEstimate(msgspec.Struct, frozen=True, gc=False):
     known: bool = True
     health: Health = Health.OK
     cost_s: float = 0.0
+    service_s: float = 0.0
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

@@ -123,14 +123,14 @@ class LocalEstimator:
         wait = self.wait_s(now)
         p50, p95 = window.quantiles(now)
         p_meet = window.probability((budget_s - wait) / factor, now)
-        return TierEstimate(p_meet, wait + p50 * factor, wait + p95 * factor, True, health)
+        return TierEstimate(p_meet, wait + p50 * factor, wait + p95 * factor, True, health, service_s=p50 * factor)
 
     def outlook(self, ticket: int, model: str, payload_bytes: int, until_s: float, now: float) -> tuple[float, float]:
         """How a request that waits or runs here is doing.
 
         Returns:
             the probability that it ends by ``until_s`` given that it has not yet, and the absolute time at which that should be asked again: when it
-            would have ended at its 95th percentile. ``(0, now)`` for a request that is not here.
+            should have ended (95th percentile), or when a worker should be free for one that waits. ``(0, now)`` for a request that is not here.
         """
         window, factor = self._window(model, payload_bytes)
         running = self._running.get(ticket)
@@ -139,7 +139,7 @@ class LocalEstimator:
         typical, slow = (value * factor for value in window.quantiles(now))
         if running is None:
             wait = self._wait_before(ticket, now)
-            return window.probability((until_s - now - wait) / factor, now), now + wait + slow
+            return window.probability((until_s - now - wait) / factor, now), now + max(self._left(now), 0.25 * typical)
         started = running[0]
         ended = window.probability((now - started) / factor, now)
         if ended >= 1.0:
@@ -243,9 +243,9 @@ class CloudEstimator:
         self._retry_at_s = -math.inf
         self.in_flight = 0
 
-    def seed(self, round_trip_s: float, service_s: float) -> None:
-        """First guess: a measured round trip without work, plus the device's own service time (a cloud tier is not expected to be slower)."""
-        self._prior_s = max(1e-4, round_trip_s + service_s)
+    def seed(self, round_trip_s: float) -> None:
+        """First guess: a measured round trip without work; `estimate` adds the device's own service time (a cloud tier is not expected to be slower)."""
+        self._prior_s = max(1e-4, round_trip_s)
 
     def start(self) -> None:
         """An attempt was sent."""
@@ -295,31 +295,35 @@ class CloudEstimator:
         """Share of attempts that fail lately; forgotten within seconds, or an endpoint that is never asked would never be asked again."""
         return self._failure * math.exp(-max(0.0, now - self._failure_at_s) / EWMA_DECAY_S)
 
-    def estimate(self, model: str, payload_bytes: int, budget_s: float, now: float, health: Health = Health.OK) -> TierEstimate:
-        """Probability of an answer within ``budget_s`` from now."""
+    def estimate(
+        self,
+        model: str,
+        payload_bytes: int,
+        budget_s: float,
+        now: float,
+        health: Health = Health.OK,
+        device_service_s: float = 0.0,
+    ) -> TierEstimate:
+        """Probability of an answer within ``budget_s`` from now; ``device_service_s`` is the first guess of the time that the model itself takes."""
         payload = self._payloads.get(model)
         transfer = payload_bytes * payload.s_per_byte if payload is not None else 0.0
         budget_s -= transfer
         window = self._windows.get(model)
         if window is None or window.empty:
-            p_meet, p50, p95, known = self._prior(budget_s), self._prior_s, self._prior_s * math.exp(Z95 * PRIOR_SIGMA), False
+            p50 = self._prior_s + device_service_s
+            p_meet, p95, known = _prior(budget_s, p50), p50 * math.exp(Z95 * PRIOR_SIGMA), False
         else:
             p50, p95 = window.quantiles(now)
             p_meet, known = window.probability(budget_s, now), True
             if window.samples < 100:
                 share = PRIOR_WEIGHT / (window.samples + PRIOR_WEIGHT)
-                p_meet += share * (self._prior(budget_s) - p_meet)
+                p_meet += share * (_prior(budget_s, self._prior_s + device_service_s) - p_meet)
         p_meet *= 1.0 - self.failure_share(now)
         return TierEstimate(p_meet, transfer + p50, transfer + p95, known, health, self.cost_s(now))
 
     def cost_s(self, now: float) -> float:
         """Peak-EWMA latency times load: compares endpoints of equal probability."""
         return self._peak_s * math.exp(-max(0.0, now - self._peak_at_s) / EWMA_DECAY_S) * (self.in_flight + 1)
-
-    def _prior(self, budget_s: float) -> float:
-        if budget_s <= 0.0:
-            return 0.0
-        return 0.5 * math.erfc(-math.log(budget_s / self._prior_s) / (PRIOR_SIGMA * math.sqrt(2.0)))
 
     def _observe(self, latency_s: float, now: float) -> None:
         """Up at once, down slowly."""
@@ -329,3 +333,10 @@ class CloudEstimator:
             old = math.exp(-max(0.0, now - self._peak_at_s) / EWMA_DECAY_S)
             self._peak_s = self._peak_s * old + latency_s * (1.0 - old)
         self._peak_at_s = now
+
+
+def _prior(budget_s: float, median_s: float) -> float:
+    """Log-normal probability of ``budget_s`` around a first guess."""
+    if budget_s <= 0.0:
+        return 0.0
+    return 0.5 * math.erfc(-math.log(budget_s / median_s) / (PRIOR_SIGMA * math.sqrt(2.0)))

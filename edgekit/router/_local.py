@@ -93,11 +93,6 @@ class LocalTier:
         with self._wake:
             self._estimator.seed(model, payload_bytes, service_s, self._clock())
 
-    def service_s(self, model: str, payload_bytes: int) -> float:
-        """Median service time, 0 when unknown."""
-        with self._wake:
-            return self._estimator.service(model, payload_bytes, self._clock())[0]
-
     def estimate(self, work: Work, budget_s: float, now: float) -> TierEstimate:
         """What the device can promise for ``work`` within ``budget_s`` from now."""
         if not self._runner.serves(work.model, work.version):

@@ -260,7 +260,7 @@ class Router:
     def _decide(self, work: Work, now: float) -> tuple[Decision, tuple[TierEstimate, ...]]:
         budget_s = work.deadline_s - margin_s(self.sla_s) - now
         local = self._local.estimate(work, budget_s, now)
-        clouds = tuple([endpoint.estimate(work, budget_s, now) for endpoint in self._endpoints])
+        clouds = tuple([endpoint.estimate(work, budget_s, now, local.service_s) for endpoint in self._endpoints])
         decision = decide(RequestFacts(work.deadline_s, work.limit_s, self.sla_s), local, clouds, now, self._throttle.allows)
         self._last = (decision, local, clouds)
         self._metrics.decided(decision.reason.value)
@@ -272,8 +272,6 @@ class Router:
         size, seconds = self.runner.warm_up()
         if seconds:
             self._local.seed(self.runner.model, size, seconds)
-            for endpoint in self._endpoints:
-                endpoint.expect_service(self._local.service_s(self.runner.model, size))
 
     def _default_model(self) -> str:
         if not self.runner.model:

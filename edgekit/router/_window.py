@@ -19,11 +19,11 @@ __all__ = ["ServiceWindow"]
 WINDOW_S = 30.0
 # Clip of the drift factor; above it the restart takes over, below 1 it would be optimism.
 MAX_DRIFT = 4.0
-SHORT = 5  # samples in the short average
+SHORT = 3  # samples in the short average; a median, so that one outlier does not send the traffic away and the second one does
 # A sample speaks for a new regime when it is this factor outside the quartiles. By chance a run of k does so with at most 4 ** -k.
 STEP = 1.2
 RUN_UP, RUN_DOWN = 8, 5
-RUN_FAR = 3  # samples beyond the clip are no drift any more; the median of the last five has believed in them by then
+RUN_FAR = 3  # samples in a row beyond the clip are no drift any more
 ALIKE = (
     2.0  # what the restarted window takes of the run: samples within this factor of its end, so that a spike does not outlive its regime
 )
@@ -83,7 +83,6 @@ class ServiceWindow:
         if self._since >= REFRESH_EVERY or self._count < REFRESH_EVERY:
             self._refresh(now)
         short = sorted(list(self._kept)[-SHORT:])
-        # A median, not a mean: one outlier must not send the traffic away.
         self._drift = min(MAX_DRIFT, max(1.0, short[len(short) // 2] / max(self._p50, 1e-9)))
 
     def probability(self, budget_s: float, now: float) -> float:

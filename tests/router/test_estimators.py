@@ -100,7 +100,7 @@ def test_a_step_is_learned_for_good_within_eight():
     for _ in range(8):
         now += 0.05
         window.add(noisy(random_source, 0.05, 0.1), now)
-    assert window.drift < 1.2  # no drift any more, but what the window holds
+    assert window.drift < 1.3  # no drift any more (a median of three, with 10 % noise), but what the window holds
     assert window.quantiles(now)[0] == pytest.approx(0.05, rel=0.2)
 
 
@@ -312,8 +312,8 @@ def test_an_unmeasured_cloud_has_a_prior_around_30_ms():
     assert not estimate.known
     assert estimate.p_meet == pytest.approx(0.5)
     assert cloud.estimate(MODEL, SIZE, 1.0, 0.0).p_meet > 0.99
-    cloud.seed(0.100, 0.020)
-    assert cloud.estimate(MODEL, SIZE, 0.12, 0.0).p_meet == pytest.approx(0.5)
+    cloud.seed(0.100)
+    assert cloud.estimate(MODEL, SIZE, 0.12, 0.0, device_service_s=0.02).p_meet == pytest.approx(0.5)
 
 
 def test_it_learns_the_latency_as_a_distribution():

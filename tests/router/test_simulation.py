@@ -63,7 +63,7 @@ class World:
             HedgeThrottle(),
         )
         self.local.seed(MODEL, SIZE, [self.service(0.0) for _ in range(3)], 0.0)
-        self.cloud.seed(0.025, 0.02)
+        self.cloud.seed(0.025)
         self.queue, self.late, self.busy = deque(), deque(), False
         self.events, self.order, self.now = [], itertools.count(), 0.0
         self.requests, self.probes = [], []
@@ -94,7 +94,7 @@ class World:
         budget = request.facts.deadline_s - margin_s(SLA_S) - self.now
         local = self.local.estimate(MODEL, SIZE, budget, self.now)
         health = Health.OK if self.breaker.closed and self.cloud.may_send(self.now) else Health.FAILING
-        clouds = [self.cloud.estimate(MODEL, SIZE, budget, self.now, health)] if self.has_cloud else []
+        clouds = [self.cloud.estimate(MODEL, SIZE, budget, self.now, health, local.service_s)] if self.has_cloud else []
         request.decision = decide(request.facts, local, clouds, self.now, self.hedges.allows)
         request.flight = Flight(request.facts, request.decision)
         self.start(request, request.flight.first())
