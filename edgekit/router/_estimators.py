@@ -14,7 +14,8 @@ from edgekit.router._window import ServiceWindow
 __all__ = ["CloudEstimator", "LocalEstimator", "size_class"]
 
 PROBE_EVERY_S = 1.0
-PROBE_DUTY = 0.05  # largest share of the device's time that probes may take
+PROBE_DUTY = 0.1  # largest share of the device's time that probes may take
+PROBE_AT_LEAST_EVERY_S = 30.0  # all the same: a device that hung must be found again
 PROBE_CHAIN = 6  # probes back to back once one was fast enough after one that was not; enough to restart the window
 
 # Finagle's and Linkerd's Peak-EWMA: decay, first guess, and what a failure is worth.
@@ -164,14 +165,15 @@ class LocalEstimator:
     def next_probe_s(self) -> float:
         """Earliest time of the next shadow probe; infinite while the traffic itself brings samples.
 
-        Probes take 5 % of the device's time at most, and come once a second at most while they are too slow. The first that is fast enough is followed
+        Probes take 10 % of the device's time (but come every 30 s at least), and come once a second at most while they are too slow. The first that is fast enough is followed
         at once by a few more: a recovery is then known within one probe interval.
         """
         if 0 < self._chain < PROBE_CHAIN and self._last_offload_s > self._last_sample_s - PROBE_EVERY_S:
             return self._last_sample_s
         if self._last_offload_s <= self._last_sample_s:
             return math.inf
-        return self._last_sample_s + max(0.0 if self._chain else PROBE_EVERY_S, self._last_service_s / PROBE_DUTY)
+        rest_s = min(self._last_service_s / PROBE_DUTY, PROBE_AT_LEAST_EVERY_S)
+        return self._last_sample_s + max(0.0 if self._chain else PROBE_EVERY_S, rest_s)
 
     def drift(self, model: str, payload_bytes: int) -> float:
         """Present drift factor; 1 when nothing is known."""

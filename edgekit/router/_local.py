@@ -7,6 +7,7 @@ offloaded request now and then, off every request's path, so that a recovered de
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -128,8 +129,9 @@ class LocalTier:
     def offloaded(self, work: Work, budget_s: float, now: float) -> None:
         """A request went to the cloud that might have run here within ``budget_s``; kept as the next shadow probe."""
         with self._wake:
+            unplanned = self._shadow is None or self._estimator.next_probe_s == math.inf
             self._estimator.offloaded(budget_s, now)
-            if self._shadow is None:
+            if unplanned:  # an idle worker sleeps until the next probe that it knows of
                 self._wake.notify()
             self._shadow = work
 
