@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -10,13 +12,18 @@ FOLDER = Path(__file__).parents[2] / "edgekit" / "protocol"
 
 def compile_descriptor() -> bytes:
     """The serialized ``FileDescriptorSet`` of the committed ``.proto``, without source positions."""
-    from grpc_tools import protoc
-
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "out.binpb"
-        arguments = ["protoc", f"--proto_path={FOLDER}", f"--descriptor_set_out={target}", "open_inference.proto"]
-        if protoc.main(arguments) != 0:
-            raise SystemExit("protoc refused open_inference.proto")
+        # A process of its own: protoc crashes where TensorFlow's copy of protobuf was loaded before it.
+        command = [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"--proto_path={FOLDER}",
+            f"--descriptor_set_out={target}",
+            "open_inference.proto",
+        ]
+        subprocess.run(command, check=True)
         return target.read_bytes()
 
 
