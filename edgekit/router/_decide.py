@@ -218,14 +218,13 @@ def _hedge_is_enough(facts: RequestFacts, local: TierEstimate, cloud: TierEstima
 def _hedge_at(facts: RequestFacts, first: TierEstimate, second: TierEstimate, now: float) -> float | None:
     """The last moment at which the second tier still answers in time at its 95th percentile.
 
-    When that moment has passed and the first tier is not sure, the second one's median decides: a half chance is better than none. When that has passed
-    too, no hedge: it would only add load.
+    When that moment has passed: when the first tier should have answered (its 95th percentile), or the last moment for the second one's median, whichever
+    is earlier; a half chance is better than none. When that has passed too, no hedge: it would only add load. (A device that is still sure of itself at
+    that moment is left alone, see `Flight.on_time`.)
     """
     last = facts.deadline_s - margin_s(facts.sla_s)
     at = last - second.slow_s
     if at > now:
         return at
-    if first.known and first.p_meet >= SURE:
-        return None
-    at = last - second.typical_s
+    at = min(last - second.typical_s, now + first.slow_s)
     return at if at > now else None

@@ -24,8 +24,6 @@ _WARM_UP_RUNS = 4
 class SessionRunner:
     """The device in this process."""
 
-    remote = False
-
     def __init__(self, session: Session, owned: bool) -> None:
         self.session = session
         self._owned = owned
@@ -86,8 +84,6 @@ class SessionRunner:
 
 class ClientRunner:
     """An edge server, asked over the Open Inference Protocol."""
-
-    remote = True
 
     def __init__(self, client: InferenceClient, owned: bool, model: str) -> None:
         self.client = client

@@ -33,21 +33,20 @@ class RouterOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an operator may change.
 
     Attributes:
-        workers: requests that the device runs at the same time; 0 for the default (1 in process, 2 for an edge server, so that it need not
-            wait for the network between two requests).
+        workers: requests that the device runs at the same time. More than it has instances would only queue where the router cannot see them.
         queue: requests that may wait for the device.
         grace_ms: how long after its deadline a late answer is still worth waiting for; ``None`` for four times the SLA, at least a second.
         warm_up: measure a few runs of the bundle's golden sample first, so that the first request meets an estimate.
     """
 
-    workers: int = 0
+    workers: int = 1
     queue: int = 64
     grace_ms: float | None = None
     warm_up: bool = True
 
     def __post_init__(self) -> None:
-        if self.workers < 0 or self.queue < 1 or (self.grace_ms is not None and not 0 <= self.grace_ms < 1e9):
-            raise UsageError("router options", str(self), "workers >= 0, queue >= 1 and grace_ms >= 0")
+        if self.workers < 1 or self.queue < 1 or (self.grace_ms is not None and not 0 <= self.grace_ms < 1e9):
+            raise UsageError("router options", str(self), "workers >= 1, queue >= 1 and grace_ms >= 0")
 
 
 class RouteResult(msgspec.Struct, frozen=True):
@@ -115,7 +114,7 @@ class Router:
         except BaseException:
             self.runner.close()
             raise
-        self._local = LocalTier(self.runner, self.options.workers or (2 if self.runner.remote else 1), self.options.queue)
+        self._local = LocalTier(self.runner, self.options.workers, self.options.queue)
         try:
             self._warm_up()
         except BaseException:

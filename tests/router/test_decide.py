@@ -67,13 +67,10 @@ def test_the_hedge_fires_when_the_second_tier_still_makes_it_at_its_p95():
     assert decision.hedge_at_s == pytest.approx(NOW + 0.1 - 0.005 - 0.04)
 
 
-def test_a_sure_device_is_not_hedged_when_the_cloud_is_too_slow_for_it():
-    assert decide(FACTS, tier(0.999), [tier(0.5, 0.02, 0.2)], NOW).hedge_at_s is None
-
-
-def test_an_unsure_tier_is_hedged_at_the_others_median_when_its_p95_is_out_of_reach():
-    decision = decide(FACTS, tier(0.6), [tier(0.5, 0.03, 0.2)], NOW)
-    assert decision.hedge_at_s == pytest.approx(NOW + 0.1 - 0.005 - 0.03)
+def test_when_the_p95_is_out_of_reach_the_hedge_fires_at_the_first_tiers_p95_or_at_the_seconds_last_median():
+    slow_cloud = tier(0.5, 0.03, 0.2)
+    assert decide(FACTS, tier(0.999, 0.02, 0.04), [slow_cloud], NOW).hedge_at_s == pytest.approx(NOW + 0.04)
+    assert decide(FACTS, tier(0.6, 0.05, 0.09), [slow_cloud], NOW).hedge_at_s == pytest.approx(NOW + 0.1 - 0.005 - 0.03)
     assert decide(FACTS, tier(0.6), [tier(0.5, 0.3, 0.5)], NOW).hedge_at_s is None
 
 
