@@ -103,7 +103,7 @@ class Session:
 
     def _fits(self, inputs: Mapping[str, np.ndarray]) -> bool:
         """The quick yes for inputs of fixed shape (0.7 us where the full check takes 7.5 us); a no means: ask the full check."""
-        if len(inputs) != len(self._static):
+        if not self._static or len(inputs) != len(self._static):
             return False
         for name, dtype, shape in self._static:
             array = inputs.get(name)

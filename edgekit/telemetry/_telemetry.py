@@ -112,7 +112,9 @@ def default_device_id() -> str:
 
 
 def default_spool_directory() -> Path:
-    """``$XDG_STATE_HOME/edgekit/telemetry``, by default below ``~/.local/state``."""
+    """``$EDGEKIT_STATE/telemetry``, else ``$XDG_STATE_HOME/edgekit/telemetry``, by default below ``~/.local/state``."""
+    if chosen := os.environ.get("EDGEKIT_STATE"):
+        return Path(chosen) / "telemetry"
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "state") / "edgekit" / "telemetry"
 

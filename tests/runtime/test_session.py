@@ -167,3 +167,10 @@ def test_verify_refuses_a_changed_file(built: Built, tmp_path: Path) -> None:
         file.write(bytes([byte[0] ^ 1]))
     with pytest.raises(IntegrityError, match=r"model\.onnx"):
         verify_bundle(copy.path)
+
+
+def test_no_inputs_at_all_is_the_requests_fault_also_with_symbolic_shapes(tiny_mlp: Path, tmp_path: Path) -> None:
+    from edgekit.converters import build
+
+    with load(build(tiny_mlp, device="generic-x86", output=tmp_path / "mlp")) as session, pytest.raises(RequestError, match="missing"):
+        session.run({})

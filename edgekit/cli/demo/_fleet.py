@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -100,6 +101,7 @@ class Fleet:
         self.device_cores, rest = cores()
         self.model = bundle.manifest.name
         write_repository([bundle.path], folder / "triton", "cpu")
+        shutil.rmtree(folder / "store", ignore_errors=True)  # of an earlier demo: this one's figures stand alone
         collector = self._child(["collector", "--store", str(folder / "store"), "--otlp-grpc", "127.0.0.1:0"], rest)
         dashboard = f"http://127.0.0.1:{collector.announced['http']}"
         triton = self._ends.enter_context(TritonServer(folder / "triton", cpus=rest))

