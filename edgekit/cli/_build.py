@@ -38,8 +38,9 @@ def parse_shapes(values: list[str]) -> dict[str, list[int]]:
     for value in values:
         name, equals, dims = value.rpartition("=")
         parts = dims.split(",")
-        if not equals or not name or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-            raise UsageError("--shape", repr(value), "NAME=SIZE,SIZE,… with positive whole numbers", "for example --shape x=1,3,224,224")
+        if not equals or not name or not all(part.strip() == "-1" or (part.strip().isdigit() and int(part) > 0) for part in parts):
+            expected = "NAME=SIZE,SIZE,… with positive whole numbers, or -1 to leave a dimension open"
+            raise UsageError("--shape", repr(value), expected, "for example --shape x=1,3,224,224")
         shapes[name] = [int(part) for part in parts]
     return shapes
 
@@ -58,7 +59,9 @@ def build(
     output: Annotated[str, typer.Option("-o", "--output", metavar="DIR_OR_FILE", help="Directory, or a name ending in .edgekit.")] = "",
     precision: Annotated[str, typer.Option(help="auto, fp32 or fp16; auto takes what the device runs fast.")] = "auto",
     calibration: Annotated[str, typer.Option(metavar="PATH", help="Real samples: folder of images or .npy, or an .npz.")] = "",
-    shape: Annotated[list[str], typer.Option(metavar="NAME=1,3,224,224", help="Fix an input's shape; repeat per input.")] = [],  # noqa: B006
+    shape: Annotated[
+        list[str], typer.Option(metavar="NAME=1,3,224,224", help="Fix an input's shape, -1 leaves a dimension open; repeat per input.")
+    ] = [],  # noqa: B006
     name: Annotated[str, typer.Option(metavar="N", help="Model name; the file's stem by default.")] = "",
     model_version: Annotated[str, typer.Option("--model-version", metavar="V", help="Model version.")] = "1",
 ) -> None:

@@ -65,7 +65,7 @@ def resolve_shapes(signature: Signature, shapes: Mapping[str, Sequence[Dim]], st
 
     Args:
         signature: the source's.
-        shapes: input name to sizes; a dimension's own symbol keeps it symbolic.
+        shapes: input name to sizes; -1, or a dimension's own symbol, leaves it as it is.
         static: every dimension must come out as a number.
 
     Raises:
@@ -96,10 +96,15 @@ def _match(spec: TensorSpec, shape: tuple[Dim, ...], sizes: dict[str, tuple[int,
     if len(shape) != len(spec.shape):
         raise UsageError(flag, f"{len(shape)} dimensions", f"{len(spec.shape)}, as in {spec.describe()}", "give one size per dimension")
     for axis, (size, dim) in enumerate(zip(shape, spec.shape, strict=True)):
-        if size == dim:
+        if size in (-1, dim):
             continue
         if not isinstance(size, int) or size < 1:
-            raise UsageError(flag, f"dimension {axis} is {size}", "a whole number of at least 1", f"the model's input is {spec.describe()}")
+            raise UsageError(
+                flag,
+                f"dimension {axis} is {size}",
+                "a whole number of at least 1, or -1 to leave it open",
+                f"the model's input is {spec.describe()}",
+            )
         if isinstance(dim, int):
             raise UsageError(
                 flag, f"dimension {axis} is {size}", f"{dim}, which the model fixes", f"the model's input is {spec.describe()}"

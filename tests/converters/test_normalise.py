@@ -254,3 +254,11 @@ def test_real_models_are_slimmed_and_static(real_model, name, shapes):
     assert "common::onnxslim" in done.passes
     assert done.opset >= 13
     assert len(done.graph().nodes) == len(done.model.graph.node)
+
+
+def test_minus_one_leaves_a_dimension_open() -> None:
+    signature = Signature((TensorSpec("x", "float32", ("N", 3, "H")),), ())
+    assert resolve_shapes(signature, {"x": (-1, 3, 8)}, False) == {"x": ("N", 3, 8)}
+    assert resolve_shapes(signature, {"x": (-1, 3, 8)}, True) == {"x": (1, 3, 8)}
+    with pytest.raises(UsageError, match="-1 to leave it open"):
+        resolve_shapes(signature, {"x": (0, 3, 8)}, False)
