@@ -28,6 +28,7 @@ def test_inflate_undoes_gzip_and_leaves_plain_bodies(data):
         (gzip.compress(b"\0" * (UNPACKED_LIMIT_BYTES + 1)), "gzip", "more than 16 MiB"),
         (b"", "br", "'br'"),
     ],
+    ids=["not gzip", "cut off", "empty", "a bomb", "another coding"],
 )
 def test_what_is_no_gzip_or_a_bomb_is_refused(body, encoding, found):
     with pytest.raises(RequestError, match=found):
