@@ -8,7 +8,7 @@ from types import FrameType
 
 from edgekit.errors import UsageError
 
-__all__ = ["address", "optional_address", "wait_for_stop"]
+__all__ = ["address", "optional_address", "stop_on_signals", "wait_for_stop"]
 
 
 def address(text: str, flag: str) -> tuple[str, int]:
@@ -28,8 +28,8 @@ def optional_address(text: str, flag: str) -> tuple[str, int] | None:
     return None if text == "off" else address(text, flag)
 
 
-def wait_for_stop() -> None:
-    """Block until SIGINT or SIGTERM."""
+def stop_on_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set from now on."""
     stop = threading.Event()
 
     def handle(_number: int, _frame: FrameType | None) -> None:
@@ -37,6 +37,12 @@ def wait_for_stop() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
+    return stop
+
+
+def wait_for_stop() -> None:
+    """Block until SIGINT or SIGTERM."""
+    stop = stop_on_signals()
     # A plain wait() would hold signals back on some platforms until it returns.
     while not stop.wait(1.0):
         pass

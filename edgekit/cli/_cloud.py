@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Annotated
 
 import typer
 
-from edgekit.cli._addresses import address, wait_for_stop
+from edgekit.cli._addresses import address, stop_on_signals, wait_for_stop
 from edgekit.cli._output import say, show, table
 from edgekit.errors import UsageError
 
@@ -86,16 +85,5 @@ def report(
 
     if interval <= 0:
         raise UsageError("--interval", f"{interval:g}", "a positive number of seconds")
-    stop = threading.Event()
-    worker = threading.Thread(
-        target=report_triton,
-        args=(triton, collector),
-        kwargs={"interval_s": interval, "stop_event": stop, "device_id": device_id or None},
-    )
-    worker.start()
-    try:
-        show({"status": "reporting", "triton": triton, "collector": collector}, [f"reporting {triton} to {collector} every {interval:g} s"])
-        wait_for_stop()
-    finally:
-        stop.set()
-        worker.join()
+    show({"status": "reporting", "triton": triton, "collector": collector}, [f"reporting {triton} to {collector} every {interval:g} s"])
+    report_triton(triton, collector, interval_s=interval, stop_event=stop_on_signals(), device_id=device_id or None)

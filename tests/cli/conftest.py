@@ -1,6 +1,7 @@
 """The command line, called in process, and one bundle that it built."""
 
 import json
+import signal
 from dataclasses import dataclass
 
 import pytest
@@ -29,13 +30,18 @@ class Result:
 
 @pytest.fixture
 def edgekit(capfd):
+    # Commands that stay up take the signals; the test process gets them back.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
     def call(*arguments):
         capfd.readouterr()
         status = run([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         return Result(status, out, err)
 
-    return call
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
