@@ -30,7 +30,15 @@ def demo(tmp_path):
     marker = f"EDGEKIT_DEMO_MARKER={tmp_path}"
     environment = {**os.environ, "EDGEKIT_DEMO_MARKER": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
     command = [sys.executable, "-m", "edgekit", "demo", "-o", str(tmp_path / "out"), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # A shell's background job starts with SIGINT ignored, and so would everything below it; at a terminal it is not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     yield process, marker
     process.kill()
     process.communicate()
