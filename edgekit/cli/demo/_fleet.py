@@ -24,6 +24,7 @@ LINK_DELAY_S = 0.010  # each way: a round trip of 20 ms, as from a wired site to
 BURNERS = 4
 _REPORT_INTERVAL_S = 2.0
 _PROBES = 12
+_JOIN_S = 15.0  # the last report is sent within telemetry's own limit, well below this
 _PROBE_DEADLINE_MS = 30_000.0
 
 
@@ -128,9 +129,9 @@ class Fleet:
 
         stop = threading.Event()
         settings = {"interval_s": _REPORT_INTERVAL_S, "stop_event": stop, "device_id": "demo-triton"}
-        reporter = threading.Thread(target=report_triton, args=(triton_url, dashboard), kwargs=settings, name="demo-report")
+        reporter = threading.Thread(target=report_triton, args=(triton_url, dashboard), kwargs=settings, name="demo-report", daemon=True)
         reporter.start()
-        self._ends.callback(reporter.join)
+        self._ends.callback(reporter.join, _JOIN_S)
         self._ends.callback(stop.set)
 
     def _median_ms(self, url: str, line: np.ndarray) -> float:

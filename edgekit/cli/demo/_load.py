@@ -96,10 +96,11 @@ def drive(
                 return
             answers[index] = _ask(client, model, inputs[index % len(inputs)], start + schedule[index], schedule[index], sla_ms, tier)
 
-    workers = [threading.Thread(target=work, name=f"demo-load-{number}") for number in range(_WORKERS)]
-    for worker in workers:
-        worker.start()
+    # Daemons: a Ctrl-C inside Thread.start() can leave a thread that never gets to run, and nobody may wait for it at the end.
+    workers = [threading.Thread(target=work, name=f"demo-load-{number}", daemon=True) for number in range(_WORKERS)]
     try:
+        for worker in workers:
+            worker.start()
         for event in events:
             threading.Event().wait(max(0.0, start + event.at_s - time.monotonic()))
             event.act()

@@ -37,7 +37,7 @@ def demo(tmp_path):
         text=True,
         env=environment,
         # A shell's background job starts with SIGINT ignored, and so would everything below it; at a terminal it is not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no other thread runs here
     )
     yield process, marker
     process.kill()
