@@ -17,8 +17,7 @@ setup: .venv/.ready .venv-triton/.ready
 	@# uv installs the locked list in a fraction of pip's time; where it cannot be had, pip does the same work.
 	($(BIN)/python -m pip install -q --disable-pip-version-check uv==$(UV) && $(BIN)/uv pip install -q --python $(BIN)/python -r requirements/lock.txt) \
 		|| $(BIN)/python -m pip install -q --disable-pip-version-check -r requirements/lock.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . 2>/dev/null \
-		|| $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 .venv-triton/.ready: edgekit/cloud/triton/requirements.txt | .venv/.ready

@@ -1,6 +1,7 @@
 """The deployable unit: one model for one device, with its proof. See ``docs/bundle.md``."""
 
-from edgekit.bundle._bundle import ARCHIVE_SUFFIX, Bundle, GoldenSample, cache_directory, check_destination, write_bundle
+from edgekit._directories import cache_directory
+from edgekit.bundle._bundle import ARCHIVE_SUFFIX, Bundle, GoldenSample, check_destination, write_bundle
 from edgekit.bundle._manifest import (
     FORMAT,
     Artifact,

@@ -22,12 +22,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edgekit._directories import cache_directory
 from edgekit.bundle._manifest import FORMAT, Artifact, FileEntry, Manifest
 from edgekit.bundle._signature import Signature
 from edgekit.bundle._storage import atomic_directory, storage_errors, write_file
 from edgekit.errors import BundleError, IntegrityError, UsageError
 
-__all__ = ["ARCHIVE_SUFFIX", "Bundle", "GoldenSample", "cache_directory", "check_destination", "write_bundle"]
+__all__ = ["ARCHIVE_SUFFIX", "Bundle", "GoldenSample", "check_destination", "write_bundle"]
 
 ARCHIVE_SUFFIX = ".edgekit"
 MANIFEST = "bundle.json"
@@ -44,13 +45,6 @@ class GoldenSample(msgspec.Struct, frozen=True):
 
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
-
-
-def cache_directory() -> Path:
-    """Where EdgeKit keeps what it can make again: ``$EDGEKIT_CACHE``, else ``$XDG_CACHE_HOME/edgekit``, else ``~/.cache/edgekit``."""
-    if chosen := os.environ.get("EDGEKIT_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
 
 
 def _sha256(path: Path) -> str:

@@ -5,13 +5,13 @@ They lie in ``receipts/`` below ``$EDGEKIT_STATE``, else ``$XDG_STATE_HOME/edgek
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edgekit._directories import state_directory
 from edgekit.bundle import OutputMetrics, Verified, write_file
 from edgekit.errors import StorageError
 
@@ -66,9 +66,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
 def receipts_directory() -> Path:
     """Where receipts are kept; it need not exist."""
-    if chosen := os.environ.get("EDGEKIT_STATE"):
-        return Path(chosen) / "receipts"
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "edgekit" / "receipts"
+    return state_directory() / "receipts"
 
 
 def write_receipt(receipt: Receipt, directory: Path | None = None) -> Path:

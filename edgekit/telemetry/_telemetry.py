@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from edgekit._directories import state_directory
 from edgekit._version import __version__
 from edgekit.errors import StorageError
 from edgekit.telemetry._exporter import DropCounts, ExportCycle, Exporter
@@ -112,11 +113,8 @@ def default_device_id() -> str:
 
 
 def default_spool_directory() -> Path:
-    """``$EDGEKIT_STATE/telemetry``, else ``$XDG_STATE_HOME/edgekit/telemetry``, by default below ``~/.local/state``."""
-    if chosen := os.environ.get("EDGEKIT_STATE"):
-        return Path(chosen) / "telemetry"
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "edgekit" / "telemetry"
+    """Where telemetry waits for the collector."""
+    return state_directory() / "telemetry"
 
 
 def _spool(directory: Path | None, service_name: str, cap_bytes: int, drops: DropCounts) -> Spool:

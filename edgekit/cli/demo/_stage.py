@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -11,23 +10,16 @@ import sys
 import tempfile
 from typing import IO, Any, cast
 
+from edgekit.cloud._child import following_parent
 from edgekit.errors import EngineError
 
 __all__ = ["Child", "Contention", "cores", "start"]
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def cores() -> tuple[set[int], set[int]]:
     """Cores of the device, and of everything else (cloud, load, collector): apart where there are two, so that contention is the device's own."""
     usable = sorted(os.sched_getaffinity(0))
     return ({usable[0]}, set(usable[1:])) if len(usable) > 1 else (set(usable), set(usable))
-
-
-def _prepare(cpus: set[int]) -> None:
-    """Between fork and exec: end with our parent, and stay on these cores."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.sched_setaffinity(0, cpus)
 
 
 class Child:
@@ -75,7 +67,7 @@ def start(arguments: list[str], cpus: set[int]) -> Child:
         text=True,
         # Ctrl-C reaches the whole terminal group: children keep to their own, and end when we tell them.
         start_new_session=True,
-        preexec_fn=lambda: _prepare(cpus),  # noqa: PLW1509 - the only way to pin and to follow the parent before exec
+        preexec_fn=following_parent(cpus),  # noqa: PLW1509 - the only way to pin and to follow the parent before exec
     )
     text = ""
     for line in cast("IO[str]", process.stdout):
@@ -105,7 +97,7 @@ class Contention:
                 [sys.executable, "-S", "-c", "while True: pass"],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=lambda: _prepare(self._cpus),  # noqa: PLW1509 - see `start`
+                preexec_fn=following_parent(self._cpus),  # noqa: PLW1509 - see `start`
             )
             for _ in range(self._count)
         ]

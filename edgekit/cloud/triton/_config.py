@@ -82,7 +82,6 @@ class ModelConfig:
         instance_count: instances per device.
         batching: only with ``max_batch_size`` > 0; Triton refuses it otherwise.
         parameters: string parameters that the back end reads.
-        gpu_accelerators: execution accelerators of the ONNX Runtime back end (``tensorrt``) with their parameters.
     """
 
     name: str
@@ -94,7 +93,6 @@ class ModelConfig:
     instance_count: int = 1
     batching: DynamicBatching | None = None
     parameters: dict[str, str] = field(default_factory=dict)
-    gpu_accelerators: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batching is not None and self.max_batch_size == 0:
@@ -137,12 +135,6 @@ def _lines(config: ModelConfig) -> Iterator[str]:
         yield f"    max_queue_size: {policy.max_queue_size}"
         yield "  }"
         yield "}"
-    if config.gpu_accelerators:
-        yield "optimization { execution_accelerators {"
-        for name, parameters in sorted(config.gpu_accelerators.items()):
-            inner = " ".join(f"parameters {{ key: {_quote(k)} value: {_quote(v)} }}" for k, v in sorted(parameters.items()))
-            yield f"  gpu_execution_accelerator {{ name: {_quote(name)} {inner} }}"
-        yield "} }"
     for key, value in sorted(config.parameters.items()):
         yield f"parameters {{ key: {_quote(key)} value: {{ string_value: {_quote(value)} }} }}"
     # Every version folder is served: the router and canaries name the one they want.

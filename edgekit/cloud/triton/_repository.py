@@ -137,7 +137,6 @@ def _is_batched(bundle: Bundle) -> bool:
 
 def _tensor(spec: TensorSpec, batched: bool) -> TensorConfig:
     dims = tuple(dim if isinstance(dim, int) else -1 for dim in (spec.shape[1:] if batched else spec.shape))
-    # Triton wants at least one dimension: a batch of scalars is [1] per item only if the model says so.
     return TensorConfig(spec.name, triton_type(spec.dtype), dims)
 
 

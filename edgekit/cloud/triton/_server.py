@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -17,12 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from edgekit.cloud._child import following_parent
 from edgekit.cloud.triton._environment import TritonEnvironment, find_environment
 from edgekit.errors import BindError, EngineError, UsageError
 
 __all__ = ["TritonServer"]
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _READY_TIMEOUT_S = 60.0
 _POLL_S = 0.1
 
@@ -129,17 +128,7 @@ class TritonServer:
             f"--metrics-address={self.host}",
             f"--metrics-port={self.metrics_port}",
         ]
-        parent = os.getpid()
-
-        def follow_parent() -> None:
-            """Between fork and exec: the server must not outlive us, even when we are killed."""
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
-            if self._cpus:
-                os.sched_setaffinity(0, self._cpus)
-
-        # PDEATHSIG follows the thread that forks: it must be one that lives as long as the process does.
+        # Another thread may end long before the process does, and would take the server with it.
         main = threading.current_thread() is threading.main_thread()
         return subprocess.Popen(
             command,
@@ -148,7 +137,7 @@ class TritonServer:
             stderr=subprocess.STDOUT,
             env=self._environment.variables(),
             start_new_session=True,
-            preexec_fn=follow_parent if main else None,  # noqa: PLW1509 - the only way to set PDEATHSIG before exec
+            preexec_fn=following_parent(self._cpus) if main else None,  # noqa: PLW1509 - the only way to set PDEATHSIG before exec
         )
 
     def _wait_ready(self) -> None:
