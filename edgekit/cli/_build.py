@@ -155,10 +155,11 @@ def finalize(
 ) -> None:
     """On the device: build the engine, cache it, prove it, write the receipt."""
     from edgekit.runtime import finalize as finalize_bundle
+    from edgekit.runtime import receipts_directory
 
     receipt = finalize_bundle(bundle, cache_dir=Path(cache_dir) if cache_dir else None)
     document = msgspec.to_builtins(receipt)
-    lines = [f"{bundle}: finalized"]
+    lines = [f"{bundle}: finalized; its receipt is in {receipts_directory()}"]
     lines += [f"  {key}: {value}" for key, value in document.items() if key not in ("probe", "metrics")]
     show(document, [*lines, *_metric_rows(receipt.metrics)])
 

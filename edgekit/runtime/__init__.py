@@ -4,7 +4,7 @@ from edgekit.runtime._bench import BenchResult, Timing, bench
 from edgekit.runtime._core import ResultObserver, RuntimeCore
 from edgekit.runtime._finalize import finalize
 from edgekit.runtime._load import load
-from edgekit.runtime._receipts import Receipt, list_receipts, write_receipt
+from edgekit.runtime._receipts import Receipt, list_receipts, receipts_directory, write_receipt
 from edgekit.runtime._repository import LoadedModel, ModelRepository
 from edgekit.runtime._serve import RuntimeMetrics, serve_bundles
 from edgekit.runtime._session import Session
@@ -28,6 +28,7 @@ __all__ = [
     "finalize",
     "list_receipts",
     "load",
+    "receipts_directory",
     "serve_bundles",
     "verify_bundle",
     "write_receipt",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from edgekit.bundle import Bundle, OutputMetrics
+from edgekit.bundle import Bundle, GoldenSample, OutputMetrics
 from edgekit.device_profiles import contradictions, load_profile, probe
 from edgekit.errors import EdgeKitError, EnvironmentMissingError, UnknownNameError, VerificationError
 from edgekit.runtime._compare import check_metrics, compare_outputs, thresholds_for
@@ -42,8 +43,9 @@ def finalize(bundle: Bundle | str | os.PathLike[str], *, cache_dir: Path | None 
         raise _with_fallback(opened, exc) from exc
     try:
         seconds = time.monotonic() - started
-        metrics, thresholds, misses = _prove(opened, engine)
-        receipt = _receipt(opened, engine, seconds, metrics, thresholds, misses)
+        samples = opened.golden()
+        metrics, thresholds, misses = _prove(opened, engine, samples)
+        receipt = _receipt(opened, engine, seconds, len(samples), metrics, thresholds, misses)
     finally:
         engine.close()
     path = write_receipt(receipt)
@@ -53,9 +55,10 @@ def finalize(bundle: Bundle | str | os.PathLike[str], *, cache_dir: Path | None 
     return receipt
 
 
-def _prove(bundle: Bundle, engine: Engine) -> tuple[dict[str, OutputMetrics], dict[str, float], tuple[str, ...]]:
+def _prove(
+    bundle: Bundle, engine: Engine, samples: Sequence[GoldenSample]
+) -> tuple[dict[str, OutputMetrics], dict[str, float], tuple[str, ...]]:
     """Metrics of the golden samples, the limits, and what misses them."""
-    samples = bundle.golden()
     thresholds = bundle.manifest.verification.thresholds or thresholds_for(bundle.manifest.artifact.precision)
     answers = [engine.run(sample.inputs) for sample in samples]
     try:
@@ -69,6 +72,7 @@ def _receipt(
     bundle: Bundle,
     engine: Engine,
     seconds: float,
+    samples: int,
     metrics: dict[str, OutputMetrics],
     thresholds: dict[str, float],
     misses: tuple[str, ...],
@@ -90,7 +94,7 @@ def _receipt(
         built=running.get("built") == "now",
         seconds=seconds,
         verified="deferred" if misses else "host",
-        samples=len(bundle.golden()),
+        samples=samples,
         metrics=metrics,
         thresholds=thresholds,
         misses=misses,
