@@ -53,18 +53,24 @@ def test_policy_allows_the_pages_own_script_and_style_by_hash_only():
     assert "unsafe" not in policy
 
 
-def dump(url, tmp_path):
+def dump(url, tmp_path, until):
+    """The page's document once it holds ``until``; on a busy machine the browser may give up before the collector has answered, so it is asked again."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no chromium to look at the page with")
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=3000", "--dump-dom", url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = ""
+    for budget_ms in (3000, 10_000, 30_000, 30_000):
+        options = [f"--user-data-dir={tmp_path}", f"--virtual-time-budget={budget_ms}", "--dump-dom", url]
+        shown = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=True).stdout
+        if until in shown:
+            break
+    return shown
 
 
 @pytest.mark.slow
 def test_in_a_browser_empty_then_with_a_hostile_device(client, otlp, tmp_path):
-    empty = dump(client.collector.url, tmp_path)
+    empty = dump(client.collector.url, tmp_path, '<section class="card empty" id="empty">')
     assert re.search(r'<section class="card empty" id="empty">', empty), "shown"
     assert f"edgekit serve BUNDLE --collector {client.collector.url}" in empty
 
@@ -78,7 +84,7 @@ def test_in_a_browser_empty_then_with_a_hostile_device(client, otlp, tmp_path):
     (body,) = otlp.metrics(fill, source, client.now_ms())
     assert client.post("metrics", body).status == 200
     assert client.post("logs", otlp.receipt({"verified": HOSTILE}, source, client.now_ms())).status == 200
-    shown = dump(client.collector.url, tmp_path)
+    shown = dump(client.collector.url, tmp_path, "&lt;img src=x")
     assert "<title>EdgeKit fleet</title>" in shown, "the device's script did not run"
     assert "<img" not in shown
     assert shown.count("<script>") == 1
