@@ -1,0 +1,100 @@
+"""One artifact: written by its emitter, run, and judged against the source model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edgekit.bundle import Artifact, OutputMetrics, storage_errors
+from edgekit.converters._emitter import EmitJob, Emitted, Emitter, Proof
+from edgekit.converters._verify import first_divergence, judge, run_artifact
+from edgekit.errors import BuildError, EdgeKitError, VerificationError
+from edgekit.runtime._compare import thresholds_for
+from edgekit.runtime.engines import one_line
+
+__all__ = ["Delivery", "deliver"]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An artifact that was judged good.
+
+    Attributes:
+        job: what it was made from; its directory holds the files.
+        emitted: what the emitter wrote.
+        proof: how it was proven.
+        metrics: by output; empty when nothing ran.
+        report: more for ``report.json``: how the fallback was proven, and what else led to this artifact.
+    """
+
+    job: EmitJob
+    emitted: Emitted
+    proof: Proof
+    metrics: dict[str, OutputMetrics]
+    report: dict[str, object] = field(default_factory=dict)
+
+
+def deliver(emitter: Emitter, job: EmitJob) -> Delivery:
+    """Write, run and judge one artifact and its fallback.
+
+    Raises:
+        UnsupportedOperatorsError, EnvironmentMissingError: from the emitter.
+        BuildError: the toolchain failed. VerificationError: the numbers are wrong.
+    """
+    with storage_errors(job.directory), _toolchain_errors(emitter.engine):
+        emitted = emitter.emit(job)
+    with storage_errors(job.directory), _toolchain_errors(emitter.engine):
+        proof = emitter.prove(job, emitted)
+    metrics = _judge(job, emitted, proof)
+    report: dict[str, object] = {}
+    if emitted.fallback is not None:
+        report["fallback"] = _judge_fallback(job, emitted.fallback)
+    return Delivery(job, emitted, proof, metrics, report)
+
+
+class _toolchain_errors:  # noqa: N801 - used as a statement, like contextlib's own
+    """Turn what a third-party toolchain raises into one `BuildError` line; our own errors and those of the file system pass."""
+
+    def __init__(self, engine: str) -> None:
+        self.engine = engine
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, (EdgeKitError, OSError)):
+            raise BuildError(
+                f"target {self.engine}", f"its toolchain failed: {one_line(error)}", "", "build for another engine, or report this model"
+            ) from error
+
+
+def _judge(job: EmitJob, emitted: Emitted, proof: Proof) -> dict[str, OutputMetrics]:
+    """Metrics of what ran; empty when nothing ran."""
+    if not proof.outputs:
+        return {}
+    artifact = emitted.artifact
+    thing = f"{artifact.path} for {job.profile.id} ({artifact.precision}, {proof.engine})"
+    try:
+        return judge(thing, job.samples, proof.outputs, job.source.signature, artifact.precision)
+    except VerificationError as exc:
+        raise VerificationError(exc.thing, f"{exc.found}; {_where(job, artifact)}", exc.expected, exc.next_step) from exc
+
+
+def _where(job: EmitJob, artifact: Artifact) -> str:
+    """Where the artifact left the source model, as far as that can be told."""
+    if artifact.engine != "onnxruntime":
+        return f"where it diverged first is not located for {artifact.engine}"
+    for sample in job.samples:
+        try:
+            if place := first_divergence(job.source.model, job.directory / artifact.path, sample.inputs, artifact.precision):
+                return f"it diverged first at {place}"
+        except Exception as exc:  # noqa: BLE001 - the search is a help; the verification error itself must come through
+            return f"where it diverged first is not located: {one_line(exc)}"
+    return "no inner tensor that both have diverges before it"
+
+
+def _judge_fallback(job: EmitJob, fallback: Artifact) -> dict[str, object]:
+    """Prove a fallback on this machine as well: it is what runs until the first artifact can."""
+    outputs, engine = run_artifact(job.directory, fallback, job.source.signature, job.samples)
+    thing = f"fallback {fallback.path} for {job.profile.id} ({fallback.precision}, {engine})"
+    metrics = judge(thing, job.samples, outputs, job.source.signature, fallback.precision)
+    return {"engine": engine, "verified": "host", "metrics": metrics, "thresholds": thresholds_for(fallback.precision)}
