@@ -1,0 +1,1 @@
+"""Source models of every kind: ONNX, ORT format, Keras, SavedModel, PyTorch."""
