@@ -79,6 +79,15 @@ class EdgeKitError(Exception):
             parts.append(next_step)
         super().__init__(" ".join("; ".join(parts).split()))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors keep all their fields on the way to another process, whatever their constructors take."""
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[EdgeKitError], arguments: tuple[object, ...]) -> EdgeKitError:
+    error: EdgeKitError = kind.__new__(kind, *arguments)
+    return error
+
 
 class UsageError(EdgeKitError):
     """The command, flag or argument cannot be what the user meant."""
