@@ -15,6 +15,7 @@ from msgspec import structs
 from edgekit.bundle import Bundle, Signature, write_bundle
 from edgekit.converters._delivery import deliver
 from edgekit.converters._emitter import EmitJob, NormalisedModel
+from edgekit.converters._isolation import Guard, default_limits
 from edgekit.converters._normalise import normalise, resolve_shapes
 from edgekit.converters._options import BuildOptions, Progress, check_names, silent
 from edgekit.converters._record import manifest_of, report_of
@@ -123,18 +124,23 @@ class _Model:
 
 def _build_one(model: _Model, target: Target, options: BuildOptions) -> Bundle:
     progress = options.get("progress") or silent
+    guard = _guard(options)
     normalised, samples = model.form(target.emitter.static_only or target.profile.engine.static_shapes, progress)
     name = options.get("name") or model.source.path.stem
     with tempfile.TemporaryDirectory(prefix="edgekit-build-") as folder:
         job = EmitJob(name, normalised, target.profile, target.profile.engine, target.precision, Path(folder), samples.samples)
-        progress(f"writing and proving {target.emitter.engine} {target.precision} for {target.profile.id}")
         # The precision ladder goes here: it calls `deliver` for each of its jobs (each with a directory of its own) and returns the one it keeps.
-        delivery = deliver(target.emitter, job)
+        delivery = deliver(target.emitter, job, guard)
         manifest = manifest_of(name, options.get("model_version", "1"), model.source, samples, delivery)
         progress(f"writing {target.destination}")
         return write_bundle(
             target.destination, manifest, delivery.job.directory, samples.samples, report_of(model.source, samples, delivery)
         )
+
+
+def _guard(options: BuildOptions) -> Guard:
+    limits = default_limits(options.get("time_limit_s"), options.get("memory_limit_bytes"))
+    return Guard(options.get("isolate", True), limits, options.get("progress") or silent)
 
 
 def _result(bundle: Bundle, seconds: float) -> BuildResult:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 
 from edgekit.bundle import Artifact, OutputMetrics, storage_errors
 from edgekit.converters._emitter import EmitJob, Emitted, Emitter, Proof
+from edgekit.converters._emitters import EMITTER_MODULES, ISOLATED
+from edgekit.converters._isolation import CancelledError, Guard, Tell
 from edgekit.converters._verify import first_divergence, judge, run_artifact
 from edgekit.errors import BuildError, EdgeKitError, VerificationError
 from edgekit.runtime._compare import thresholds_for
 from edgekit.runtime.engines import one_line
 
-__all__ = ["Delivery", "deliver"]
+__all__ = ["Delivery", "deliver", "make"]
 
 
 @dataclass(frozen=True)
@@ -33,22 +36,40 @@ class Delivery:
     report: dict[str, object] = field(default_factory=dict)
 
 
-def deliver(emitter: Emitter, job: EmitJob) -> Delivery:
-    """Write, run and judge one artifact and its fallback.
+def deliver(emitter: Emitter, job: EmitJob, guard: Guard) -> Delivery:
+    """Write, run and judge one artifact and its fallback; heavy toolchains run in a process of their own.
 
     Raises:
         UnsupportedOperatorsError, EnvironmentMissingError: from the emitter.
         BuildError: the toolchain failed. VerificationError: the numbers are wrong.
+        CancelledError: another part of the same command failed.
     """
-    with storage_errors(job.directory), _toolchain_errors(emitter.engine):
-        emitted = emitter.emit(job)
-    with storage_errors(job.directory), _toolchain_errors(emitter.engine):
-        proof = emitter.prove(job, emitted)
+    if guard.cancelled.is_set():
+        raise CancelledError
+    engine = emitter.engine
+    with storage_errors(job.directory):
+        if guard.isolate and engine in ISOLATED:
+            emitted, proof = guard.call(engine, f"target {engine}", f"{__name__}:make", EMITTER_MODULES[engine], engine, job)
+        else:
+            emitted, proof = _make(guard.tell, emitter, job)
     metrics = _judge(job, emitted, proof)
     report: dict[str, object] = {}
     if emitted.fallback is not None:
         report["fallback"] = _judge_fallback(job, emitted.fallback)
     return Delivery(job, emitted, proof, metrics, report)
+
+
+def make(tell: Tell, module: str, engine: str, job: EmitJob) -> tuple[Emitted, Proof]:
+    """In the toolchain's process: write and run one artifact with the emitter that ``module`` registers for ``engine``."""
+    return _make(tell, importlib.import_module(module).EMITTERS[engine], job)
+
+
+def _make(tell: Tell, emitter: Emitter, job: EmitJob) -> tuple[Emitted, Proof]:
+    with _toolchain_errors(emitter.engine):
+        tell(f"writing {emitter.engine} {job.precision} for {job.profile.id}")
+        emitted = emitter.emit(job)
+        tell("proving it")
+        return emitted, emitter.prove(job, emitted)
 
 
 class _toolchain_errors:  # noqa: N801 - used as a statement, like contextlib's own

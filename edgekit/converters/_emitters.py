@@ -7,7 +7,7 @@ import importlib
 from edgekit.converters._emitter import Emitter
 from edgekit.errors import UnknownNameError
 
-__all__ = ["EMITTER_MODULES", "emitter_for"]
+__all__ = ["EMITTER_MODULES", "ISOLATED", "emitter_for"]
 
 # engine -> module that defines `EMITTERS[engine]`. A new target is its module and one line here.
 EMITTER_MODULES = {
@@ -18,6 +18,9 @@ EMITTER_MODULES = {
     "tensorrt": "edgekit.converters.tensorrt",
     "tensorrt-rtx": "edgekit.converters.tensorrt",
 }
+
+# Engines whose toolchain and interpreter run in a process of their own. ONNX Runtime runs the source model here anyway; NVIDIA's builder has its own child.
+ISOLATED = frozenset({"openvino", "tflite", "coreml"})
 
 
 def emitter_for(engine: str) -> Emitter:

@@ -30,6 +30,9 @@ class BuildOptions(TypedDict, total=False):
     name: str | None  # the bundle's name; the model's file name without its suffix by default
     model_version: str  # what a model repository serves it as; "1"
     progress: Progress | None  # called with a few words at each step
+    isolate: bool  # heavy toolchains run in processes of their own (default), else in this one and without limits
+    time_limit_s: float | None  # for a toolchain's work on one artifact; half an hour by default
+    memory_limit_bytes: int | None  # for a toolchain's process; three quarters of the machine's memory by default
 
 
 def check_names(options: Mapping[str, object]) -> None:
