@@ -26,7 +26,7 @@ __all__ = ["EMITTERS", "TfliteEmitter", "load_handlers", "operator_counts", "tfl
 
 _FILE = "model.tflite"
 _SIGNATURE = "serving_default"
-_FAMILIES = ("_math", "_nn", "_pool", "_tensor", "_resize", "_reduction", "_recurrent")
+_FAMILIES = ("_math", "_nn", "_conv", "_pool", "_norm", "_tensor", "_resize", "_reduction", "_recurrent")
 # Operators that want channels last; an image that feeds only these, perhaps through element-wise operators, comes in that order.
 _CHANNELS_LAST = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize"})
 _ELEMENTWISE = frozenset(
