@@ -1,8 +1,8 @@
-"""Every real model built for one device of each engine, in fp32 and fp16: time, artifact size, error against the source model.
+"""Every real model built for one device of each engine, in fp32 and fp16: time beside the vendor's own tool, size, error against the source.
 
 What it does not show: latency (see ``engines.py``), and errors on real data (the samples are synthetic; give ``--calibration`` to a build for that).
 
-Run ``python benchmarks/builds.py [MODEL...]``; prints JSON.
+Run ``python -m benchmarks builds [MODEL...]``; prints JSON. The build cache is off; the vendor's tool runs in the same process, right after.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import msgspec
 
+from benchmarks.vendor_tools import vendor_seconds
 from edgekit.converters import build_result
 from edgekit.errors import EdgeKitError
 from examples.models import MODELS, SHAPES, fetch
@@ -40,6 +41,7 @@ def row(name: str, device: str, precision: str, folder: Path) -> dict[str, Any]:
         "engine": manifest.artifact.engine,
         "verified": manifest.verification.verified,
         "seconds": round(result.seconds, 2),
+        "vendor_tool_seconds": vendor_seconds(manifest.artifact.engine, Path(fetch(name)), SHAPES[name], folder),
         "artifact_bytes": result.bytes,
         "metrics": msgspec.to_builtins(manifest.verification.metrics),
     }
