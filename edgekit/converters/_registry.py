@@ -74,7 +74,7 @@ class Registry(Generic[Context]):
         refused = [
             (node.name, f"{node.domain}.{node.op}" if node.domain else node.op, node.opset, reason)
             for node in graph.nodes
-            if (reason := self._refusal(node, graph))
+            if (reason := self.refusal(node, graph))
         ]
         if refused:
             raise UnsupportedOperatorsError(self.target, refused)
@@ -93,7 +93,8 @@ class Registry(Generic[Context]):
             for since in sorted(self._handlers[op]):
                 yield self._handlers[op][since]
 
-    def _refusal(self, node: Node, graph: Graph) -> str:
+    def refusal(self, node: Node, graph: Graph) -> str:
+        """Why a node is not taken, "" when it is."""
         if node.domain not in ("", "ai.onnx"):
             return f"domain {node.domain} is not supported"
         found = self.find(node.op, node.opset)

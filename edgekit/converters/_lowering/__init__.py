@@ -1,0 +1,12 @@
+"""Lowering: what a target refuses is expressed by simpler ONNX operators, until the target takes all of it or the rest is named.
+
+Before a node is refused for good, it is replaced by the first of these that there is: a rewrite of our own (``_rules``), the iterations of a
+loop or the branch of a condition (``_control``), and the function by which ONNX itself defines the operator (``_functions``). What a target
+takes is never touched.
+"""
+
+from __future__ import annotations
+
+from edgekit.converters._lowering._driver import Lowered, Refusal, lower_model, lowered_graph
+
+__all__ = ["Lowered", "Refusal", "lower_model", "lowered_graph"]
