@@ -6,10 +6,11 @@ import importlib
 from dataclasses import dataclass, field
 
 from edgekit.bundle import Artifact, OutputMetrics, storage_errors
+from edgekit.converters._divergence import Place, locate
 from edgekit.converters._emitter import EmitJob, Emitted, Emitter, Proof
 from edgekit.converters._emitters import EMITTER_MODULES, ISOLATED
 from edgekit.converters._isolation import CancelledError, Guard, Tell
-from edgekit.converters._verify import first_divergence, judge, run_artifact
+from edgekit.converters._verify import judge, run_artifact
 from edgekit.errors import BuildError, EdgeKitError, VerificationError
 from edgekit.runtime._compare import thresholds_for
 from edgekit.runtime.engines import one_line
@@ -36,6 +37,18 @@ class Delivery:
     report: dict[str, object] = field(default_factory=dict)
 
 
+class WrongNumbersError(VerificationError):
+    """The artifact's numbers are wrong.
+
+    Attributes:
+        place: where they first are, as far as that could be told.
+    """
+
+    def __init__(self, error: VerificationError, where: str, place: Place) -> None:
+        super().__init__(error.thing, f"{error.found}; {where}", error.expected, error.next_step)
+        self.place = place
+
+
 def deliver(emitter: Emitter, job: EmitJob, guard: Guard) -> Delivery:
     """Write, run and judge one artifact and its fallback; heavy toolchains run in a process of their own.
 
@@ -52,7 +65,7 @@ def deliver(emitter: Emitter, job: EmitJob, guard: Guard) -> Delivery:
             emitted, proof = guard.call(engine, f"target {engine}", f"{__name__}:make", EMITTER_MODULES[engine], engine, job)
         else:
             emitted, proof = _make(guard.tell, emitter, job)
-    metrics = _judge(job, emitted, proof)
+    metrics = _judge(job, emitted, proof, guard)
     report: dict[str, object] = {}
     if emitted.fallback is not None:
         report["fallback"] = _judge_fallback(job, emitted.fallback)
@@ -88,7 +101,7 @@ class _toolchain_errors:  # noqa: N801 - used as a statement, like contextlib's 
             ) from error
 
 
-def _judge(job: EmitJob, emitted: Emitted, proof: Proof) -> dict[str, OutputMetrics]:
+def _judge(job: EmitJob, emitted: Emitted, proof: Proof, guard: Guard) -> dict[str, OutputMetrics]:
     """Metrics of what ran; empty when nothing ran."""
     if not proof.outputs:
         return {}
@@ -97,20 +110,16 @@ def _judge(job: EmitJob, emitted: Emitted, proof: Proof) -> dict[str, OutputMetr
     try:
         return judge(thing, job.samples, proof.outputs, job.source.signature, artifact.precision)
     except VerificationError as exc:
-        raise VerificationError(exc.thing, f"{exc.found}; {_where(job, artifact)}", exc.expected, exc.next_step) from exc
+        raise WrongNumbersError(exc, *_where(job, artifact, guard)) from exc
 
 
-def _where(job: EmitJob, artifact: Artifact) -> str:
-    """Where the artifact left the source model, as far as that can be told."""
-    if artifact.engine != "onnxruntime":
-        return f"where it diverged first is not located for {artifact.engine}"
-    for sample in job.samples:
-        try:
-            if place := first_divergence(job.source.model, job.directory / artifact.path, sample.inputs, artifact.precision):
-                return f"it diverged first at {place}"
-        except Exception as exc:  # noqa: BLE001 - the search is a help; the verification error itself must come through
-            return f"where it diverged first is not located: {one_line(exc)}"
-    return "no inner tensor that both have diverges before it"
+def _where(job: EmitJob, artifact: Artifact, guard: Guard) -> tuple[str, Place]:
+    """Where the artifact left the source model, as far as that can be told: in words, and as a place."""
+    try:
+        place: Place = guard.call(artifact.engine, f"target {artifact.engine}", f"{locate.__module__}:{locate.__name__}", job, artifact)
+    except Exception as exc:  # noqa: BLE001 - the search is a help; the verification error itself must come through
+        return f"where it diverged first is not located: {one_line(exc)}", Place()
+    return str(place), place
 
 
 def _judge_fallback(job: EmitJob, fallback: Artifact) -> dict[str, object]:

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 
 from edgekit.bundle import GoldenSample, Signature, TensorSpec
-from edgekit.converters._verify import first_divergence, judge
+from edgekit.converters._verify import judge
 from edgekit.errors import VerificationError
 
 SIGNATURE = Signature((), (TensorSpec("a", "float32", (1, 3)), TensorSpec("b", "float32", (4,))))
@@ -39,17 +35,3 @@ def test_a_nan_is_told_as_such() -> None:
     wrong = {**sample().outputs, "a": np.full((1, 3), np.nan, np.float32)}
     with pytest.raises(VerificationError, match="output 'a' of sample 0: 3 of 3 values are NaN"):
         judge("thing", [sample()], [wrong], SIGNATURE, "fp32")
-
-
-@pytest.mark.parametrize("hurt", ["w1", "w2"])
-def test_the_first_tensor_that_diverges_is_found(tiny_mlp: Path, tmp_path: Path, hurt: str) -> None:
-    good = onnx.load(tiny_mlp)
-    changed = onnx.load(tiny_mlp)
-    weights = next(tensor for tensor in changed.graph.initializer if tensor.name == hurt)
-    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.5), hurt))
-    path = tmp_path / "changed.onnx"
-    onnx.save(changed, path)
-    inputs = {"x": np.random.default_rng(4).standard_normal((1, 8)).astype(np.float32)}
-    expected = {"w1": "tensor 'h0' (MatMul at 'first')", "w2": "tensor 'logits' (Gemm at 'second')"}
-    assert first_divergence(good, path, inputs, "fp32") == expected[hurt]
-    assert first_divergence(good, tiny_mlp, inputs, "fp32") == ""

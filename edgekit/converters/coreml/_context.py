@@ -17,7 +17,21 @@ from edgekit.converters._registry import Constraint, Registry
 from edgekit.converters.coreml._toolchain import Toolchain
 from edgekit.errors import BuildError
 
-__all__ = ["INT32", "MAX_RANK", "MilContext", "Names", "constant_at", "floats", "mil_dtype", "numbers", "op", "ops"]
+__all__ = [
+    "INT32",
+    "MAX_RANK",
+    "NARROW",
+    "MilContext",
+    "Names",
+    "constant_at",
+    "floats",
+    "integers",
+    "mil_dtype",
+    "not_boolean",
+    "numbers",
+    "op",
+    "ops",
+]
 
 MAX_RANK = 5
 """Core ML's limit for tensors (coremltools, MIL operator definitions and its pass ``expand_high_rank_reshape_and_transpose``)."""
@@ -25,6 +39,7 @@ MAX_RANK = 5
 INT32 = np.iinfo(np.int32)
 
 _DTYPES = {
+    "float64": "fp32",
     "float32": "fp32",
     "float16": "fp16",
     "bool": "bool",
@@ -32,9 +47,14 @@ _DTYPES = {
     "int32": "int32",
     "int16": "int32",
     "int8": "int32",
+    "uint64": "int32",
+    "uint32": "int32",
     "uint16": "int32",
     "uint8": "int32",
 }
+
+NARROW = {"int8": (8, True), "uint8": (8, False), "int16": (16, True), "uint16": (16, False)}
+"""Integer dtypes that wrap around before int32 does: bits, and whether signed. What is carried for one is always within its range."""
 _NUMPY = {"fp32": np.float32, "fp16": np.float16, "int32": np.int32, "bool": np.bool_}
 
 # Words that MIL's text form uses (coremltools: sanitize_input_output_names).
@@ -52,6 +72,13 @@ def mil_dtype(dtype: str) -> str:
 # --- names ---------------------------------------------------------------------------------------------------------------------------------
 
 
+def identifier(tensor: str) -> str:
+    """The name that Core ML takes for a tensor; two tensors may get the same (`Names` tells them apart)."""
+    base = re.sub(r"[^A-Za-z0-9_]", "_", tensor)
+    # A leading underscore or digit would be renamed by coremltools.
+    return base if re.match(r"[A-Za-z]", base) else f"t{base}"
+
+
 class Names:
     """Unique identifiers ``[A-Za-z_][A-Za-z0-9_]*`` for tensor names, the same for the same order of calls."""
 
@@ -67,9 +94,7 @@ class Names:
 
     def fresh(self, stem: str) -> str:
         """An identifier like ``stem`` that nothing else has."""
-        base = re.sub(r"[^A-Za-z0-9_]", "_", stem)
-        # A leading underscore or digit would be renamed by coremltools.
-        base = base if re.match(r"[A-Za-z]", base) else f"t{base}"
+        base = identifier(stem)
         found, count = base, 1
         while found in self._taken:
             count += 1
@@ -124,7 +149,7 @@ class MilContext:
         value = self.graph.constants.get(tensor)
         if value is None:
             return self.values[tensor]
-        carried: Any = np.asarray(value).astype(_NUMPY[mil_dtype(value.dtype.name)])
+        carried: Any = _within_float32(np.asarray(value)).astype(_NUMPY[mil_dtype(value.dtype.name)])
         return carried if carried.ndim else carried[()]
 
     def tensor(self, tensor: str) -> Any:
@@ -141,13 +166,43 @@ class MilContext:
         tensor = node.outputs[output]
         self.values[tensor] = self._emit(node, op_type, self.names.of(tensor), inputs)
 
-    def pass_on(self, node: Node, value: Any) -> None:
+    def pass_on(self, node: Node, value: Any, output: int = 0) -> None:
         """The node's output is ``value`` itself; only an output of the graph needs an operator, because it needs its name."""
-        tensor = node.outputs[0]
+        tensor = node.outputs[output]
         if any(tensor == spec.name for spec in self.graph.outputs) or isinstance(value, np.ndarray | np.generic):
-            self.put(node, "identity", x=value)
+            self.put(node, "identity", output=output, x=value)
         else:
             self.values[tensor] = value
+
+    def put_wrapped(self, node: Node, op_type: str, /, **inputs: Any) -> None:
+        """As `put`; a result of a narrow integer dtype wraps around at its own limits (ONNX operator Add and its like: as NumPy does)."""
+        dtype = self.dtype(node.outputs[0])
+        if dtype in NARROW:
+            self.pass_on(node, self.wrapped(node, self.mid(node, op_type, **inputs), dtype))
+        else:
+            self.put(node, op_type, **inputs)
+
+    def wrapped(self, node: Node, value: Any, dtype: str) -> Any:
+        """An int32 value brought into the range of a narrow dtype by whole turns; MIL's `mod` has the divisor's sign."""
+        if dtype not in NARROW:
+            return value
+        bits, signed = NARROW[dtype]
+        if not signed:
+            return self.mid(node, "mod", x=value, y=np.int32(1 << bits))
+        half = np.int32(1 << (bits - 1))
+        turned = self.mid(node, "mod", x=self.mid(node, "add", x=value, y=half), y=np.int32(1 << bits))
+        return self.mid(node, "sub", x=turned, y=half)
+
+    def scalar(self, node: Node, value: Any) -> Any:
+        """A number in the type of the node's first input; int32 beside booleans."""
+        kind = mil_dtype(self.dtype(node.inputs[0]))
+        return _NUMPY["int32" if kind == "bool" else kind](value)
+
+    def cast(self, node: Node, value: Any, dtype: str) -> Any:
+        """A value as another MIL type; constants are converted here."""
+        if isinstance(value, np.ndarray | np.generic):
+            return value.astype(_NUMPY[dtype])
+        return self.mid(node, "cast", x=value, dtype=dtype)
 
     def _emit(self, node: Node, op_type: str, name: str, inputs: dict[str, Any]) -> Any:
         self.origin[name] = node
@@ -160,6 +215,14 @@ class MilContext:
                 "",
                 "report it with the model; meanwhile build for another engine",
             ) from exc
+
+
+def _within_float32(value: np.ndarray) -> np.ndarray:
+    """float64 constants beyond float32 become its largest numbers, not infinities, which would turn masks into NaN."""
+    if value.dtype != np.float64:
+        return value
+    largest = np.finfo(np.float32).max
+    return np.where(np.isfinite(value), np.clip(value, -largest, largest), value)
 
 
 def _first_output(node: Node) -> str:
@@ -202,15 +265,37 @@ def constant_at(*indices: int) -> Constraint:
 
 
 def floats(node: Node, graph: Graph) -> str:
-    """The first input is float32 or float16"""
+    """The first input is a float"""
     dtype = graph.types[node.inputs[0]].dtype
-    return "" if dtype in ("float32", "float16") else f"{dtype} input; only float32 and float16 are taken"
+    return "" if dtype in ("float32", "float16", "float64") else f"{dtype} input; only floats are taken"
+
+
+def integers(node: Node, graph: Graph) -> str:
+    """The first input is an integer"""
+    dtype = graph.types[node.inputs[0]].dtype
+    return "" if mil_dtype(dtype) == "int32" else f"{dtype} input; only integers are taken"
 
 
 def numbers(node: Node, graph: Graph) -> str:
-    """The first input is float32, float16, int32 or int64 (smaller integers would wrap at other values)"""
+    """The first input is a float or an integer, and no result of an unsigned 32- or 64-bit dtype can pass 2^31 unseen"""
     dtype = graph.types[node.inputs[0]].dtype
-    return "" if dtype in ("float32", "float16", "int32", "int64") else f"{dtype} input; float32, float16, int32 and int64 are taken"
+    if dtype == "bool":
+        return "bool input; only numbers are taken"
+    if dtype in _WIDE_UNSIGNED and node.op in _GROWING and graph.consumers(node.outputs[0]):
+        return f"{dtype} arithmetic inside the graph; Core ML carries it as int32, which wraps around at another value"
+    return ""
+
+
+def not_boolean(node: Node, graph: Graph) -> str:
+    """The first input is not boolean"""
+    return "bool input" if graph.types[node.inputs[0]].dtype == "bool" else ""
+
+
+_WIDE_UNSIGNED = ("uint32", "uint64")
+# Their results may leave the range of uint32's half that int32 shares with it. As an output of the graph the bits are still right.
+_GROWING = frozenset(
+    ("Add", "Sub", "Mul", "Sum", "Neg", "Pow", "ReduceSum", "ReduceProd", "ReduceSumSquare", "ReduceL1", "CumSum", "MatMul")
+)
 
 
 def _data(node: Node, parameters: tuple[int, ...]) -> list[str]:
@@ -222,13 +307,13 @@ def _carried(parameters: tuple[int, ...]) -> Constraint:
     def rule(node: Node, graph: Graph) -> str:
         for name in _data(node, parameters):
             if not mil_dtype(graph.types[name].dtype):
-                return f"tensor {name!r} is {graph.types[name].dtype}; Core ML carries float32, float16, int32 and bool"
+                return f"tensor {name!r} is {graph.types[name].dtype}; Core ML carries floats, integers and bool"
             value = graph.constants.get(name)
             if value is not None and value.dtype.kind in "iu" and value.size and not _fits(value):
                 return f"constant {name!r} has values outside int32, Core ML's only wide integer"
         return ""
 
-    rule.__doc__ = "float32, float16, bool, and integers whose values fit int32"
+    rule.__doc__ = "floats (float64 as float32), bool, and integers whose values fit int32"
     return rule
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,12 @@ class Interpreter:
             found = f"{described}; expected {list(self._program.outputs)} as the program has"
             raise EngineError(f"{self._name}: outputs", found, "", "the package is damaged")
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Array], observe: Callable[[str, Value], None] | None = None) -> dict[str, Array]:
         """Evaluate the program.
 
         Args:
             inputs: one array for each input, of exactly the described type and shape; they are not changed.
+            observe: told the name and value of everything that an operator computes; it must not change the value.
 
         Returns:
             One new array for each output.
@@ -122,7 +123,11 @@ class Interpreter:
                 raise RequestError(f"{self._name}: input {info.name!r}", describe(array), str(info), "give an array of this type and shape")
             tensors[info.name] = array
         for step in self._program.steps:
-            tensors.update(execute(step, tensors, self.opset))
+            computed = execute(step, tensors, self.opset)
+            if observe is not None:
+                for name, value in computed.items():
+                    observe(name, value)
+            tensors.update(computed)
             for name in step.last_uses:
                 tensors.pop(name, None)
         return {info.name: self._result(info, tensors[info.name]) for info in self.outputs}
