@@ -9,7 +9,7 @@ import numpy as np
 from edgekit.bundle import OutputMetrics, Signature
 from edgekit.errors import UnknownNameError, VerificationError
 
-__all__ = ["TIE", "check_metrics", "compare_outputs", "describe_metrics", "thresholds_for", "worst_output"]
+__all__ = ["TIE", "check_metrics", "compare_outputs", "describe_metrics", "thresholds_for", "top1_agreement", "worst_output"]
 
 TIE = 2.0**-10
 """Scores closer than this, relative to the largest of their row, count as equal: the spacing of binary16 numbers (IEEE 754-2019, 11
@@ -54,7 +54,8 @@ def compare_outputs(
         signature: names the outputs.
 
     Raises:
-        VerificationError: no samples, an output that is missing, another dtype or shape, a NaN or infinity on either side.
+        VerificationError: no samples, an output that is missing, another dtype or shape, a NaN or
+            infinity on one side only, a source that answers with nothing but NaN.
     """
     if not reference or len(reference) != len(actual):
         raise VerificationError("samples", f"{len(actual)} answers to {len(reference)} samples", "one answer per sample, at least one")
@@ -128,24 +129,35 @@ def _check(name: str, index: int, want: np.ndarray, got: np.ndarray) -> None:
         raise VerificationError(thing, f"{got.dtype}{list(got.shape)}", f"{want.dtype}{list(want.shape)} as in the source model")
     if want.dtype.kind not in "fiub":
         raise VerificationError(thing, f"dtype {want.dtype}", "numbers", "this dtype cannot be compared yet")
-    if bad := int(np.count_nonzero(~np.isfinite(want))):
+    undefined = np.isnan(want)
+    if want.size and undefined.all():
         step = "give samples that the model is made for with --calibration"
-        raise VerificationError(thing, f"the source model itself answers with {bad} NaN or infinite values", "finite numbers", step)
-    if bad := int(np.count_nonzero(~np.isfinite(got))):
+        raise VerificationError(thing, f"the source model itself answers with {want.size} NaN values and nothing else", "numbers", step)
+    # An infinity is an answer, the score of what is masked out for instance, and so is the root of a negative number: it has to be the same.
+    if bad := int(np.count_nonzero((want != got) & ~(undefined & np.isnan(got)) & ~(np.isfinite(want) & np.isfinite(got)))):
         raise VerificationError(
-            thing, f"{bad} of {got.size} values are NaN or infinite", "finite numbers", "build it with --precision fp32"
+            thing,
+            f"{bad} of {got.size} values are NaN, or infinite where the source model's are not",
+            "the source model's values",
+            "build it with --precision fp32",
         )
 
 
 def _metrics(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> OutputMetrics:
     # float64, so that the comparison's own rounding does not count; a 64-bit integer above 2^53 is rounded the same on both sides
-    wide = [(want.astype(np.float64).ravel(), got.astype(np.float64).ravel()) for want, got in pairs]
+    wide = [(_finite(want, want), _finite(got, want)) for want, got in pairs]
     max_abs = max(float(np.max(np.abs(want - got), initial=0.0)) for want, got in wide)
     peaks = [float(np.max(np.abs(want), initial=0.0)) for want, _ in wide]
     scale = max(peaks)
     cosine = min(_cosine(*pair) for pair, peak in zip(wide, peaks, strict=True) if peak >= QUIET * scale)
     distributions = all(_are_distributions(want) for want, _ in pairs)
-    return OutputMetrics(max_abs, max_abs / (scale or 1.0), cosine, _top1(pairs), distributions)
+    return OutputMetrics(max_abs, max_abs / (scale or 1.0), cosine, top1_agreement(pairs), distributions)
+
+
+def _finite(array: np.ndarray, want: np.ndarray) -> np.ndarray:
+    """As a vector, without what is infinite or NaN on both sides."""
+    wide: np.ndarray = array.astype(np.float64)[np.isfinite(want)]
+    return wide
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -159,7 +171,8 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), -1.0, 1.0))
 
 
-def _top1(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
+def top1_agreement(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
+    """Share of rows whose arg-max is the reference's or one of its ties; None where the output has no class axis (see `compare_outputs`)."""
     if not all(_has_class_axis(want) for want, _ in pairs):
         return None
     agree = rows = 0

@@ -43,13 +43,32 @@ def test_relative_metrics_do_not_depend_on_the_unit(array: np.ndarray, exponent:
 
 
 @given(floats, st.integers(0, 10_000), st.sampled_from([np.nan, np.inf, -np.inf]))
-def test_a_nan_or_infinity_never_passes(array: np.ndarray, place: int, bad: float) -> None:
+def test_a_nan_or_an_infinity_on_one_side_never_passes(array: np.ndarray, place: int, bad: float) -> None:
     broken = array.copy()
     broken.flat[place % array.size] = bad
     with pytest.raises(VerificationError, match=r"1 of \d+ values are NaN"):
         compared(array, broken)
-    with pytest.raises(VerificationError, match="the source model itself"):
+    with pytest.raises(VerificationError, match=r"the source model itself|1 of \d+ values are NaN"):
         compared(broken, array)
+
+
+def test_a_source_of_nothing_but_nan_proves_nothing() -> None:
+    nothing = np.full((2, 3), np.nan, np.float32)
+    with pytest.raises(VerificationError, match="the source model itself answers with 6 NaN"):
+        compared(nothing, nothing)
+    some = np.array([np.nan, 1.0], np.float32)
+    assert compared(some, some).max_abs == 0
+
+
+def test_equal_infinities_are_an_answer() -> None:
+    scores = np.array([[1.0, -np.inf, 0.5], [2.0, 1.0, -np.inf]], np.float32)
+    found = compared(scores, scores + np.float32(0.001))
+    assert found.max_abs == pytest.approx(0.001, rel=1e-3)
+    assert found.top1_agreement == 1.0
+    with pytest.raises(VerificationError, match=r"1 of 6 values are NaN"):
+        compared(scores, np.where(scores == 0.5, np.float32(np.inf), scores))
+    with pytest.raises(VerificationError, match=r"2 of 6 values are NaN"):
+        compared(scores, -scores * np.isinf(scores) + np.where(np.isinf(scores), 0, scores))
 
 
 @given(floats, st.integers(0, 10_000), st.sampled_from(PRECISIONS))
