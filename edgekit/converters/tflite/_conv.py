@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters.tflite._context import Context
-from edgekit.converters.tflite._rules import float_only, operator, rank_between
+from edgekit.converters.tflite._rules import constant_inputs, float_only, operator, rank_between
 from edgekit.converters.tflite._spatial import at_least_two, put_spatial, spatial
 from edgekit.converters.tflite._window import Window, window_of
 
@@ -189,3 +189,34 @@ def _transpose_begins(
     ]
     # "if auto_pad == SAME_UPPER: pads[start] = total / 2, else pads[end] = total / 2"
     return tuple(total // 2 if auto == "SAME_UPPER" else total - total // 2 for total in totals)
+
+
+# --- columns back to images ------------------------------------------------------------------------------------------------------------------
+
+
+def _block_axes(node: Node, graph: Graph) -> str:
+    """Blocks have one to three axes."""
+    count = graph.types[node.outputs[0]].rank - 2
+    return "" if 1 <= count <= 3 else f"blocks have {count} axes"
+
+
+@operator("Col2Im", rules=(float_only, constant_inputs(1, 2), _block_axes))
+def col2im(node: Node, ctx: Context) -> None:
+    """Add overlapping blocks: a transposed convolution whose kernel moves each of a block's elements to its place."""
+    blocks, after = tuple(int(size) for size in np.asarray(ctx.constant(node.inputs[2]))), ctx.shape(node.outputs[0])
+    count, (batch, channels), images = len(blocks), after[:2], after[2:]
+    strides, dilations = (tuple(node.attrs.get(key) or (1,) * count) for key in ("strides", "dilations"))
+    pads = tuple(node.attrs.get("pads") or (0,) * (2 * count))
+    spans = tuple((size - 1) * step + 1 for size, step in zip(blocks, dilations, strict=True))
+    sizes = tuple(
+        (image + before + behind - span) // step + 1
+        for image, before, behind, span, step in zip(images, pads[:count], pads[count:], spans, strides, strict=True)
+    )
+    taps = int(np.prod(blocks))
+    columns = ctx.tf.reshape(ctx.get(node.inputs[0]), (batch * channels, taps, int(np.prod(sizes))))
+    lead = (1,) if count == 1 else ()
+    x = ctx.tf.reshape(ctx.tf.transpose(columns, (0, 2, 1)), (batch * channels, *lead, *sizes, taps))
+    kernel = np.eye(taps, dtype=np.float32).reshape(*lead, *blocks, 1, taps)
+    kernel = _spread(kernel, (*lead, *dilations))
+    y = transposed_convolution(ctx, x, kernel, (*lead, *strides), (*(0 for _ in lead), *pads[:count]), (*lead, *images))
+    ctx.put(node.outputs[0], ctx.tf.reshape(y, after))
