@@ -13,23 +13,28 @@ from edgekit.bundle._manifest import (
     Verification,
     Verified,
 )
+from edgekit.bundle._processing import LABELS, Detections, ImageInput, TopClasses
 from edgekit.bundle._signature import Dim, Signature, TensorSpec
 from edgekit.bundle._storage import atomic_directory, storage_errors, write_file
 
 __all__ = [
     "ARCHIVE_SUFFIX",
     "FORMAT",
+    "LABELS",
     "Artifact",
     "Bundle",
+    "Detections",
     "Dim",
     "FileEntry",
     "GoldenSample",
+    "ImageInput",
     "Manifest",
     "OutputMetrics",
     "Signature",
     "Source",
     "TensorBinding",
     "TensorSpec",
+    "TopClasses",
     "Verification",
     "Verified",
     "atomic_directory",

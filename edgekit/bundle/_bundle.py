@@ -24,6 +24,7 @@ import numpy as np
 
 from edgekit._directories import cache_directory
 from edgekit.bundle._manifest import FORMAT, Artifact, FileEntry, Manifest
+from edgekit.bundle._processing import LABELS
 from edgekit.bundle._signature import Signature
 from edgekit.bundle._storage import atomic_directory, storage_errors, write_file
 from edgekit.errors import BundleError, IntegrityError, UsageError
@@ -113,6 +114,12 @@ class Bundle:
                 sample = samples.setdefault(int(index), GoldenSample({}, {}))
                 (sample.inputs if side == "in" else sample.outputs)[name] = archive[key]
         return [samples[index] for index in sorted(samples)]
+
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of their numbers; empty when the bundle has none."""
+        if not self.signature.labels:
+            return ()
+        return tuple((self.directory / LABELS).read_text(encoding="utf-8").splitlines())
 
     def report(self) -> dict[str, Any]:
         """``report.json``: passes, precision, verification details."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
+from edgekit.bundle._processing import Detections, ImageInput, TopClasses
 from edgekit.errors import RequestError
 
 __all__ = ["Dim", "Signature", "TensorSpec"]
@@ -52,11 +53,21 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The inputs and outputs of a bundle, in the source model's order."""
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The inputs and outputs of a bundle, in the source model's order.
+
+    Attributes:
+        inputs, outputs: as callers see them.
+        images: the inputs that take pictures, and what the artifact does to them first.
+        postprocess: what the artifact does last; its outputs stand where the source model's were.
+        labels: the bundle has a label file, `edgekit.bundle.LABELS`.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    images: tuple[ImageInput, ...] = ()
+    postprocess: TopClasses | Detections | None = None
+    labels: bool = False
 
     def check(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Raise `RequestError` for a missing, unknown or ill-shaped input.

@@ -64,6 +64,18 @@ def build(
     ] = [],  # noqa: B006
     name: Annotated[str, typer.Option(metavar="N", help="Model name; the file's stem by default.")] = "",
     model_version: Annotated[str, typer.Option("--model-version", metavar="V", help="Model version.")] = "1",
+    image_input: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=uint8,HWC,…", help="Take uint8 pictures; resize and normalise inside. See docs/processing.md."),
+    ] = [],  # noqa: B006
+    classes: Annotated[str, typer.Option(metavar="FILE", help="Class names, one a line; they travel in the bundle.")] = "",
+    top_k: Annotated[int | None, typer.Option(metavar="K", help="The best K classes in place of all scores; 5 with --classes.")] = None,
+    class_scores: Annotated[
+        str, typer.Option(metavar="[OUTPUT=]ACTIVATION", help="Where class scores are; auto, none, softmax or sigmoid before ranking.")
+    ] = "",
+    nms: Annotated[
+        str, typer.Option(metavar="iou=…,score=…,max=…", help="Suppress a detector's boxes inside. See docs/processing.md.")
+    ] = "",
 ) -> None:
     """Turn a model into a verified bundle for one device, or several."""
     from edgekit.converters import build_many
@@ -77,6 +89,11 @@ def build(
         output=output or None,
         name=name or None,
         model_version=model_version,
+        image_inputs=image_input,
+        classes=classes or None,
+        top_k=top_k,
+        class_scores=class_scores or None,
+        nms=nms or None,
         progress=say,
     )
     documents, lines = [], []
@@ -107,6 +124,24 @@ def build(
     show(documents[0] if len(documents) == 1 else documents, lines)
 
 
+def _processing_rows(bundle: Bundle) -> list[str]:
+    """What the artifact does before and after the model, and the first class names."""
+    signature, labels = bundle.signature, bundle.labels()
+    rows = [f"  pictures {image.name}: {_changed(image)}" for image in signature.images]
+    if signature.postprocess is not None:
+        rows.append(f"  after the model: {_changed(signature.postprocess)}")
+    if labels:
+        rows.append(f"  classes: {len(labels)} ({', '.join(labels[:5])}{', …' if len(labels) > 5 else ''})")
+    return rows
+
+
+def _changed(steps: msgspec.Struct) -> str:
+    """Fields of a struct that are not their defaults."""
+    facts = msgspec.to_builtins(steps)
+    plain = {field.name: field.default for field in msgspec.structs.fields(steps) if not field.required}
+    return ", ".join(f"{key}={value}" for key, value in facts.items() if key != "name" and plain.get(key, ...) != getattr(steps, key, None))
+
+
 def inspect(bundle: BundlePath) -> None:
     """Show what is inside a bundle: signature, precision, verification, sizes, sources."""
     opened = Bundle.open(bundle)
@@ -118,6 +153,7 @@ def inspect(bundle: BundlePath) -> None:
         f"{manifest.name} version {manifest.version} for {manifest.device}: {manifest.artifact.engine} {manifest.precision}{fallback}",
         *(f"  input  {spec.name}: {spec.describe()}" for spec in manifest.signature.inputs),
         *(f"  output {spec.name}: {spec.describe()}" for spec in manifest.signature.outputs),
+        *_processing_rows(opened),
         f"  fixed: {', '.join(f'{key}={value}' for key, value in manifest.fixed.items()) or 'nothing'}",
         f"  verified: {proof.verified} by {proof.engine}, {proof.samples} {proof.sample_source} samples",
         *_metric_rows(proof.metrics),

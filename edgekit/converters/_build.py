@@ -12,7 +12,8 @@ from typing import Unpack
 
 from msgspec import structs
 
-from edgekit.bundle import Bundle, Signature, write_bundle
+from edgekit.bundle import LABELS, Bundle, write_bundle
+from edgekit.converters import processing
 from edgekit.converters._delivery import deliver
 from edgekit.converters._emitter import EmitJob, NormalisedModel
 from edgekit.converters._isolation import Guard, default_limits
@@ -80,11 +81,11 @@ def build_many(model: str | os.PathLike[str], *, devices: Sequence[str], **optio
     check_names(options)
     path = Path(model)
     targets = resolve_targets(path.stem, devices, options)
+    wanted = processing.requested(options)
     progress = options.get("progress") or silent
     started = time.perf_counter()
     progress("reading the model")
-    source = load_source(path)
-    # Processing goes here, before shapes are resolved and samples are taken: `source = processing.apply(source, …)`.
+    source = processing.apply(load_source(path), wanted)
     shared = _Model(source, options)
     results = []
     for target in targets:
@@ -112,7 +113,8 @@ class _Model:
         calibration = Path(given) if given is not None else None
         resolved = resolve_shapes(self.source.signature, shapes, static)
         if calibration is None:  # found out here, not after a long normalisation
-            require_sizes(Signature(tuple(structs.replace(spec, shape=resolved[spec.name]) for spec in self.source.signature.inputs), ()))
+            inputs = tuple(structs.replace(spec, shape=resolved[spec.name]) for spec in self.source.signature.inputs)
+            require_sizes(structs.replace(self.source.signature, inputs=inputs))
         static = all(isinstance(dim, int) for shape in resolved.values() for dim in shape)
         if static not in self.forms:
             progress("normalising")
@@ -132,6 +134,7 @@ def _build_one(model: _Model, target: Target, options: BuildOptions) -> Bundle:
         # The precision ladder goes here: it calls `deliver` for each of its jobs (each with a directory of its own) and returns the one it keeps.
         delivery = deliver(target.emitter, job, guard)
         manifest = manifest_of(name, options.get("model_version", "1"), model.source, samples, delivery)
+        processing.write_labels(model.source, delivery.job.directory)
         progress(f"writing {target.destination}")
         return write_bundle(
             target.destination, manifest, delivery.job.directory, samples.samples, report_of(model.source, samples, delivery)
@@ -147,7 +150,7 @@ def _result(bundle: Bundle, seconds: float) -> BuildResult:
     files = bundle.manifest.files
     artifact = bundle.manifest.artifact
     fallback = bundle.manifest.fallback
-    kept_out = {"golden.npz", "report.json"} | ({fallback.path} if fallback and fallback.path != artifact.path else set())
+    kept_out = {"golden.npz", "report.json", LABELS} | ({fallback.path} if fallback and fallback.path != artifact.path else set())
     size = sum(entry.bytes for path, entry in files.items() if path not in kept_out)
     total = sum(entry.bytes for entry in files.values()) + (bundle.directory / "bundle.json").stat().st_size
     return BuildResult(bundle, seconds, size, total)

@@ -32,6 +32,11 @@ class BuildOptions(TypedDict, total=False):
     progress: Progress | None  # called with a few words at each step
     isolate: bool  # heavy toolchains run in processes of their own (default), else in this one and without limits
     time_limit_s: float | None  # for a toolchain's work on one artifact; half an hour by default
+    image_inputs: Sequence[str] | None  # per picture input what ``--image-input`` takes (`edgekit.converters.processing`)
+    classes: Location | None  # file of class names, one a line
+    top_k: int | None  # the best classes in place of all scores; 5 with ``classes``, 0 to carry the names only
+    class_scores: str | None  # which output holds them, and what to add before ranking: ``OUTPUT=softmax``; "auto"
+    nms: str | None  # suppression of a detector's boxes, as ``--nms`` takes it
     memory_limit_bytes: int | None  # for a toolchain's process; three quarters of the machine's memory by default
 
 
