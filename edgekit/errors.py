@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 __all__ = [
     "BindError",
@@ -72,12 +73,23 @@ class EdgeKitError(Exception):
         self.found = found
         self.expected = expected
         self.next_step = next_step
-        parts = [f"{thing}: {found}" if thing else found]
-        if expected:
-            parts.append(f"expected {expected}")
-        if next_step:
-            parts.append(next_step)
-        super().__init__(" ".join("; ".join(parts).split()))
+        super().__init__(self._line())
+
+    def _line(self) -> str:
+        parts = [f"{self.thing}: {self.found}" if self.thing else self.found]
+        if self.expected:
+            parts.append(f"expected {self.expected}")
+        if self.next_step:
+            parts.append(self.next_step)
+        return " ".join("; ".join(parts).split())
+
+    def with_next_step(self, next_step: str) -> Self:
+        """The same error, of the same type and with all its fields, that tells the user to do something else."""
+        error = type(self).__new__(type(self))
+        error.__dict__.update(self.__dict__)
+        error.next_step = next_step
+        error.args = (error._line(),)
+        return error
 
     def __reduce__(self) -> tuple[object, ...]:
         """Errors keep all their fields on the way to another process, whatever their constructors take."""

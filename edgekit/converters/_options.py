@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from edgekit.bundle import Dim
 from edgekit.errors import UnknownNameError
 
-__all__ = ["BuildOptions", "Progress", "Shapes", "check_names", "silent"]
+__all__ = ["OF_THE_SOURCE", "WITHOUT_EFFECT", "BuildOptions", "Progress", "Shapes", "check_names", "silent"]
 
 Progress = Callable[[str], None]
 Shapes = Mapping[str, Sequence[Dim]]
@@ -38,6 +38,16 @@ class BuildOptions(TypedDict, total=False):
     class_scores: str | None  # which output holds them, and what to add before ranking: ``OUTPUT=softmax``; "auto"
     nms: str | None  # suppression of a detector's boxes, as ``--nms`` takes it
     memory_limit_bytes: int | None  # for a toolchain's process; three quarters of the machine's memory by default
+    jobs: int | None  # devices that are built at the same time; as many as there are cores by default
+    cache: bool  # take what was built before from the same input and options, and keep this build (default)
+    reproducer: Location | Literal[False] | None  # folder for what a failed build leaves; beside the output by default, False for none
+
+
+WITHOUT_EFFECT = frozenset({"output", "progress", "isolate", "time_limit_s", "memory_limit_bytes", "jobs", "cache", "reproducer"})
+"""Options that do not change what is in a bundle; all others are part of the cache's key."""
+
+OF_THE_SOURCE = frozenset({"shapes", "calibration", "name", "model_version", "image_inputs", "classes", "top_k", "class_scores", "nms"})
+"""Options that speak of the source model as a whole: a part of its graph (a reproducer) is built without them."""
 
 
 def check_names(options: Mapping[str, object]) -> None:
