@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
     from edgekit.converters._graph import Graph
+    from edgekit.converters.sources._model import NativeModel
 
 __all__ = ["EmitJob", "Emitted", "Emitter", "NormalisedModel", "Proof"]
 
@@ -35,6 +36,8 @@ class NormalisedModel:
         fixed: symbolic dimensions that were given a size.
         passes: ids of the passes that ran, in order (``common::onnxslim``).
         static: every tensor shape is known.
+        native: the TensorFlow original with these shapes, where ``model`` still is the same model.
+        weights: the folder that large tensors of ``model`` lie in, for a model beyond protobuf's 2 GB.
     """
 
     model: onnx.ModelProto
@@ -43,6 +46,8 @@ class NormalisedModel:
     fixed: dict[str, int]
     passes: tuple[str, ...]
     static: bool
+    native: NativeModel | None = None
+    weights: Path | None = None
 
     def graph(self) -> Graph:
         """The plain graph for front ends of our own; needs ``static``."""

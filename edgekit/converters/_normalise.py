@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from msgspec import structs
 
 from edgekit.bundle import Dim, Signature, TensorSpec
 from edgekit.converters._emitter import NormalisedModel
 from edgekit.converters._folding import fold_constants
 from edgekit.converters._source import SourceModel
+from edgekit.converters._version_cap import MAX_IR_VERSION, MAX_OPSET
+from edgekit.converters.sources._runnable import open_session
 from edgekit.errors import EnvironmentMissingError, ModelError, ShapeRequiredError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -25,10 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_IR_VERSION", "MAX_OPSET", "TARGET_OPSET", "normalise", "resolve_shapes"]
 
-MAX_OPSET = 26
-"""Newest ai.onnx opset that ONNX Runtime 1.31 loads (measured)."""
-MAX_IR_VERSION = 13
-"""Newest ONNX IR version that ONNX Runtime 1.31 loads (measured)."""
 TARGET_OPSET = 13
 """Older models are lifted to this: from 13 on Softmax works on one axis, and axes of Squeeze, Unsqueeze and ReduceSum are inputs."""
 
@@ -39,6 +38,7 @@ _INT_LIMITS = (256, 8, 2, 1)  # exclusive; integer inputs may be indices into sm
 
 _FLOOR = 1e-2  # smallest magnitude that the tolerance scales with: below it float32 rounding of an exponential is not relative any more
 _REJECT_ALL: tuple[str, ...] = ("common::reject_onnxslim",)
+_KEEP_LARGE: tuple[str, ...] = ("common::keep_large",)
 
 _log = logging.getLogger(__name__)
 
@@ -144,10 +144,11 @@ def _placeholder(axis: int, dim: Dim, shape: tuple[Dim, ...]) -> str:
 def normalise(source: SourceModel, shapes: Mapping[str, Sequence[Dim]], *, static: bool) -> NormalisedModel:
     """Bring a source model into the form that targets read, and prove that it still answers the same.
 
-    Steps, in this order: ``common::inline_functions`` (targets know primitive operators only), ``common::cap_versions`` (what the installed
-    ONNX Runtime loads), ``common::fix_shapes`` (before simplifying, so that shape arithmetic folds), ``common::upgrade_opset`` (only below
+    Steps, in this order: those that reading the source needed (`SourceModel.passes`), ``common::inline_functions`` (targets know primitive
+    operators only), ``common::fix_shapes`` (before simplifying, so that shape arithmetic folds), ``common::upgrade_opset`` (only below
     opset 13), ``common::onnxslim``, ``common::infer_shapes``. A simplification that fails or changes an output is left out; then
-    ``common::reject_onnxslim`` or ``common::reject_upgrade`` stands in its place, and ``common::fold_constants`` for OnnxSlim.
+    ``common::reject_onnxslim`` or ``common::reject_upgrade`` stands in its place, and ``common::fold_constants`` for OnnxSlim. A model beyond
+    protobuf's 2 GB is not simplified: ``common::keep_large``.
 
     Args:
         source: the checked source.
@@ -156,14 +157,17 @@ def normalise(source: SourceModel, shapes: Mapping[str, Sequence[Dim]], *, stati
 
     Raises:
         UsageError, ShapeRequiredError: see `resolve_shapes`.
-        ModelError: ONNX Runtime cannot run the source, or its opset is too new.
+        ModelError: ONNX Runtime cannot run the source.
         EnvironmentMissingError: onnx, onnxruntime or onnxslim is not installed.
     """
     _require_tools()
     resolved = resolve_shapes(source.signature, shapes, static)
     base, ids = _prepare(source, resolved)
-    trials = _trials(source, base, resolved)
-    if not trials:
+    trials = _trials(source, resolved)
+    if source.weights is not None:
+        # Simplifiers and the version converter copy the whole model through protobuf, which ends at 2 GB.
+        model, applied = base, _KEEP_LARGE
+    elif not trials:
         # Nothing could be compared, so nothing may be simplified.
         model, applied = base, _REJECT_ALL
     else:
@@ -182,6 +186,8 @@ def normalise(source: SourceModel, shapes: Mapping[str, Sequence[Dim]], *, stati
         fixed,
         (*ids, *applied, "common::infer_shapes"),
         _is_static(model),
+        source.native,
+        source.weights,
     )
 
 
@@ -195,14 +201,11 @@ def _require_tools() -> None:
 
 def _prepare(source: SourceModel, resolved: Mapping[str, tuple[Dim, ...]]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The steps that keep the meaning by construction."""
-    ids = []
+    ids = list(source.passes)
     model = _copy(source.model)
     if model.functions:
         model = _inline(model)
         ids.append("common::inline_functions")
-    if _opset(model) > MAX_OPSET or model.ir_version > MAX_IR_VERSION:
-        _cap_versions(source, model)
-        ids.append("common::cap_versions")
     if any(resolved[spec.name] != spec.shape for spec in source.signature.inputs):
         _fix_shapes(model, resolved)
         ids.append("common::fix_shapes")
@@ -253,31 +256,6 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
 
     inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model)
     return inlined
-
-
-def _cap_versions(source: SourceModel, model: onnx.ModelProto) -> None:
-    """Name an older opset when every operator is defined the same there; exact, unlike a version conversion."""
-    import onnx
-
-    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
-    opset = _opset(model)
-    if opset <= MAX_OPSET:
-        return
-    newer = {
-        f"{node.op_type} at {node.name!r}"
-        for node in model.graph.node
-        if node.domain in ("", "ai.onnx") and onnx.defs.get_schema(node.op_type, opset).since_version > MAX_OPSET
-    }
-    if newer or any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
-        raise ModelError(
-            str(source.path),
-            f"opset {opset} is too new: {', '.join(sorted(newer)) or 'it has control flow'}",
-            f"opset {MAX_OPSET} or older",
-            "export it with an older opset",
-        )
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            entry.version = MAX_OPSET
 
 
 def _fix_shapes(model: onnx.ModelProto, resolved: Mapping[str, tuple[Dim, ...]]) -> None:
@@ -353,18 +331,11 @@ def _signature(
     ]
     if outputs is not None:
         shapes = [array.shape for array in outputs]
-    return Signature(inputs, tuple(TensorSpec(spec.name, spec.dtype, shape) for spec, shape in zip(signature.outputs, shapes, strict=True)))
+    results = tuple(TensorSpec(spec.name, spec.dtype, shape) for spec, shape in zip(signature.outputs, shapes, strict=True))
+    return structs.replace(signature, inputs=inputs, outputs=results)
 
 
 # --- the check -----------------------------------------------------------------------------------------------------------------------------
-
-
-def _session(model: onnx.ModelProto) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # failures come back as exceptions; warnings about the source are not the user's to act on here
-    return onnxruntime.InferenceSession(model.SerializeToString(deterministic=True), options, providers=["CPUExecutionProvider"])
 
 
 def _run(session: Any, inputs: Inputs) -> list[np.ndarray]:
@@ -388,7 +359,7 @@ def _random_inputs(specs: Sequence[TensorSpec], size: int, int_limit: int) -> In
     return inputs
 
 
-def _trials(source: SourceModel, base: onnx.ModelProto, resolved: Mapping[str, tuple[Dim, ...]]) -> list[_Trial]:
+def _trials(source: SourceModel, resolved: Mapping[str, tuple[Dim, ...]]) -> list[_Trial]:
     """The original on inputs that it takes: one trial when static, else up to two sizes, so that a baked-in size shows.
 
     Raises:
@@ -398,7 +369,9 @@ def _trials(source: SourceModel, base: onnx.ModelProto, resolved: Mapping[str, t
     static = all(spec.is_static for spec in specs)
     try:
         # The file itself, not its copy with fixed shapes, wherever ONNX Runtime can load it.
-        session = _session(base if _opset(source.model) > MAX_OPSET or source.model.ir_version > MAX_IR_VERSION else source.model)
+        session = open_session(source.model, source.weights)
+    except EnvironmentMissingError:
+        raise
     except Exception as exc:  # ONNX Runtime's errors have no common base
         raise ModelError(str(source.path), f"ONNX Runtime cannot load it: {_reason(exc)}", "", "check the model with onnx.checker") from exc
     found: list[_Trial] = []
@@ -427,7 +400,7 @@ def _reason(exc: Exception | None) -> str:
 
 def _difference(model: onnx.ModelProto, trials: Sequence[_Trial]) -> str:
     """What differs from the original first; empty when nothing does."""
-    session = _session(model)
+    session = open_session(model)
     for trial in trials:
         names = [value.name for value in model.graph.output]
         for name, want, got in zip(names, trial.outputs, _run(session, trial.inputs), strict=True):

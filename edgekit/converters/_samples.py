@@ -5,7 +5,8 @@
 - ``.npz``: one sample a file, an array for every input by name;
 - ``.npy``: one sample a file, for models with one input;
 - pictures (``.png``, ``.jpg``, ``.jpeg``, ``.bmp``, ``.webp``): for models with one float input [N,C,H,W] and C of 3 (RGB) or 1 (grey);
-  resized to W x H (bilinear) and scaled to [-1,1], ``(x / 255 - 0.5) / 0.5``. Another preprocessing: write ``.npy`` files.
+  resized to W x H (bilinear) and scaled to [-1,1], ``(x / 255 - 0.5) / 0.5``. Another preprocessing: write ``.npy`` files, or put it into the
+  model with ``--image-input``: then pictures go in as they are, at the input's size or, where that is open, at their own.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import structs
 
 from edgekit.bundle import GoldenSample, Signature, TensorSpec, storage_errors
+from edgekit.converters.processing import image_of, is_open, read_picture, sample_shape
+from edgekit.converters.sources._runnable import open_session
 from edgekit.errors import EdgeKitError, EnvironmentMissingError, ModelError, ShapeRequiredError, UsageError
 from edgekit.runtime.engines import one_line
 
 if TYPE_CHECKING:
     from edgekit.converters._source import SourceModel
 
-__all__ = ["SampleSet", "calibration_inputs", "golden_samples", "require_sizes", "synthetic_inputs"]
+__all__ = ["SampleSet", "calibration_inputs", "golden_samples", "reference_run", "require_sizes", "synthetic_inputs"]
 
 Inputs = dict[str, np.ndarray]
 
@@ -69,7 +73,7 @@ def golden_samples(source: SourceModel, signature: Signature, calibration: Path 
         ShapeRequiredError: a dimension that neither a ``--shape`` nor a calibration array decides.
         ModelError: ONNX Runtime cannot run the source on them.
     """
-    run = _reference(source, signature)
+    run = reference_run(source, signature)
     if calibration is not None:
         given = calibration_inputs(calibration, signature)
         samples = tuple(GoldenSample(inputs, run(inputs)) for inputs in given)
@@ -90,7 +94,7 @@ def require_sizes(signature: Signature) -> None:
         ShapeRequiredError: names the ``--shape`` to give.
     """
     for spec in signature.inputs:
-        if any(isinstance(dim, str) for dim in spec.shape[1:]):
+        if not is_open(image_of(signature, spec.name)) and any(isinstance(dim, str) for dim in spec.shape[1:]):
             sizes = ",".join(str(dim) if isinstance(dim, int) else ("1" if axis == 0 else "?") for axis, dim in enumerate(spec.shape))
             raise ShapeRequiredError(
                 f"input {spec.name!r}",
@@ -104,7 +108,7 @@ def synthetic_inputs(signature: Signature, index: int, batch: int = 1, integer_e
     """One seeded sample: floats N(0,1) clipped to [-3,3], integers in [0, ``integer_end``), booleans; equal arguments give equal arrays.
 
     Args:
-        signature: a symbolic first dimension becomes ``batch``; no other may be symbolic.
+        signature: a symbolic first dimension becomes ``batch``; no other may be symbolic, but for a picture's that is brought to one size.
         index: number of the sample.
         batch: size of a symbolic first dimension.
         integer_end: exclusive end of integer values; a narrower dtype cuts it.
@@ -112,7 +116,7 @@ def synthetic_inputs(signature: Signature, index: int, batch: int = 1, integer_e
     inputs: Inputs = {}
     for position, spec in enumerate(signature.inputs):
         rng = np.random.default_rng([_SEED, index, position])
-        shape = tuple(dim if isinstance(dim, int) else batch for dim in spec.shape)
+        shape = sample_shape(signature, spec, index, batch)
         inputs[spec.name] = _random(rng, spec, shape, integer_end)
     return inputs
 
@@ -137,7 +141,7 @@ def calibration_inputs(path: Path, signature: Signature) -> list[Inputs]:
     reader = kinds.pop()
     batch = next((dim for spec in signature.inputs[:1] for dim in spec.shape[:1] if isinstance(dim, int)), 1)
     if reader is _read_image:
-        samples = _images(path, candidates, signature.inputs[0], batch)
+        samples = _images(path, candidates, structs.replace(signature, inputs=signature.inputs[:1]), batch)
     else:
         samples = [_checked(file, reader(file, signature), signature) for file in _spread(candidates, MAX_SAMPLES)]
     size = max(sum(array.nbytes for array in sample.values()) for sample in samples)
@@ -147,16 +151,20 @@ def calibration_inputs(path: Path, signature: Signature) -> list[Inputs]:
 # --- the reference -------------------------------------------------------------------------------------------------------------------------
 
 
-def _reference(source: SourceModel, signature: Signature) -> Callable[[Inputs], Inputs]:
+def reference_run(source: SourceModel, signature: Signature) -> Callable[[Inputs], Inputs]:
+    """What answers with the source model's numbers, in float32 through ONNX Runtime on one thread; steps put around it run in NumPy.
+
+    Raises:
+        EnvironmentMissingError: ONNX Runtime is not installed. ModelError: it cannot load the model, or, later, not run it.
+    """
+    if source.processing is not None:
+        return source.processing.around(reference_run(source.processing.original, source.processing.original.signature))
+    model = str(source.path) if source.is_file else source.model
     try:
-        import onnxruntime
-    except ImportError as exc:
-        raise EnvironmentMissingError.for_extra("the reference run", "onnxruntime", "onnxruntime") from exc
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # the order of sums does not depend on the machine's cores
-    options.log_severity_level = 4  # failures come back as exceptions
-    try:
-        session = onnxruntime.InferenceSession(_loadable(source), options, providers=["CPUExecutionProvider"])
+        # One thread: the order of sums does not depend on the machine's cores.
+        session = open_session(model, source.weights, threads=1)
+    except EnvironmentMissingError:
+        raise
     except Exception as exc:
         raise ModelError(str(source.path), f"ONNX Runtime cannot load it: {one_line(exc)}", "", "check it with onnx.checker") from exc
     names = [spec.name for spec in signature.outputs]
@@ -171,17 +179,6 @@ def _reference(source: SourceModel, signature: Signature) -> Callable[[Inputs], 
             ) from exc
 
     return run
-
-
-def _loadable(source: SourceModel) -> str | bytes:
-    """The file itself; a newer one than ONNX Runtime reads goes through the exact version cap that normalisation uses."""
-    from edgekit.converters._normalise import MAX_IR_VERSION, MAX_OPSET, _cap_versions, _copy
-
-    if source.opset <= MAX_OPSET and source.model.ir_version <= MAX_IR_VERSION:
-        return str(source.path)
-    model = _copy(source.model)
-    _cap_versions(source, model)
-    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _answered(run: Callable[[Inputs], Inputs], signature: Signature, index: int, batch: int, path: Path) -> GoldenSample:
@@ -226,20 +223,22 @@ def _readers(signature: Signature) -> dict[str, Callable[[Path, Signature], Inpu
     readers: dict[str, Callable[[Path, Signature], Inputs]] = {".npz": _read_npz}
     if len(signature.inputs) == 1:
         readers[".npy"] = _read_npy
-        if _takes_images(signature.inputs[0]):
+        if _takes_images(signature):
             readers |= dict.fromkeys(_IMAGES, _read_image)
     return readers
 
 
-def _takes_images(spec: TensorSpec) -> bool:
-    return spec.dtype.startswith("float") and len(spec.shape) == 4 and spec.shape[1] in (1, 3)
+def _takes_images(signature: Signature) -> bool:
+    spec = signature.inputs[0]
+    floats = spec.dtype.startswith("float") and len(spec.shape) == 4 and spec.shape[1] in (1, 3)
+    return floats or image_of(signature, spec.name) is not None
 
 
 def _usable(signature: Signature) -> str:
     kinds = [f".npz files with {', '.join(f'{spec.name} {spec.describe()}' for spec in signature.inputs)}"]
     if len(signature.inputs) == 1:
         kinds.append(f".npy files with {signature.inputs[0].describe()}")
-        if _takes_images(signature.inputs[0]):
+        if _takes_images(signature):
             kinds.append(f"pictures ({' '.join(_IMAGES)})")
     return " or ".join(kinds)
 
@@ -270,8 +269,10 @@ def _read_npz(file: Path, signature: Signature) -> Inputs:
 
 
 def _read_image(file: Path, signature: Signature) -> Inputs:
-    """One picture as float [1,C,H,W] in [-1,1]; H and W are those of the signature."""
+    """One picture as float [1,C,H,W] in [-1,1], H and W those of the signature; as uint8 for an input that the artifact prepares itself."""
     spec = signature.inputs[0]
+    if (image := image_of(signature, spec.name)) is not None:
+        return {spec.name: read_picture(file, spec, image)}
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as exc:
@@ -293,12 +294,16 @@ def _read_image(file: Path, signature: Signature) -> Inputs:
     return {spec.name: ((pixels / 255 - 0.5) / 0.5).transpose(2, 0, 1)[np.newaxis].astype(spec.dtype)}
 
 
-def _images(path: Path, files: Sequence[Path], spec: TensorSpec, batch: int) -> list[Inputs]:
+def _images(path: Path, files: Sequence[Path], signature: Signature, batch: int) -> list[Inputs]:
     """Pictures, ``batch`` of them to a sample; the first ones are used again where they do not suffice for one."""
-    signature = Signature((spec,), ())
+    spec = signature.inputs[0]
     count = max(min(MAX_SAMPLES, len(files) // batch), 1)
     chosen = _spread(files, count * batch)
     pictures = [_read_image(file, signature)[spec.name] for file in chosen]
+    if batch > 1 and len({picture.shape for picture in pictures}) > 1:
+        raise UsageError(
+            f"--calibration {path}", "pictures of several sizes", f"one size for batches of {batch}", "give --shape with the size"
+        )
     rows = [pictures[index % len(pictures)] for index in range(count * batch)]
     return [_checked(path, {spec.name: np.concatenate(rows[start : start + batch])}, signature) for start in range(0, count * batch, batch)]
 

@@ -123,10 +123,6 @@ def test_dangling_node_input(tmp_path):
     assert "ghost" in refused(path)
 
 
-def test_old_opset(tmp_path):
-    assert "opset 6 is too old; expected opset 7" in refused(relu(tmp_path / "m.onnx", opset=6))
-
-
 def test_sequence_input(tmp_path):
     sequence = helper.make_tensor_sequence_value_info("s", FLOAT, [None])
     path = save(tmp_path / "m.onnx", [helper.make_node("SequenceLength", ["s"], ["y"])], [sequence], [value("y", [], TensorProto.INT64)])

@@ -26,12 +26,13 @@ __all__ = [
     "unique",
 ]
 
-MIN_OPSET = 7
-"""Oldest ai.onnx opset that is taken: the first without the implicit `broadcast` and `consumed_inputs` attributes of the early operators."""
+MIN_OPSET = 1
+"""Oldest ai.onnx opset that is taken: the first there is."""
 
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 # Domains that ONNX Runtime carries in its standard package beside ai.onnx.
 _RUNTIME_DOMAINS = ONNX_DOMAINS | {"ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"}
+_FREE_INITIALIZERS = 4
 _UNNAMED_DIMS = frozenset({"", "?", "-1", "None", "none", "unk", "unknown"})
 
 
@@ -61,6 +62,8 @@ def check(onnx: Any, path: Path, model: onnx.ModelProto, file: Path | None = Non
     _check_interface(path, model, kept, constants)
     _infer_outputs(onnx, model)
     refuse_foreign(model, _RUNTIME_DOMAINS, str(path))
+    # Since IR 4 an initializer need not be an input; ONNX Runtime takes that of older files too, the checker does not.
+    model.ir_version = max(model.ir_version, _FREE_INITIALIZERS)
     try:
         onnx.checker.check_model(str(file) if file else model)
     except (onnx.checker.ValidationError, ValueError) as exc:

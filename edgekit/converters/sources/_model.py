@@ -11,6 +11,8 @@ from edgekit.bundle import Signature
 if TYPE_CHECKING:
     import onnx
 
+    from edgekit.converters.processing import Processing
+
 __all__ = ["NativeModel", "SourceModel"]
 
 
@@ -49,7 +51,9 @@ class SourceModel:
         signature: the source's own names, dtypes, order and dimensions.
         native: the TensorFlow original, for a Keras model or a SavedModel.
         weights: set for a model beyond protobuf's 2 GB: the folder that the large tensors of ``model`` stay in, as external data.
+        passes: ids of what was done to ``model`` so that ONNX Runtime runs it (``common::cap_versions``).
         notes: plain sentences about how it was read.
+        processing: steps that were put around the model (`edgekit.converters.processing`), with the model as it was; None without any.
     """
 
     path: Path
@@ -60,9 +64,11 @@ class SourceModel:
     signature: Signature
     native: NativeModel | None = None
     weights: Path | None = None
+    passes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    processing: Processing | None = None
 
     @property
     def is_file(self) -> bool:
         """Whether ``path`` is what ONNX Runtime can load in place of ``model``."""
-        return self.format == "onnx"
+        return self.format == "onnx" and self.processing is None and not self.passes

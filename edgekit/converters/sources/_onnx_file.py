@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgekit.bundle import storage_errors
 from edgekit.converters.sources._judge import check, first_line, graphs, import_onnx, name_dimensions, signature_of
 from edgekit.converters.sources._model import SourceModel
+from edgekit.converters.sources._runnable import make_runnable
 from edgekit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ def read_onnx(path: Path, data: bytes) -> SourceModel:
     for place in places:
         if place.tensor.name not in kept or place.bytes <= SMALL_TENSOR_BYTES:
             _load(path, place.tensor)
+    weights = path.parent.resolve() if large else None
+    passes, notes = make_runnable(path, model, opset, weights)
     name_dimensions(model)
-    return SourceModel(
-        path, model, "onnx", digest.hexdigest(), opset, signature_of(path, model), weights=path.parent.resolve() if large else None
-    )
+    signature = signature_of(path, model)
+    return SourceModel(path, model, "onnx", digest.hexdigest(), opset, signature, weights=weights, passes=passes, notes=notes)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -174,7 +176,7 @@ def _bytes_of(tensor: onnx.TensorProto) -> int:
         return 0  # ONNX allows no external strings; the checker says so
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     bits: int = {"int2": 2, "uint2": 2, "int4": 4, "uint4": 4, "float4_e2m1fn": 4}.get(dtype.name, dtype.itemsize * 8)
-    return (math.prod(tensor.dims) * bits + 7) // 8
+    return int(math.prod(tensor.dims) * bits + 7) // 8
 
 
 def _external_tensors(path: Path, model: onnx.ModelProto) -> list[_External]:
