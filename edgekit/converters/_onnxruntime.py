@@ -6,10 +6,16 @@ them (onnxruntime#9200), and the session on the device does them again at load.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from edgekit.bundle import Artifact, Signature, TensorBinding
 from edgekit.converters._emitter import EmitJob, Emitted, Proof
 from edgekit.converters._normalise import MAX_OPSET
 from edgekit.converters._verify import prove_on_host
+from edgekit.errors import UnsupportedOperatorsError
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["EMITTERS", "OnnxRuntimeEmitter", "plain_bindings"]
 
@@ -25,18 +31,15 @@ class OnnxRuntimeEmitter:
         """Write ``model.onnx``; fp16 is in the graph, inputs and outputs keep the source's dtypes.
 
         Raises:
-            UnsupportedOperatorsError: nodes that the device's opset cannot express.
             BuildError: the result is not a valid model.
         """
         import onnx
 
-        from edgekit.converters._opset import ir_version_for, to_opset
+        from edgekit.converters._opset import ir_version_for
         from edgekit.converters._precision import lower_to_fp16
 
-        model = job.source.model
         ceiling = job.claim.opset_max or MAX_OPSET
-        if job.source.opset > ceiling:
-            model = to_opset(model, ceiling)
+        model, notes = _at_opset(job.source.model, job.source.opset, ceiling)
         report: dict[str, object] = {}
         if job.precision == "fp16":
             model, report["fp16"] = lower_to_fp16(model, job.samples)
@@ -49,11 +52,25 @@ class OnnxRuntimeEmitter:
         options = {"threads": str(job.profile.threads)} if job.profile.threads else {}
         inputs, outputs = plain_bindings(job.source.signature)
         artifact = Artifact("onnxruntime", "model.onnx", job.precision, inputs, outputs, options)
-        return Emitted(artifact, tools={"onnx": onnx.__version__}, report=report)
+        return Emitted(artifact, tools={"onnx": onnx.__version__}, report=report, notes=notes)
 
     def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
         """Run it with ONNX Runtime here."""
         return prove_on_host(job, emitted)
+
+
+def _at_opset(model: onnx.ModelProto, opset: int, ceiling: int) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The model at the device's opset, and what to say; newer operators are lowered, and the opset only stays where that is not possible."""
+    from edgekit.converters._lowering import lower_until
+    from edgekit.converters._opset import to_opset
+
+    if opset <= ceiling:
+        return model, ()
+    try:
+        return lower_until(model, lambda made: to_opset(made, ceiling))[0], ()
+    except UnsupportedOperatorsError as exc:
+        found = ", ".join(sorted({op for _, op, _, _ in exc.nodes}))
+        return model, (f"the device needs an ONNX Runtime that reads opset {opset}: {found} cannot be written at opset {ceiling}",)
 
 
 def plain_bindings(signature: Signature) -> tuple[tuple[TensorBinding, ...], tuple[TensorBinding, ...]]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgekit.bundle import OutputMetrics, Signature
 from edgekit.errors import UnknownNameError, VerificationError
+from edgekit.runtime._ranked import ranked_metrics
 
 __all__ = ["TIE", "check_metrics", "compare_outputs", "describe_metrics", "thresholds_for", "top1_agreement", "worst_output"]
 
@@ -46,7 +47,7 @@ def compare_outputs(
     ``top1_agreement`` is the share of rows (along the last axis) whose arg-max is the reference's, or one of its ties within `TIE`. An
     output has class scores when it is float, its last axis has at least 2 elements, and either its rank is 2 or each of its rows is a
     probability distribution: a picture or a recurrent state is not, a sequence of softmax rows is. Integers and booleans are compared as
-    numbers.
+    numbers, but for class numbers and counts of a post-processing: see `edgekit.runtime._ranked`.
 
     Args:
         reference: per sample, outputs of the source model by name.
@@ -68,6 +69,8 @@ def compare_outputs(
             _check(spec.name, index, want[spec.name], got[spec.name])
             pairs.append((want[spec.name], got[spec.name]))
         metrics[spec.name] = _metrics(pairs)
+    if signature.postprocess is not None:
+        metrics |= ranked_metrics(signature.postprocess, reference, actual, _metrics, TIE)
     return metrics
 
 
@@ -178,8 +181,9 @@ def top1_agreement(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | No
     agree = rows = 0
     for want, got in pairs:
         scores, chosen = want.reshape(-1, want.shape[-1]).astype(np.float64), got.reshape(-1, got.shape[-1]).argmax(axis=1)
-        slack = TIE * np.abs(scores).max(axis=1)
-        agree += int(np.count_nonzero(scores[np.arange(len(scores)), chosen] >= scores.max(axis=1) - slack))
+        slack = TIE * np.abs(scores).max(axis=1, where=np.isfinite(scores), initial=0.0)
+        near = scores[np.arange(len(scores)), chosen] >= scores.max(axis=1) - slack
+        agree += int(np.count_nonzero(near | (chosen == scores.argmax(axis=1))))  # the second where the scores are infinite or NaN
         rows += len(scores)
     return agree / rows if rows else None
 

@@ -7,6 +7,6 @@ takes is never touched.
 
 from __future__ import annotations
 
-from edgekit.converters._lowering._driver import Lowered, Refusal, lower_model, lowered_graph
+from edgekit.converters._lowering._driver import Lowered, Refusal, lower_model, lower_until, lowered_graph
 
-__all__ = ["Lowered", "Refusal", "lower_model", "lowered_graph"]
+__all__ = ["Lowered", "Refusal", "lower_model", "lower_until", "lowered_graph"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edgekit.converters._emitter import NormalisedModel
 from edgekit.converters._folding import fold_constants
@@ -21,10 +21,14 @@ from edgekit.errors import UnsupportedOperatorsError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Lowered", "Refusal", "lower_model", "lowered_graph"]
+__all__ = ["Lowered", "Refusal", "lower_model", "lower_until", "lowered_graph"]
 
 Refusal = Callable[[Node, Graph], str]
 """Why a target does not take a node, "" when it does."""
+
+_Refused = list[tuple[Node, str]]
+_Ask = Callable[["onnx.ModelProto", Surroundings], _Refused]
+Result = TypeVar("Result")
 
 _ROUNDS = 64  # nesting of functions and loops, far beyond what models have
 _LIMIT = 60_000  # nodes of a whole model
@@ -73,7 +77,53 @@ def lower_model(model: onnx.ModelProto, refusal: Refusal, *, static: bool) -> Lo
         refusal: of the target.
         static: a tensor without a static shape is a refusal too.
     """
-    return _Lowering(model, refusal, static).run()
+
+    def ask(_: onnx.ModelProto, around: Surroundings) -> _Refused:
+        found: _Refused = []
+        blind: _Refused = []
+        for node in around.graph.nodes:
+            if static and any(name and name not in around.graph.types for name in (*node.inputs, *node.outputs)):
+                known = all(name in around.graph.types for name in node.inputs if name)
+                (found if known else blind).append((node, _UNKNOWN))
+            elif reason := refusal(node, around.graph):
+                found.append((node, reason))
+        return found or blind
+
+    return _Lowering(model, ask).run()
+
+
+def lower_until(model: onnx.ModelProto, attempt: Callable[[onnx.ModelProto], Result]) -> tuple[Result, Lowered]:
+    """Like `lower_model` for a toolchain that says itself which nodes it does not take.
+
+    Args:
+        model: normalised; not changed. Tried as it is first.
+        attempt: raises `UnsupportedOperatorsError` with names of nodes.
+
+    Raises:
+        UnsupportedOperatorsError: names the nodes of the source that stand in the way.
+    """
+    try:
+        return attempt(model), Lowered(model)
+    except UnsupportedOperatorsError as exc:
+        last = exc
+    results: list[Result] = []
+
+    def ask(lowered: onnx.ModelProto, around: Surroundings) -> _Refused:
+        nonlocal last
+        try:
+            results.append(attempt(lowered))
+        except UnsupportedOperatorsError as exc:
+            last = exc
+            reasons = {name: reason for name, _, _, reason in exc.nodes}
+            return [(node, reasons[node.name]) for node in around.graph.nodes if node.name in reasons]
+        return []
+
+    lowered = _Lowering(model, ask).run()
+    if lowered.refused:
+        raise UnsupportedOperatorsError(last.thing, lowered.refused, last.next_step) from last
+    if not results:
+        raise last  # it named nodes that are not in the graph
+    return results[-1], lowered
 
 
 @dataclass(frozen=True)
@@ -87,10 +137,9 @@ class _Origin:
 
 
 class _Lowering:
-    def __init__(self, model: onnx.ModelProto, refusal: Refusal, static: bool) -> None:
+    def __init__(self, model: onnx.ModelProto, ask: _Ask) -> None:
         self._given = model
-        self._refusal = refusal
-        self._static = static
+        self._ask = ask
         self._origins: dict[str, _Origin] = {}
         self._why: dict[str, str] = {}  # node name -> why it cannot be expanded
 
@@ -104,7 +153,7 @@ class _Lowering:
         folded = False
         for _ in range(_ROUNDS):
             around = view(model)
-            refused = self._refused(around)
+            refused = self._ask(model, around)
             if not refused:
                 expanded = tuple(sorted({origin.op for origin in self._origins.values()}))
                 return Lowered(model if self._origins or folded else self._given, (), expanded)
@@ -116,17 +165,6 @@ class _Lowering:
                 break
             _tidy(model)
         return Lowered(self._given, self._reasons(refused))
-
-    def _refused(self, around: Surroundings) -> list[tuple[Node, str]]:
-        found: list[tuple[Node, str]] = []
-        blind: list[tuple[Node, str]] = []
-        for node in around.graph.nodes:
-            if self._static and any(name and name not in around.graph.types for name in (*node.inputs, *node.outputs)):
-                known = all(name in around.graph.types for name in node.inputs if name)
-                (found if known else blind).append((node, _UNKNOWN))
-            elif reason := self._refusal(node, around.graph):
-                found.append((node, reason))
-        return found or blind
 
     def _expand(self, model: onnx.ModelProto, around: Surroundings, refused: Sequence[tuple[Node, str]]) -> bool:
         """Replace what can be; False when nothing can."""
