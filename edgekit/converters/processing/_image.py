@@ -176,7 +176,7 @@ def _fold(model: onnx.ModelProto, edit: Edit, ready: str, factor: np.ndarray, of
     Returns:
         offset per channel, in the callers' order of channels, to add before the convolution; None when nothing was folded.
     """
-    from onnx import numpy_helper
+    from onnx import TensorProto, numpy_helper
 
     readers = [node for node in model.graph.node if ready in node.input]
     if len(readers) != 1 or readers[0].op_type != "Conv" or readers[0].input[0] != ready:
@@ -185,6 +185,8 @@ def _fold(model: onnx.ModelProto, edit: Edit, ready: str, factor: np.ndarray, of
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     attributes = {item.name: item for item in node.attribute}
     if node.input[1] not in tensors or ("group" in attributes and attributes["group"].i != 1):
+        return None
+    if tensors[node.input[1]].data_location == TensorProto.EXTERNAL:
         return None
     kernel = numpy_helper.to_array(tensors[node.input[1]])
     if kernel.ndim != 4 or kernel.shape[1] != len(factor) or kernel.dtype != np.float32:
