@@ -5,7 +5,7 @@ Emitters that lower to float16 use them to find what would overflow: float16's l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from edgekit.errors import EnvironmentMissingError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FLOAT16_FLAG", "FLOAT16_MAX", "Range", "activation_ranges", "largest_magnitude"]
+__all__ = ["FLOAT16_FLAG", "FLOAT16_MAX", "Range", "activation_ranges", "largest_magnitude", "run_tensors"]
 
 FLOAT16_MAX = 65504.0
 FLOAT16_FLAG = 512.0
@@ -51,13 +51,17 @@ def activation_ranges(model: onnx.ModelProto, samples: Sequence[GoldenSample]) -
     produced = [name for node in model.graph.node for name in node.output if name]
     for start in range(0, len(produced), _TENSORS_PER_RUN):
         chosen = produced[start : start + _TENSORS_PER_RUN]
-        for outputs in _run(model, chosen, [sample.inputs for sample in samples]):
+        for outputs in run_tensors(model, chosen, [sample.inputs for sample in samples]):
             _merge(ranges, zip(chosen, outputs, strict=True))
     return ranges
 
 
-def _run(model: onnx.ModelProto, names: Sequence[str], inputs: Iterable[Mapping[str, np.ndarray]]) -> Iterable[list[np.ndarray]]:
-    """Outputs ``names`` of the model for each sample."""
+def run_tensors(model: onnx.ModelProto, names: Sequence[str], inputs: Iterable[Mapping[str, np.ndarray]]) -> Iterator[list[np.ndarray]]:
+    """Values of the tensors ``names`` for each sample, in order, with ONNX Runtime's own rewrites off.
+
+    Raises:
+        EnvironmentMissingError: onnxruntime is not installed.
+    """
     try:
         import onnx
         import onnxruntime

@@ -1,0 +1,47 @@
+"""int8 in the graph: one calibration on the normalised float model, written as each engine wants it, with the layers that need it kept in float.
+
+::
+
+    prepare -> collect (once) -> make_plan (per engine) -> climb (what stays in float) -> write_quantised
+
+`quantise` does all of it for one engine. See ``docs/precision.md``.
+"""
+
+from edgekit.converters.quantization._calibration import METHODS, Calibration, TensorRange, collect
+from edgekit.converters.quantization._ladder import Ladder, Rung, climb
+from edgekit.converters.quantization._plan import Plan, make_plan
+from edgekit.converters.quantization._prepare import prepare
+from edgekit.converters.quantization._quantise import (
+    DEFAULT_AGREEMENT,
+    MAX_CALIBRATION,
+    Calibrated,
+    Quantization,
+    calibrate,
+    check_settings,
+    quantise,
+)
+from edgekit.converters.quantization._scheme import Scheme, scheme_for
+from edgekit.converters.quantization._write import write_quantised
+
+__all__ = [
+    "DEFAULT_AGREEMENT",
+    "MAX_CALIBRATION",
+    "METHODS",
+    "Calibrated",
+    "Calibration",
+    "Ladder",
+    "Plan",
+    "Quantization",
+    "Rung",
+    "Scheme",
+    "TensorRange",
+    "calibrate",
+    "check_settings",
+    "climb",
+    "collect",
+    "make_plan",
+    "prepare",
+    "quantise",
+    "scheme_for",
+    "write_quantised",
+]

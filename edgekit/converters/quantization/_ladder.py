@@ -1,0 +1,173 @@
+"""Which layers stay in float: quantise all, measure, and take layers back until the agreement target holds.
+
+The order comes from each layer's own signal-to-noise ratio: that of the model's outputs when only this layer is int8. Noise of different layers adds up nearly
+as if independent, so the layers with the least signal-to-noise are those whose return gains most. Each rung keeps more of them; what turns out not to be needed
+is quantised again at the end. The number of runs is bounded (`_RUNGS`, `_RETURNS`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.bundle import Signature
+from edgekit.converters.quantization._agreement import agreement, decibel, noise
+from edgekit.converters.quantization._calibration import METHODS, Calibration
+from edgekit.converters.quantization._plan import Plan, make_plan
+from edgekit.converters.quantization._scheme import Scheme
+from edgekit.converters.quantization._simulate import Simulation
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Ladder", "Rung", "climb"]
+
+Samples = Sequence[Mapping[str, np.ndarray]]
+
+_RUNGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_RETURNS = 12  # attempts to quantise a kept layer again
+_SCANNED = 4  # samples for the scan of single layers; it takes as many runs as there are layers
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step: the layers kept in float, and what was measured then."""
+
+    kept: tuple[str, ...]
+    agreement: float
+    snr_db: float
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The outcome.
+
+    Attributes:
+        plan: with the chosen range method.
+        method: one of `METHODS`.
+        kept: names of layers that stay in float.
+        agreement: measured with these.
+        snr_db: of the worst output, with these.
+        rungs: every step in order, the first with nothing kept.
+        layer_snr_db: per layer, with only this layer quantised; empty when the first rung was good enough.
+        methods: per method tried, agreement and signal-to-noise with everything quantised.
+        samples: how many were measured on.
+    """
+
+    plan: Plan
+    method: str
+    kept: tuple[str, ...]
+    agreement: float
+    snr_db: float
+    rungs: tuple[Rung, ...]
+    layer_snr_db: dict[str, float] = field(default_factory=dict)
+    methods: dict[str, dict[str, float]] = field(default_factory=dict)
+    samples: int = 0
+
+    @property
+    def quantised(self) -> int:
+        """Layers that are int8."""
+        return len(self.plan.layers) - len(self.kept)
+
+    def report(self) -> dict[str, object]:
+        """JSON-able."""
+        ops = {layer.name: layer.op for layer in self.plan.layers}
+        return {
+            "method": self.method,
+            "methods": self.methods,
+            "layers": len(self.plan.layers),
+            "quantised": self.quantised,
+            "kept_in_float": [{"layer": name, "operator": ops[name], "snr_db": self.layer_snr_db.get(name)} for name in self.kept],
+            "never_quantised": dict(sorted(self.plan.skipped.items())),
+            "agreement": round(self.agreement, 6),
+            "snr_db": self.snr_db,
+            "samples": self.samples,
+            "ladder": [{"kept": list(rung.kept), "agreement": round(rung.agreement, 6), "snr_db": rung.snr_db} for rung in self.rungs],
+            "layer_snr_db": [
+                {"layer": name, "operator": ops[name], "snr_db": value}
+                for name, value in sorted(self.layer_snr_db.items(), key=lambda item: (item[1], item[0]))
+            ],
+        }
+
+
+def climb(
+    model: onnx.ModelProto,
+    signature: Signature,
+    calibration: Calibration,
+    scheme: Scheme,
+    samples: Samples,
+    target: float,
+    method: str = "auto",
+) -> Ladder:
+    """Find what to keep in float.
+
+    Args:
+        model: prepared float32 model.
+        signature: names its outputs.
+        calibration: its ranges.
+        scheme: the engine's form.
+        samples: inputs to measure on; at least one.
+        target: agreement to reach, see `agreement`.
+        method: one of `METHODS`, or ``auto`` for the best of them with everything quantised.
+
+    Returns:
+        the ladder; its agreement is below ``target`` only when keeping every layer did not reach it either.
+    """
+    wanted = (method,) if method != "auto" else (METHODS if scheme.activations else METHODS[:1])
+    tried = {name: _Climb(model, signature, make_plan(model, calibration, scheme, name), samples) for name in wanted}
+    name = max(wanted, key=lambda each: (min(tried[each].first.agreement, target), tried[each].first.snr_db))
+    climbing = tried[name]
+    kept = climbing.search(target)
+    last = next(rung for rung in reversed(climbing.rungs) if rung.kept == kept)
+    methods = {each: {"agreement": round(tried[each].first.agreement, 6), "snr_db": tried[each].first.snr_db} for each in wanted}
+    return Ladder(climbing.plan, name, kept, last.agreement, last.snr_db, tuple(climbing.rungs), climbing.alone, methods, len(samples))
+
+
+class _Climb:
+    def __init__(self, model: onnx.ModelProto, signature: Signature, plan: Plan, samples: Samples) -> None:
+        self.plan, self.signature, self.samples = plan, signature, samples
+        self.simulation = Simulation(model, plan, signature)
+        self.reference = self.simulation.run(samples, ())
+        self.rungs: list[Rung] = []
+        self.alone: dict[str, float] = {}
+        self.first = self._measure(())
+
+    def _measure(self, kept: tuple[str, ...]) -> Rung:
+        out = set(kept)
+        on = [index for index, layer in enumerate(self.plan.layers) if layer.name not in out]
+        actual = self.simulation.run(self.samples, on)
+        rung = Rung(kept, agreement(self.reference, actual, self.signature), decibel(noise(self.reference, actual, self.signature)))
+        self.rungs.append(rung)
+        return rung
+
+    def search(self, target: float) -> tuple[str, ...]:
+        """Names of the layers to keep in float."""
+        if self.first.agreement >= target or not self.plan.layers:
+            return ()
+        order = self._by_noise()
+        for count in [count for count in _RUNGS if count < len(order)] + [len(order)]:
+            kept = tuple(order[:count])
+            if self._measure(kept).agreement >= target:
+                return self._give_back(kept, target)
+        return tuple(order)
+
+    def _by_noise(self) -> list[str]:
+        """Layers from the noisiest on, each measured alone."""
+        few = self.samples[:_SCANNED]
+        for index, layer in enumerate(self.plan.layers):
+            actual = self.simulation.run(few, [index])
+            self.alone[layer.name] = decibel(noise(self.reference[: len(few)], actual, self.signature))
+        return sorted(self.alone, key=lambda name: (self.alone[name], name))
+
+    def _give_back(self, kept: tuple[str, ...], target: float) -> tuple[str, ...]:
+        """Quantise kept layers again, the quietest first, while the target holds."""
+        for name in list(reversed(kept))[:_RETURNS]:
+            if len(kept) == 1:
+                break
+            fewer = tuple(each for each in kept if each != name)
+            if self._measure(fewer).agreement >= target:
+                kept = fewer
+        return kept
