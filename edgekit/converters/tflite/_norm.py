@@ -9,7 +9,7 @@ import numpy as np
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters.tflite._context import Context
 from edgekit.converters.tflite._layout import Order, axis_last
-from edgekit.converters.tflite._rules import float_only, operator
+from edgekit.converters.tflite._rules import float_only, operator, rank_between
 
 __all__: list[str] = []
 
@@ -146,21 +146,17 @@ def lp_normalization(node: Node, ctx: Context) -> None:
     ctx.put(node.outputs[0], x / tf.where(tf.equal(norm, 0.0), tf.ones_like(norm), norm), order)
 
 
-@operator("LRN", rules=(float_only,))
+def _odd_size(node: Node, graph: Graph) -> str:
+    """Size is odd, so that as many channels before count as after."""
+    del graph
+    return "" if node.attrs["size"] % 2 else f"size is {node.attrs['size']}"
+
+
+@operator("LRN", rules=(float_only, rank_between(4, 4), _odd_size))
 def local_response_normalization(node: Node, ctx: Context) -> None:
     """``x / (bias + alpha / size * sum x^2)^beta`` over neighbouring channels."""
-    tf, size = ctx.tf, node.attrs["size"]
+    size = node.attrs["size"]
     alpha, beta, bias = (node.attrs.get(key, default) for key, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
     order = axis_last(ctx.order(node.inputs[0]), 1)
     x = ctx.get(node.inputs[0], order)
-    if len(order) == 4 and size % 2:
-        y = tf.nn.local_response_normalization(x, (size - 1) // 2, bias, alpha / size, beta)
-        ctx.put(node.outputs[0], y, order)
-        return
-    channels = x.shape[-1]
-    # "floor((size - 1) / 2)" neighbours before, "ceil((size - 1) / 2)" after
-    before, after = (size - 1) // 2, size // 2
-    distance = np.arange(channels)[:, None] - np.arange(channels)
-    near = ((distance <= after) & (distance >= -before)).astype(np.float32)
-    total = tf.reshape(tf.matmul(tf.reshape(tf.square(x), (-1, channels)), ctx.literal(near)), x.shape)
-    ctx.put(node.outputs[0], x / tf.pow(total * np.float32(alpha / size) + np.float32(bias), np.float32(beta)), order)
+    ctx.put(node.outputs[0], ctx.tf.nn.local_response_normalization(x, (size - 1) // 2, bias, alpha / size, beta), order)
