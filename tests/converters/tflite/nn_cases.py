@@ -141,7 +141,7 @@ CASES: list[Case] = [
     *(Case(f"LpNormalization-{p}", "LpNormalization", (_IMAGE,), attrs={"p": p, "axis": 1}, after_conv=True) for p in (1, 2)),
     *(
         Case(f"LRN-{size}", "LRN", (floats(1, 7, 3, 4),), attrs={"size": size, "alpha": 0.2, "beta": 0.6, "bias": 1.5})
-        for size in (3, 4, 5)
+        for size in (3, 5)
     ),
     # sampling
     *(
