@@ -15,7 +15,7 @@ __all__ = ["Rule", "lowers", "rule_for"]
 
 Rule = Callable[[Piece], None]
 
-_FAMILIES: tuple[str, ...] = ()
+_FAMILIES = ("_rule_index", "_rule_math", "_rule_quantised")
 _RULES: dict[str, Rule] = {}
 
 
