@@ -14,6 +14,7 @@ from typing import Any
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters._ranges import FLOAT16_MAX, Range, largest_magnitude
 from edgekit.converters.coreml._context import MilContext
+from edgekit.converters.processing import POST_PREFIX
 
 __all__ = ["Float16Selector"]
 
@@ -45,6 +46,8 @@ class Float16Selector:
 
     def __call__(self, operation: Any) -> bool:
         """True when nothing that the operator touches is beyond float16."""
+        if self._is_added(operation):
+            return False
         limit = self._limit(operation)
         for tensor in sorted(self._touched(operation)):
             magnitude = largest_magnitude(self._ranges[tensor]) if tensor in self._ranges else 0.0
@@ -52,6 +55,12 @@ class Float16Selector:
                 self.kept[operation.name] = (operation.op_type, tensor, magnitude)
                 return False
         return True
+
+    def _is_added(self, operation: Any) -> bool:
+        """Whether it stands behind the model, for ranking or suppression: those stay in float32 and are not reported."""
+        # An operator with several outputs is known by its own name only.
+        nodes = [self._origin.get(operation.name), *(self._node_of(variable.name) for variable in operation.outputs)]
+        return any(node is not None and node.name.startswith(POST_PREFIX) for node in nodes)
 
     def _limit(self, operation: Any) -> float:
         """Largest value that the operator's own arithmetic keeps within float16."""

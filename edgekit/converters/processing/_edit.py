@@ -10,10 +10,13 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["NODE_PREFIX", "Edit", "rename", "vacate"]
+__all__ = ["NODE_PREFIX", "POST_PREFIX", "Edit", "rename", "vacate"]
 
 NODE_PREFIX = "edgekit_"
-"""Names of the operators that are added begin so; what lowers precision leaves them in float32."""
+"""Names of the operators that are added begin so."""
+POST_PREFIX = f"{NODE_PREFIX}post_"
+"""Those behind the model: they rank and compare, and stay in float32 whatever the model's precision is. Scores that float16 rounds to one value
+have no order any more, and areas of boxes in pixels pass its 65504."""
 
 
 class Edit:
