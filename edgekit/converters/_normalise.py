@@ -134,7 +134,8 @@ def _placeholder(axis: int, dim: Dim, shape: tuple[Dim, ...]) -> str:
     """What to type for one dimension: its size, ``H`` and ``W`` for an image's, else a letter of its own."""
     if isinstance(dim, int):
         return str(dim)
-    image = {2: "H", 3: "W"} if len(shape) == 4 else {}
+    first = 1 if len(shape) == 4 and shape[3] in (1, 3, 4) else 2  # channels last
+    image = {first: "H", first + 1: "W"} if len(shape) == 4 else {}
     return image.get(axis, "ABCDEFGIJK"[axis % 10])
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import structs
 
 from edgekit.bundle import GoldenSample, Signature, TensorSpec, storage_errors
-from edgekit.converters.processing import image_of, is_open, read_picture, sample_shape
+from edgekit.converters.processing import image_of, is_open, read_picture, sample_notes, sample_shape
 from edgekit.converters.sources._runnable import open_session
 from edgekit.errors import EdgeKitError, EnvironmentMissingError, ModelError, ShapeRequiredError, UsageError
 from edgekit.runtime.engines import one_line
@@ -78,13 +78,14 @@ def golden_samples(source: SourceModel, signature: Signature, calibration: Path 
         given = calibration_inputs(calibration, signature)
         samples = tuple(GoldenSample(inputs, run(inputs)) for inputs in given)
         notes = (f"only {len(samples)} calibration sample(s)",) if len(samples) < SYNTHETIC_SAMPLES else ()
-        return SampleSet(samples, "calibration", notes)
+        return SampleSet(samples, "calibration", (*notes, *sample_notes(signature, samples)))
     require_sizes(signature)
     found = []
     for index in range(SYNTHETIC_SAMPLES):
         batch = 2 if index == 1 else 1
         found.append(_answered(run, signature, index, batch, source.path))
-    return SampleSet(tuple(found), "synthetic", ("samples are synthetic: give --calibration for numbers on real data",))
+    notes = ("samples are synthetic: give --calibration for numbers on real data",)
+    return SampleSet(tuple(found), "synthetic", (*notes, *sample_notes(signature, found)))
 
 
 def require_sizes(signature: Signature) -> None:

@@ -6,7 +6,7 @@
 from edgekit.converters.processing._apply import Processing, Request, apply, requested, write_labels
 from edgekit.converters.processing._edit import NODE_PREFIX, POST_PREFIX
 from edgekit.converters.processing._grammar import parse_class_scores, parse_image_input, parse_nms
-from edgekit.converters.processing._pictures import image_of, is_open, read_picture, sample_shape
+from edgekit.converters.processing._pictures import image_of, is_open, read_picture, sample_notes, sample_shape
 
 __all__ = [
     "NODE_PREFIX",
@@ -21,6 +21,7 @@ __all__ = [
     "parse_nms",
     "read_picture",
     "requested",
+    "sample_notes",
     "sample_shape",
     "write_labels",
 ]

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.bundle import Dim, ImageInput, Signature, TensorSpec
+from edgekit.bundle import Detections, Dim, GoldenSample, ImageInput, Signature, TensorSpec
 from edgekit.errors import EnvironmentMissingError, UsageError
 from edgekit.runtime.engines import one_line
 
-__all__ = ["image_of", "is_open", "read_picture", "sample_shape"]
+__all__ = ["image_of", "is_open", "read_picture", "sample_notes", "sample_shape"]
 
 # Height and width over those of the first step's result: larger, smaller, and of another shape.
 _FACTORS = ((2.0, 1.5), (0.75, 1.25), (1.5, 2.5))
@@ -39,6 +39,14 @@ def sample_shape(signature: Signature, spec: TensorSpec, index: int, batch: int)
             first + axis: max(1, int(side * factor)) for axis, (side, factor) in enumerate(zip(image.resize, factors, strict=True))
         }
     return tuple(dim if isinstance(dim, int) else open_sizes.get(axis, batch) for axis, dim in enumerate(spec.shape))
+
+
+def sample_notes(signature: Signature, samples: Sequence[GoldenSample]) -> tuple[str, ...]:
+    """What the user should know about samples: a detector that sees nothing proves nothing about its boxes."""
+    post = signature.postprocess
+    if isinstance(post, Detections) and not any(np.any(sample.outputs[post.count]) for sample in samples):
+        return ("no box came out of any sample, so none was compared: give --calibration with pictures of what the model detects",)
+    return ()
 
 
 def read_picture(file: Path, spec: TensorSpec, image: ImageInput) -> np.ndarray:
