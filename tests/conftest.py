@@ -31,10 +31,11 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     models = cache_directory() / "models"
     models.mkdir(parents=True, exist_ok=True)
     root = tmp_path_factory.mktemp("edgekit-home")
-    chosen = {"EDGEKIT_CACHE": str(root / "cache"), "EDGEKIT_STATE": str(root / "state")}
+    for folder in ("cache", "state"):
+        (root / folder).mkdir()
+    # No build is taken from an earlier test: some put another part in the place of one of EdgeKit's, and tests of the cache turn it on.
+    chosen = {"EDGEKIT_CACHE": str(root / "cache"), "EDGEKIT_STATE": str(root / "state"), "EDGEKIT_BUILD_CACHE_BYTES": "0"}
     before = {key: os.environ.get(key) for key in chosen}
-    for folder in chosen.values():
-        Path(folder).mkdir()
     (root / "cache" / "models").symlink_to(models, target_is_directory=True)
     os.environ.update(chosen)
     yield

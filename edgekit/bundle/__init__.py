@@ -1,7 +1,7 @@
 """The deployable unit: one model for one device, with its proof. See ``docs/bundle.md``."""
 
 from edgekit._directories import cache_directory
-from edgekit.bundle._bundle import ARCHIVE_SUFFIX, Bundle, GoldenSample, check_destination, write_bundle
+from edgekit.bundle._bundle import ARCHIVE_SUFFIX, Bundle, GoldenSample, check_destination, pack_bundle, write_bundle
 from edgekit.bundle._manifest import (
     FORMAT,
     Artifact,
@@ -40,6 +40,7 @@ __all__ = [
     "atomic_directory",
     "cache_directory",
     "check_destination",
+    "pack_bundle",
     "storage_errors",
     "write_bundle",
     "write_file",

@@ -29,7 +29,7 @@ from edgekit.bundle._signature import Signature
 from edgekit.bundle._storage import atomic_directory, storage_errors, write_file
 from edgekit.errors import BundleError, IntegrityError, UsageError
 
-__all__ = ["ARCHIVE_SUFFIX", "Bundle", "GoldenSample", "check_destination", "write_bundle"]
+__all__ = ["ARCHIVE_SUFFIX", "Bundle", "GoldenSample", "check_destination", "pack_bundle", "write_bundle"]
 
 ARCHIVE_SUFFIX = ".edgekit"
 MANIFEST = "bundle.json"
@@ -270,6 +270,16 @@ def write_bundle(
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
     return Bundle.open(target)
+
+
+def pack_bundle(bundle: Bundle, target: Path) -> None:
+    """Write an open bundle as one archive, the same bytes that `write_bundle` gives for it.
+
+    Raises:
+        StorageError: a file of the bundle cannot be read, or the archive not be written.
+    """
+    with storage_errors(target):
+        _write_archive(target, {name: bundle.directory / name for name in (*bundle.manifest.files, MANIFEST, SEAL)})
 
 
 def check_destination(destination: str | os.PathLike[str]) -> None:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
-from msgspec import structs
-
-from edgekit.bundle import LABELS, Bundle, write_bundle
-from edgekit.converters import processing
-from edgekit.converters._delivery import deliver
-from edgekit.converters._emitter import EmitJob, NormalisedModel
+from edgekit.bundle import ARCHIVE_SUFFIX, LABELS, Bundle
+from edgekit.converters._cache import BuildCache, limit_bytes
 from edgekit.converters._isolation import Guard, default_limits
-from edgekit.converters._normalise import normalise, resolve_shapes
-from edgekit.converters._options import BuildOptions, Progress, check_names, silent
-from edgekit.converters._record import manifest_of, report_of
-from edgekit.converters._samples import SampleSet, golden_samples, require_sizes
-from edgekit.converters._source import SourceModel, load_source
+from edgekit.converters._options import BuildOptions, check_names, silent
+from edgekit.converters._parallel import run_all
+from edgekit.converters._pipeline import build_bundle
+from edgekit.converters._shared_model import SharedModel
 from edgekit.converters._targets import Target, choose_precision, resolve_targets
+from edgekit.errors import UsageError
+from edgekit.runtime.engines._base import usable_cpus
 
 __all__ = ["BuildResult", "build", "build_many", "build_result", "choose_precision"]
 
@@ -36,12 +32,14 @@ class BuildResult:
         seconds: wall time of the whole build.
         bytes: size of the artifact's files, the fallback's not counted.
         bundle_bytes: size of all files, golden samples included.
+        cached: it was built before from the same input and options, and copied.
     """
 
     bundle: Bundle
     seconds: float
     bytes: int
     bundle_bytes: int
+    cached: bool = False
 
 
 def build(model: str | os.PathLike[str], *, device: str, **options: Unpack[BuildOptions]) -> Bundle:
@@ -68,7 +66,7 @@ def build_result(model: str | os.PathLike[str], *, device: str, **options: Unpac
 
 
 def build_many(model: str | os.PathLike[str], *, devices: Sequence[str], **options: Unpack[BuildOptions]) -> list[BuildResult]:
-    """`build_result` for several devices; reads, normalises and samples the model once. Stops at the first error.
+    """`build_result` for several devices, some at the same time; reads, normalises and samples the model once. Stops at the first error.
 
     Args:
         model: as for `build`.
@@ -80,77 +78,62 @@ def build_many(model: str | os.PathLike[str], *, devices: Sequence[str], **optio
     """
     check_names(options)
     path = Path(model)
+    guard = _guard(options)
     targets = resolve_targets(path.stem, devices, options)
-    wanted = processing.requested(options)
-    progress = options.get("progress") or silent
-    started = time.perf_counter()
-    progress("reading the model")
-    source = processing.apply(load_source(path), wanted)
-    shared = _Model(source, options)
-    results = []
-    for target in targets:
-        bundle = _build_one(shared, target, options)
-        ended = time.perf_counter()
-        results.append(_result(bundle, ended - started))
-        started = ended
-    return results
+    with SharedModel(path, options) as shared:
+        cache = BuildCache(path, options, limit_bytes() if options.get("cache", True) else 0)
+        return run_all(lambda target, own: _build_one(shared, target, own, cache), targets, guard, _jobs(options, len(targets)))
 
 
 # --- one build -----------------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Model:
-    """A source model and what was made of it, so that several devices share the work."""
-
-    source: SourceModel
-    options: BuildOptions
-    forms: dict[bool, tuple[NormalisedModel, SampleSet]] = field(default_factory=dict)
-
-    def form(self, static: bool, progress: Progress) -> tuple[NormalisedModel, SampleSet]:
-        """The normalised model and its samples, with every size fixed or with dynamic ones left in."""
-        shapes, given = self.options.get("shapes") or {}, self.options.get("calibration")
-        calibration = Path(given) if given is not None else None
-        resolved = resolve_shapes(self.source.signature, shapes, static)
-        if calibration is None:  # found out here, not after a long normalisation
-            inputs = tuple(structs.replace(spec, shape=resolved[spec.name]) for spec in self.source.signature.inputs)
-            require_sizes(structs.replace(self.source.signature, inputs=inputs))
-        static = all(isinstance(dim, int) for shape in resolved.values() for dim in shape)
-        if static not in self.forms:
-            progress("normalising")
-            normalised = normalise(self.source, shapes, static=static)
-            progress("running the source model on samples")
-            self.forms[static] = (normalised, golden_samples(self.source, normalised.signature, calibration))
-        return self.forms[static]
+def _build_one(model: SharedModel, target: Target, guard: Guard, cache: BuildCache) -> BuildResult:
+    started = time.perf_counter()
+    entry = cache.entry(target)
+    bundle = cache.fetch(entry, target.destination) if entry is not None else None
+    kept = bundle is not None
+    if bundle is None:
+        bundle = build_bundle(model, target, guard, _rebuild(target, guard, model.options))
+        if entry is not None:
+            cache.store(entry, bundle)
+    return _result(bundle, time.perf_counter() - started, kept)
 
 
-def _build_one(model: _Model, target: Target, options: BuildOptions) -> Bundle:
-    progress = options.get("progress") or silent
-    guard = _guard(options)
-    normalised, samples = model.form(target.emitter.static_only or target.profile.engine.static_shapes, progress)
-    name = options.get("name") or model.source.path.stem
-    with tempfile.TemporaryDirectory(prefix="edgekit-build-") as folder:
-        job = EmitJob(name, normalised, target.profile, target.profile.engine, target.precision, Path(folder), samples.samples)
-        # The precision ladder goes here: it calls `deliver` for each of its jobs (each with a directory of its own) and returns the one it keeps.
-        delivery = deliver(target.emitter, job, guard)
-        manifest = manifest_of(name, options.get("model_version", "1"), model.source, samples, delivery)
-        processing.write_labels(model.source, delivery.job.directory)
-        progress(f"writing {target.destination}")
-        return write_bundle(
-            target.destination, manifest, delivery.job.directory, samples.samples, report_of(model.source, samples, delivery)
-        )
+def _rebuild(target: Target, guard: Guard, options: BuildOptions) -> Callable[[Path, BuildOptions], None] | None:
+    """What builds a part of a failing model, for the same device, without a word and to nowhere; None when no reproducer is wanted."""
+    if options.get("reproducer") is False:
+        return None
+
+    def rebuild(part: Path, given: BuildOptions) -> None:
+        with SharedModel(part, given) as model:
+            own = replace(target, destination=part.with_suffix(ARCHIVE_SUFFIX))
+            build_bundle(model, own, replace(guard, tell=silent), None)
+
+    return rebuild
 
 
 def _guard(options: BuildOptions) -> Guard:
-    limits = default_limits(options.get("time_limit_s"), options.get("memory_limit_bytes"))
-    return Guard(options.get("isolate", True), limits, options.get("progress") or silent)
+    time_s, memory = options.get("time_limit_s"), options.get("memory_limit_bytes")
+    for flag, value in (("--time-limit", time_s), ("--memory-limit", memory)):
+        if value is not None and not value > 0:
+            raise UsageError(flag, f"{value}", "a positive number")
+    return Guard(options.get("isolate", True), default_limits(time_s, memory), options.get("progress") or silent)
 
 
-def _result(bundle: Bundle, seconds: float) -> BuildResult:
+def _jobs(options: BuildOptions, devices: int) -> int:
+    """How many devices at the same time. In this process it is one: toolchains are not safe to call from several threads."""
+    jobs = options.get("jobs")
+    if jobs is not None and jobs < 1:
+        raise UsageError("--jobs", f"{jobs}", "1 or more")
+    return min(jobs or usable_cpus(), devices) if options.get("isolate", True) else 1
+
+
+def _result(bundle: Bundle, seconds: float, cached: bool) -> BuildResult:
     files = bundle.manifest.files
     artifact = bundle.manifest.artifact
     fallback = bundle.manifest.fallback
     kept_out = {"golden.npz", "report.json", LABELS} | ({fallback.path} if fallback and fallback.path != artifact.path else set())
     size = sum(entry.bytes for path, entry in files.items() if path not in kept_out)
     total = sum(entry.bytes for entry in files.values()) + (bundle.directory / "bundle.json").stat().st_size
-    return BuildResult(bundle, seconds, size, total)
+    return BuildResult(bundle, seconds, size, total, cached)

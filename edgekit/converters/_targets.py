@@ -23,12 +23,14 @@ class Target:
     """One device of a build.
 
     Attributes:
+        given: the device as the user named it.
         profile: the device.
         emitter: of the device's engine.
         precision: as chosen, never ``auto``.
         destination: where the bundle goes.
     """
 
+    given: str
     profile: DeviceProfile
     emitter: Emitter
     precision: str
@@ -48,6 +50,7 @@ def resolve_targets(stem: str, devices: Sequence[str], options: BuildOptions) ->
         StorageError: the output's folder cannot be written.
     """
     profiles = {profile.id: profile for profile in map(load_profile, devices)}
+    given = {load_profile(device).id: str(device) for device in devices}
     output = options.get("output")
     if len(profiles) == 1 and output is not None:
         destinations = [Path(output)]
@@ -56,14 +59,14 @@ def resolve_targets(stem: str, devices: Sequence[str], options: BuildOptions) ->
         destinations = [folder / f"{stem}-{device}{ARCHIVE_SUFFIX}" for device in profiles]
         if folder.suffix == ARCHIVE_SUFFIX:
             raise UsageError(f"--output {folder}", f"one file for {len(profiles)} devices", "a folder", "give a folder")
-    return [_target(profile, place, options) for profile, place in zip(profiles.values(), destinations, strict=True)]
+    return [_target(given[profile.id], profile, place, options) for profile, place in zip(profiles.values(), destinations, strict=True)]
 
 
-def _target(profile: DeviceProfile, destination: Path, options: BuildOptions) -> Target:
+def _target(given: str, profile: DeviceProfile, destination: Path, options: BuildOptions) -> Target:
     emitter = emitter_for(profile.engine.name)
     chosen = choose_precision(profile, options.get("precision", "auto"), emitter.precisions)
     check_destination(destination)
-    return Target(profile, emitter, chosen, destination)
+    return Target(given, profile, emitter, chosen, destination)
 
 
 def choose_precision(profile: DeviceProfile, wanted: str, emitted: Sequence[str]) -> str:

@@ -157,20 +157,20 @@ def emitter(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], None]:
     return use
 
 
-def test_wrong_numbers_fail_the_build_and_leave_nothing(emitter: Callable[[type], None], tiny_conv: Path, tmp_path: Path) -> None:
+def test_wrong_numbers_fail_the_build_and_leave_a_reproducer_only(emitter: Callable[[type], None], tiny_conv: Path, tmp_path: Path) -> None:
     emitter(_Wrong)
     with pytest.raises(VerificationError) as caught:
         build(tiny_conv, device="generic-x86", precision="fp32", output=tmp_path / "b.edgekit")
     message = str(caught.value)
     assert "worst output 'scores'" in message
     assert "it diverged first at tensor 'scores' (Gemm at 'head_gemm')" in message
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["b-reproducer.onnx"]
 
 
 def test_a_toolchain_s_own_exception_is_one_line(emitter: Callable[[type], None], tiny_conv: Path, tmp_path: Path) -> None:
     emitter(_Crashing)
     with pytest.raises(BuildError, match="its toolchain failed: inside the toolchain") as caught:
-        build(tiny_conv, device="generic-x86", output=tmp_path / "b.edgekit")
+        build(tiny_conv, device="generic-x86", output=tmp_path / "b.edgekit", reproducer=False)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert list(tmp_path.iterdir()) == []
 

@@ -43,9 +43,17 @@ def judge_case(case: Case, device: str, precision: str = "fp32") -> Verdict:
         path.write_bytes(case.model.SerializeToString())
         np.savez(samples, allow_pickle=False, **case.inputs)
         try:
-            output = Path(folder) / "case.edgekit"
-            # Not isolated: this process is itself one that may crash or hang.
-            bundle = build(path, device=device, precision=precision, calibration=samples, output=output, isolate=False)
+            # Not isolated: this process is itself one that may crash or hang. A verdict is about this code, so nothing comes from the cache.
+            bundle = build(
+                path,
+                device=device,
+                precision=precision,
+                calibration=samples,
+                output=Path(folder) / "case.edgekit",
+                isolate=False,
+                cache=False,
+                reproducer=False,
+            )
             difference = mismatch(case, _run(bundle, case))
         except (UnsupportedOperatorsError, ModelError, UsageError) as exc:
             return Verdict("refused", _line(exc, folder))

@@ -1,0 +1,52 @@
+"""One device's bundle: emitted, proven and written, or an error and what repeats it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from edgekit.bundle import Bundle, write_bundle
+from edgekit.converters import processing
+from edgekit.converters._delivery import WrongNumbersError, deliver
+from edgekit.converters._emitter import EmitJob
+from edgekit.converters._isolation import Guard
+from edgekit.converters._options import BuildOptions
+from edgekit.converters._record import manifest_of, report_of
+from edgekit.converters._reproducer import Reproduction, leave_reproducer
+from edgekit.converters._shared_model import SharedModel
+from edgekit.converters._targets import Target
+from edgekit.errors import BuildError
+
+__all__ = ["build_bundle"]
+
+
+def build_bundle(model: SharedModel, target: Target, guard: Guard, rebuild: Callable[[Path, BuildOptions], None] | None) -> Bundle:
+    """Build for one device.
+
+    Args:
+        model: shared with the other devices of the command.
+        target: the device, its precision and where the bundle goes.
+        guard: how toolchains are called.
+        rebuild: builds a part of a failing model with options; None leaves no reproducer.
+
+    Raises:
+        BuildError: names the reproducer. All else as `edgekit.build`.
+    """
+    normalised, samples = model.form(target.emitter.static_only or target.profile.engine.static_shapes)
+    options, source = model.options, model.source()
+    name = options.get("name") or model.path.stem
+    with tempfile.TemporaryDirectory(prefix="edgekit-build-") as folder:
+        job = EmitJob(name, normalised, target.profile, target.profile.engine, target.precision, Path(folder), samples.samples)
+        try:
+            # The precision ladder goes here: it calls `deliver` for each of its jobs (each with a directory of its own) and returns the one it keeps.
+            delivery = deliver(target.emitter, job, guard)
+        except BuildError as exc:
+            if rebuild is None:
+                raise
+            suspect = exc.place.index if isinstance(exc, WrongNumbersError) else -1
+            raise leave_reproducer(exc, job, suspect, Reproduction(target.given, target.destination, options, rebuild, guard.tell)) from exc
+        manifest = manifest_of(name, options.get("model_version", "1"), source, samples, delivery)
+        processing.write_labels(source, delivery.job.directory)
+        guard.tell(f"writing {target.destination}")
+        return write_bundle(target.destination, manifest, delivery.job.directory, samples.samples, report_of(source, samples, delivery))
