@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.converters._graph import Node
-from edgekit.converters.tflite._resize import _Axis, _axis_matrix, source_positions
+from edgekit.converters._resampling import ResampledAxis, axis_matrix, source_positions
 
 MODES = ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "align_corners", "asymmetric")
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -48,7 +48,7 @@ def test_one_axis_as_onnx_runtime_does(size, result, scale, coordinates, nearest
         result = int(np.floor(np.float32(size) * np.float32(scale)))
         assume(result >= 1)
         assume(result != size)  # ONNX Runtime then copies, whatever the scale says
-    axis = _Axis(size, result, scale or result / size)
+    axis = ResampledAxis(size, result, scale or result / size)
     if mode == "nearest":
         # A point that only rounding puts beside the middle of two elements goes where the last bit of float32 sends it.
         twice = 2 * source_positions(coordinates, axis).astype(np.float64)
@@ -60,7 +60,7 @@ def test_one_axis_as_onnx_runtime_does(size, result, scale, coordinates, nearest
         attrs["exclude_outside"] = int(exclude)
     x = np.random.default_rng(size).standard_normal((1, 1, 4, size)).astype(np.float32)
     want = by_onnx_runtime(x, scale, result, attrs)[0, 0]
-    matrix = _axis_matrix(Node("Resize", "r", ("x",), ("y",), attrs, 19), axis)
+    matrix = axis_matrix(Node("Resize", "r", ("x",), ("y",), attrs, 19), axis)
     got = x[0, 0][:, matrix] if matrix.ndim == 1 else x[0, 0] @ matrix.astype(np.float32)
     assert got.shape == want.shape
     assert np.allclose(got, want, atol=1e-4)
