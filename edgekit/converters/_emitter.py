@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
     from edgekit.converters._graph import Graph
+    from edgekit.converters.quantization import Quantization
     from edgekit.converters.sources._model import NativeModel
 
 __all__ = ["EmitJob", "Emitted", "Emitter", "NormalisedModel", "Proof"]
@@ -65,9 +66,10 @@ class EmitJob:
         source: the normalised model in float32.
         profile: the device.
         claim: the profile's entry for this engine.
-        precision: ``fp32`` or ``fp16``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
         directory: empty; artifact files go here, and their relative paths into `Artifact.path`.
         samples: sample inputs with float32 reference outputs, for range scans.
+        quantization: the int8 form of ``source`` for this engine; None for other precisions.
     """
 
     name: str
@@ -77,6 +79,12 @@ class EmitJob:
     precision: str
     directory: Path
     samples: Sequence[GoldenSample] = ()
+    quantization: Quantization | None = None
+
+    @property
+    def written(self) -> NormalisedModel:
+        """What goes into the artifact: the int8 form where there is one, else the float32 model."""
+        return self.source if self.quantization is None else self.quantization.model
 
 
 @dataclass(frozen=True)

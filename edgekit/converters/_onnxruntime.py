@@ -25,7 +25,7 @@ class OnnxRuntimeEmitter:
 
     engine = "onnxruntime"
     static_only = False
-    precisions: tuple[str, ...] = ("fp32", "fp16")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 
     def emit(self, job: EmitJob) -> Emitted:
         """Write ``model.onnx``; fp16 is in the graph, inputs and outputs keep the source's dtypes.
@@ -39,7 +39,7 @@ class OnnxRuntimeEmitter:
         from edgekit.converters._precision import lower_to_fp16
 
         ceiling = job.claim.opset_max or MAX_OPSET
-        model, notes = _at_opset(job.source.model, job.source.opset, ceiling)
+        model, notes = _at_opset(job.written.model, job.written.opset, ceiling)
         report: dict[str, object] = {}
         if job.precision == "fp16":
             model, report["fp16"] = lower_to_fp16(model, job.samples)

@@ -23,7 +23,7 @@ class OpenVinoEmitter:
 
     engine = "openvino"
     static_only = False
-    precisions: tuple[str, ...] = ("fp32", "fp16")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 
     def emit(self, job: EmitJob) -> Emitted:
         """Write ``model.xml`` and ``model.bin``.
@@ -40,8 +40,8 @@ class OpenVinoEmitter:
             raise EnvironmentMissingError.for_extra("target openvino", "openvino", "openvino") from exc
         path = job.directory / "model.xml"
         try:
-            model = openvino.Core().read_model(job.source.model.SerializeToString(deterministic=True))
-            _rename_generated(model, job.source.model)
+            model = openvino.Core().read_model(job.written.model.SerializeToString(deterministic=True))
+            _rename_generated(model, job.written.model)
             openvino.save_model(model, str(path), compress_to_fp16=job.precision == "fp16")
         except Exception as exc:
             raise BuildError("target openvino", f"OpenVINO cannot convert the model: {one_line(exc)}", "", "try onnxruntime") from exc

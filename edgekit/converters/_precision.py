@@ -17,21 +17,24 @@ import numpy as np
 
 from edgekit.bundle import GoldenSample
 from edgekit.converters._ranges import FLOAT16_FLAG, FLOAT16_MAX, Range, activation_ranges, largest_magnitude
+from edgekit.converters.processing import POST_PREFIX
 from edgekit.errors import BuildError
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FLOAT16_TINY", "KEPT_OPERATORS", "lower_to_fp16"]
+__all__ = ["FLOAT16_SCALES", "FLOAT16_TINY", "KEPT_OPERATORS", "lower_to_fp16"]
 
 FLOAT16_TINY = 2.0**-14
 """Below this magnitude float16 loses bits with every halving; a constant down there (an epsilon) would change or vanish."""
+
+FLOAT16_SCALES = 19
+"""First opset whose QuantizeLinear and DequantizeLinear take float16 scales."""
 
 _COORDINATES = "coordinates and sizes need float32"
 _RANDOM = "its element type is an attribute"
 _SQUARES = "sums squares or exponentials inside"
 _SUBGRAPH = "has subgraphs"
-_QUANTISED = "its scale stays float32 below opset 19"
 # Operators that stay in float32 whatever their values are.
 KEPT_OPERATORS = {
     **dict.fromkeys(("Range", "NonMaxSuppression", "RoiAlign", "MaxRoiPool", "GridSample", "AffineGrid", "Upsample"), _COORDINATES),
@@ -41,10 +44,11 @@ KEPT_OPERATORS = {
     **dict.fromkeys(("ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp", "LpNormalization", "LpPool"), _SQUARES),
     **dict.fromkeys(("GlobalLpPool", "LRN", "MeanVarianceNormalization", "DFT", "STFT", "Det"), _SQUARES),
     **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), _SUBGRAPH),
-    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"), _QUANTISED),
+    "DynamicQuantizeLinear": "its scale is float32",
 }
 # Inputs that stay float32 although their operator is lowered: Resize's roi (scales are float32 by the schema), Dropout's ratio.
 _KEPT_PARAMETERS = {("Resize", "T2"), ("Dropout", "T1")}
+_SCALED = {"QuantizeLinear", "DequantizeLinear"}
 # What comes after "value + epsilon": small values are still small here, and a float16 zero would become infinity.
 _CARRIES_SMALL = {"Sqrt", "Log", "Reciprocal", "Div", "Pow"}
 # Integers above this are not all representable in float16 (11 significant bits).
@@ -80,7 +84,7 @@ def lower_to_fp16(model: onnx.ModelProto, samples: Sequence[GoldenSample]) -> tu
 
     Kept in float32: operators of `KEPT_OPERATORS`, nodes that touch a value or weight above 65504, nodes with a scalar constant below
     `FLOAT16_TINY` and what divides by or takes the root of their result, nodes whose schema does not allow float16. Bounds of Clip
-    beyond 65504 are cut to it, which changes nothing for values that fit.
+    beyond 65504 are cut to it, which changes nothing for values that fit. What was put behind the model stays in float32 too, and is not listed.
 
     Args:
         model: float32 ONNX with known tensor types; not changed.
@@ -102,6 +106,9 @@ def lower_to_fp16(model: onnx.ModelProto, samples: Sequence[GoldenSample]) -> tu
     kept: list[dict[str, str]] = []
     lowered = 0
     for node in source.graph.node:
+        if node.name.startswith(POST_PREFIX):
+            _emit_kept(node, state)
+            continue
         slots = _slots(node, state, _opset(source, node.domain))
         reason = _reason_to_keep(node, slots, state)
         if slots and not reason:
@@ -258,6 +265,8 @@ def _constant_reason(node: onnx.NodeProto, name: str, state: _Lowering) -> str:
     finite = magnitudes[np.isfinite(magnitudes)]
     if finite.size and finite.max() > FLOAT16_MAX and node.op_type != "Clip":
         return f"the constant {name!r} reaches {finite.max():.4g}, above {FLOAT16_MAX:g}"
+    if node.op_type in _SCALED and finite.size and finite.min() < FLOAT16_TINY:
+        return f"its scale {name!r} goes down to {finite.min():.4g}, below float16's normal range"
     if finite.size == 1 and 0 < finite.max() < FLOAT16_TINY and not _crosses_zero(node, state):
         state.small.update(node.output)
         return f"the constant {name!r} is {finite.max():.4g}, below float16's normal range"

@@ -196,11 +196,16 @@ class ChildReport(msgspec.Struct, frozen=True):
     layers: int = 0
 
 
-def generations(*, has_float16: bool, has_quantisation: bool) -> tuple[Generation, ...]:
+def generations(*, has_float16: bool, has_quantisation: bool, float32_scales: bool = False) -> tuple[Generation, ...]:
     """The flags per generation for a graph that carries its own precision.
 
     8.x needs the builder flags to be allowed to follow the graph; 9 and 10 follow it to the letter when the network is strongly typed;
     11 and TensorRT-RTX have no other way, so their flag is not needed.
+
+    Args:
+        has_float16: float16 is in the graph, or may be used where the graph is float32.
+        has_quantisation: Q/DQ is in the graph.
+        float32_scales: below opset 19 scales are float32, and what is not int8 with them; then 9 and 10 too are left free to compute that in float16.
     """
     weak = (("FP16",) if has_float16 else ()) + (("INT8",) if has_quantisation else ())
     typed, precision = "NetworkDefinitionCreationFlag.STRONGLY_TYPED", "BuilderFlag.FP16"
@@ -208,7 +213,9 @@ def generations(*, has_float16: bool, has_quantisation: bool) -> tuple[Generatio
         Generation(
             "TensorRT 8.5 - 8.6", has=(precision,), lacks=(typed,), network_flags=("EXPLICIT_BATCH",), builder_flags=weak, weakly_typed=True
         ),
-        Generation("TensorRT 9 - 10", has=(precision, typed), network_flags=("STRONGLY_TYPED",)),
+        Generation("TensorRT 9 - 10", has=(precision, typed), builder_flags=weak, weakly_typed=True)
+        if float32_scales
+        else Generation("TensorRT 9 - 10", has=(precision, typed), network_flags=("STRONGLY_TYPED",)),
         Generation("TensorRT 11, TensorRT-RTX", lacks=(precision,)),
     )
 

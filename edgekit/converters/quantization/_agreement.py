@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgekit.bundle import Signature
-from edgekit.runtime._compare import top1_agreement
+from edgekit.runtime._compare import QUIET, top1_agreement
 
 __all__ = ["agreement", "decibel", "noise"]
 
@@ -18,8 +18,9 @@ Outputs = Sequence[Mapping[str, np.ndarray]]
 def agreement(reference: Outputs, actual: Outputs, signature: Signature) -> float:
     """The worst output's agreement, 1.0 at best.
 
-    An output with a class axis (`edgekit.runtime`'s rule): the share of rows whose best class is the same. Any other float output: the cosine of all samples
-    laid end to end, so that also an output of one number a sample says something. Integer and boolean outputs: the share of equal values.
+    An output with a class axis (`edgekit.runtime`'s rule): the share of rows whose best class is the same. Any other float output: the cosine of the worst sample
+    (`compare_outputs`), and of all samples laid end to end, so that also an output of one number a sample says something. Integer and boolean outputs: the
+    share of equal values.
     """
     found = [1.0]
     for spec in signature.outputs:
@@ -31,7 +32,7 @@ def agreement(reference: Outputs, actual: Outputs, signature: Signature) -> floa
             found.append(sum(int(np.count_nonzero(want == got)) for want, got in pairs) / total if total else 1.0)
             continue
         top1 = top1_agreement(pairs)
-        found.append(_cosine(pairs) if top1 is None else top1)
+        found.append(min(_cosine(pairs), _worst_sample(pairs)) if top1 is None else top1)
     return min(found)
 
 
@@ -58,6 +59,12 @@ def decibel(ratio: float) -> float:
     if ratio <= 0:
         return 999.0
     return -999.0 if math.isinf(ratio) else round(-10 * math.log10(ratio), 2)
+
+
+def _worst_sample(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Smallest cosine of a sample, of those that hold more than rounding."""
+    peaks = [float(np.max(np.abs(want), initial=0.0)) for want, _ in pairs]
+    return min((_cosine([pair]) for pair, peak in zip(pairs, peaks, strict=True) if peak >= QUIET * max(peaks)), default=1.0)
 
 
 def _cosine(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

@@ -28,8 +28,8 @@ __all__ = ["Ladder", "Rung", "climb"]
 Samples = Sequence[Mapping[str, np.ndarray]]
 
 _RUNGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-_RETURNS = 12  # attempts to quantise a kept layer again
-_SCANNED = 4  # samples for the scan of single layers; it takes as many runs as there are layers
+_RETURNS = 6  # attempts to quantise a kept layer again
+_SCANNED = 3  # samples for the scan of single layers; it takes as many runs as there are layers
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ MAX_CALIBRATION = 300
 DEFAULT_AGREEMENT = 0.99
 """Agreement that int8 has to keep: one answer in a hundred may differ, the 1 % that int8 is usually allowed to lose."""
 
-_PRODUCTS_PER_RUNG = 2 * 10**10  # multiplications of one measurement, about two seconds of one core
+_PRODUCTS_PER_RUNG = 8 * 10**9  # multiplications of one measurement, about two seconds of one core in the simulation
 _FEWEST, _MOST = 8, 64  # samples that one measurement takes
 
 Inputs = Mapping[str, np.ndarray]

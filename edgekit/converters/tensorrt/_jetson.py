@@ -32,7 +32,7 @@ class JetsonEmitter:
 
     engine = "tensorrt"
     static_only = False
-    precisions: tuple[str, ...] = ("fp32", "fp16")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 
     def emit(self, job: EmitJob) -> Emitted:
         """Write the plan kit.

@@ -14,7 +14,7 @@ from edgekit.bundle import Artifact, GoldenSample, Signature
 from edgekit.converters._emitter import EmitJob
 from edgekit.converters._onnxruntime import plain_bindings
 from edgekit.converters._opset import opset_of, to_opset
-from edgekit.converters._precision import lower_to_fp16
+from edgekit.converters._precision import FLOAT16_SCALES, lower_to_fp16
 from edgekit.converters._verify import run_artifact
 from edgekit.errors import ModelError, ShapeRequiredError
 from edgekit.runtime._tensorrt_plan import RECIPE_FORMAT, Recipe, ShapeRange, generations
@@ -64,8 +64,10 @@ def write_kit(job: EmitJob) -> Kit:
     plain = to_opset(job.source.model, job.claim.opset_max or _OLDEST_CEILING)
     report: dict[str, object] = {"opset": opset_of(plain), "ir_version": plain.ir_version}
     model, kept = plain, []
-    if job.precision == "fp16":
-        model, report["fp16"] = lower_to_fp16(plain, job.samples)
+    if job.precision == "int8":
+        model = to_opset(job.written.model, job.claim.opset_max or _OLDEST_CEILING)
+    if job.precision == "fp16" or (job.precision == "int8" and opset_of(model) >= FLOAT16_SCALES):
+        model, report["fp16"] = lower_to_fp16(model, job.samples)
         kept = [entry["name"] for entry in report["fp16"]["kept"]]  # type: ignore[index]
     data = _write(job, MODEL, model)
     inputs, outputs = plain_bindings(job.source.signature)
@@ -106,7 +108,9 @@ def _recipe(job: EmitJob, model: onnx.ModelProto, data: bytes, kept: Sequence[st
         onnx_sha256=hashlib.sha256(data).hexdigest(),
         opset=opset_of(model),
         precision=job.precision,
-        generations=generations(has_float16=job.precision == "fp16", has_quantisation=quantised),
+        generations=generations(
+            has_float16=job.precision != "fp32", has_quantisation=quantised, float32_scales=quantised and opset_of(model) < FLOAT16_SCALES
+        ),
         # TF32 rounds to 10 bits of mantissa: as good as float16, not float32. It is on by default in TensorRT.
         clear_flags=("TF32",) if job.precision == "fp32" else (),
         float32_nodes=tuple(kept),

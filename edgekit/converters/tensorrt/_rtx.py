@@ -25,7 +25,7 @@ class RtxEmitter:
 
     engine = "tensorrt-rtx"
     static_only = False
-    precisions: tuple[str, ...] = ("fp32", "fp16")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 
     def emit(self, job: EmitJob) -> Emitted:
         """Write the kit and build the engine for every GPU family that TensorRT-RTX targets.
