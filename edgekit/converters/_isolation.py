@@ -130,9 +130,9 @@ class _Call:
                 if not data:
                     raise self._crashed()
                 *lines, buffer = (buffer + data).split(b"\n")
-                if b"done" in lines:
-                    return
                 for line in lines:
+                    if line == b"done":
+                        return
                     self.doing = line.removeprefix(b"tell ").decode(errors="replace")
                     self.guard.tell(self.doing)
             self._check()
