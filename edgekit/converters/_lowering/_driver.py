@@ -27,7 +27,8 @@ Refusal = Callable[[Node, Graph], str]
 """Why a target does not take a node, "" when it does."""
 
 _Refused = list[tuple[Node, str]]
-_Ask = Callable[["onnx.ModelProto", Surroundings], _Refused]
+# What is refused; and what cannot be judged yet, because the shapes of its inputs are not known.
+_Ask = Callable[["onnx.ModelProto", Surroundings], tuple[_Refused, _Refused]]
 Result = TypeVar("Result")
 
 _ROUNDS = 64  # nesting of functions and loops, far beyond what models have
@@ -78,7 +79,7 @@ def lower_model(model: onnx.ModelProto, refusal: Refusal, *, static: bool) -> Lo
         static: a tensor without a static shape is a refusal too.
     """
 
-    def ask(_: onnx.ModelProto, around: Surroundings) -> _Refused:
+    def ask(_: onnx.ModelProto, around: Surroundings) -> tuple[_Refused, _Refused]:
         found: _Refused = []
         blind: _Refused = []
         for node in around.graph.nodes:
@@ -87,7 +88,7 @@ def lower_model(model: onnx.ModelProto, refusal: Refusal, *, static: bool) -> Lo
                 (found if known else blind).append((node, _UNKNOWN))
             elif reason := refusal(node, around.graph):
                 found.append((node, reason))
-        return found or blind
+        return found, blind
 
     return _Lowering(model, ask).run()
 
@@ -108,15 +109,15 @@ def lower_until(model: onnx.ModelProto, attempt: Callable[[onnx.ModelProto], Res
         last = exc
     results: list[Result] = []
 
-    def ask(lowered: onnx.ModelProto, around: Surroundings) -> _Refused:
+    def ask(lowered: onnx.ModelProto, around: Surroundings) -> tuple[_Refused, _Refused]:
         nonlocal last
         try:
             results.append(attempt(lowered))
         except UnsupportedOperatorsError as exc:
             last = exc
             reasons = {name: reason for name, _, _, reason in exc.nodes}
-            return [(node, reasons[node.name]) for node in around.graph.nodes if node.name in reasons]
-        return []
+            return [(node, reasons[node.name]) for node in around.graph.nodes if node.name in reasons], []
+        return [], []
 
     lowered = _Lowering(model, ask).run()
     if lowered.refused:
@@ -153,18 +154,18 @@ class _Lowering:
         folded = False
         for _ in range(_ROUNDS):
             around = view(model)
-            refused = self._ask(model, around)
-            if not refused:
+            refused, blind = self._ask(model, around)
+            if not refused and not blind:
                 expanded = tuple(sorted({origin.op for origin in self._origins.values()}))
                 return Lowered(model if self._origins or folded else self._given, (), expanded)
             if not folded:
                 _tidy(model)
                 folded = True
                 continue
-            if len(model.graph.node) > _LIMIT or not self._expand(model, around, refused):
+            if len(model.graph.node) > _LIMIT or not (self._expand(model, around, refused) or self._expand(model, around, blind)):
                 break
             _tidy(model)
-        return Lowered(self._given, self._reasons(refused))
+        return Lowered(self._given, self._reasons(refused or blind))
 
     def _expand(self, model: onnx.ModelProto, around: Surroundings, refused: Sequence[tuple[Node, str]]) -> bool:
         """Replace what can be; False when nothing can."""

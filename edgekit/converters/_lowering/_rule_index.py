@@ -228,9 +228,7 @@ def col2im(piece: Piece) -> None:
     flat = _shaped(piece, columns, (batch * channels, places.size))
     zero = np.zeros((batch * channels, 1), piece.around.dtype(columns))
     padded = piece.op("Concat", flat, zero, axis=1)
-    parts = [
-        piece.op("Gather", padded, np.where(chosen < 0, places.size, numbers[chosen]), axis=1) for chosen in _rounds(taken, total)
-    ]
+    parts = [piece.op("Gather", padded, np.where(chosen < 0, places.size, numbers[chosen]), axis=1) for chosen in _rounds(taken, total)]
     result = parts[0]
     for part in parts[1:]:
         result = piece.op("Add", result, part)

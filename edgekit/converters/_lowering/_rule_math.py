@@ -138,7 +138,9 @@ def cumulative(piece: Piece) -> None:
 
 def _shifted(piece: Piece, tensor: str, shape: tuple[int, ...], axis: int, step: int, neutral: int, reverse: bool) -> str:
     """The tensor moved by ``step`` along an axis, neutral elements where it came from."""
-    filler = np.full([min(step, size) if each == axis else size for each, size in enumerate(shape)], neutral, piece.around.dtype(piece.node.inputs[0]))
+    filler = np.full(
+        [min(step, size) if each == axis else size for each, size in enumerate(shape)], neutral, piece.around.dtype(piece.node.inputs[0])
+    )
     if step >= shape[axis]:
         return piece.constant(filler)
     first, last = (step, shape[axis]) if reverse else (0, shape[axis] - step)
@@ -163,10 +165,7 @@ def determinant(piece: Piece) -> None:
         product = entries[0][order[0]]
         for row in range(1, size):
             product = piece.op("Mul", product, entries[row][order[row]])
-        if not result:
-            result = product
-        else:
-            result = piece.op("Sub" if odd else "Add", result, product)
+        result = piece.op("Sub" if odd else "Add", result, product) if result else product
     piece.op("Identity", result, into=_out(piece))
 
 
@@ -210,7 +209,9 @@ def _bits(piece: Piece, tensor: str, count: int) -> str:
     """0 or 1 for every bit, on a new last axis, lowest first."""
     wide = piece.op("Cast", tensor, to=7)
     unsigned = piece.op("Mod", wide, np.asarray(1 << count, np.int64))  # Mod follows the divisor's sign
-    shifted = piece.op("Div", piece.unsqueeze(unsigned, [len(piece.around.shape(tensor))]), np.array([1 << bit for bit in range(count)], np.int64))
+    shifted = piece.op(
+        "Div", piece.unsqueeze(unsigned, [len(piece.around.shape(tensor))]), np.array([1 << bit for bit in range(count)], np.int64)
+    )
     return piece.op("Mod", shifted, np.asarray(2, np.int64))
 
 

@@ -63,11 +63,8 @@ def matmul_integer(piece: Piece) -> None:
     ranks = [len(piece.around.shape(name)) for name in (left, right)]
     if min(ranks) < 2:
         raise CannotLowerError("a vector among its inputs")
-    centred = [
-        _centred(piece, left, piece.node.input(2), -2),
-        _centred(piece, right, piece.node.input(3), -1),
-    ]
-    parts = [piece.op("Cast", part, to=_INT32) for part in _products(piece, *centred, piece.around.shape(left)[-1])]
+    rows, columns = _centred(piece, left, piece.node.input(2), -2), _centred(piece, right, piece.node.input(3), -1)
+    parts = [piece.op("Cast", part, to=_INT32) for part in _products(piece, rows, columns, piece.around.shape(left)[-1])]
     result = parts[0]
     for part in parts[1:]:
         result = piece.op("Add", result, part)

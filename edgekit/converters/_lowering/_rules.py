@@ -15,7 +15,7 @@ __all__ = ["Rule", "lowers", "rule_for"]
 
 Rule = Callable[[Piece], None]
 
-_FAMILIES = ("_rule_index", "_rule_math", "_rule_quantised")
+_FAMILIES = ("_rule_index", "_rule_math", "_rule_quantised", "_rule_window", "_rule_resize", "_rule_recurrent", "_rule_sequence")
 _RULES: dict[str, Rule] = {}
 
 
