@@ -118,6 +118,8 @@ def add_image(model: onnx.ModelProto, image: ImageInput, found: ModelInput) -> b
         x = edit.add("Transpose", x, perm=[0, 2, 3, 1])
     edit.cast(x, found.spec.dtype, ready) if found.spec.dtype != "float32" else edit.add("Identity", x, output=ready)
     edit.commit()
+    if folded is not None:
+        _drop_unused(model)
     _declare(value, image, found)
     return folded is not None
 
@@ -205,3 +207,14 @@ def _fold(model: onnx.ModelProto, edit: Edit, ready: str, factor: np.ndarray, of
     del node.input[2:]
     node.input.append(edit.constant(bias + (turned * shift.reshape(1, -1, 1, 1)).sum(axis=(1, 2, 3)), "float32"))
     return np.zeros_like(shift)
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    """Weights that nothing reads any more; inner graphs may read by name, so a model with them keeps all."""
+    if any(item.HasField("g") or item.graphs for node in model.graph.node for item in node.attribute):
+        return
+    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    if len(kept) < len(model.graph.initializer):
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)

@@ -21,7 +21,9 @@ ENGINES = {
 """Engine to a device of it."""
 
 
-def save(path: Path, nodes: Sequence[onnx.NodeProto], inputs: list, outputs: list, constants: dict[str, np.ndarray], opset: int = 17) -> Path:
+def save(
+    path: Path, nodes: Sequence[onnx.NodeProto], inputs: list, outputs: list, constants: dict[str, np.ndarray], opset: int = 17
+) -> Path:
     graph = helper.make_graph(
         nodes,
         path.stem,
@@ -40,7 +42,9 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``classifier(padded=True, opset=17, kind=FLOAT)``: ``image`` [N,3,16,16] through a convolution to ``scores`` [N,5]."""
     folder = tmp_path_factory.mktemp("classifier")
 
-    def make(padded: bool = True, opset: int = 17, kind: int = TensorProto.FLOAT, softmax: bool = False, channels_last: bool = False) -> Path:
+    def make(
+        padded: bool = True, opset: int = 17, kind: int = TensorProto.FLOAT, softmax: bool = False, channels_last: bool = False
+    ) -> Path:
         path = folder / f"classifier-{padded}-{opset}-{kind}-{softmax}-{channels_last}.onnx"
         if path.exists():
             return path
@@ -58,7 +62,9 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         last = "logits" if softmax else "scores"
         nodes = [
             *first,
-            helper.make_node("Conv", ["planes" if channels_last else "image", "kernel", "bias"], ["conv"], "conv", pads=pads, strides=[2, 2]),
+            helper.make_node(
+                "Conv", ["planes" if channels_last else "image", "kernel", "bias"], ["conv"], "conv", pads=pads, strides=[2, 2]
+            ),
             helper.make_node("Relu", ["conv"], ["relu_out"], "relu"),
             helper.make_node("GlobalAveragePool", ["relu_out"], ["pooled"], "pool"),
             helper.make_node("Flatten", ["pooled"], ["flat"], "flatten", axis=1),
