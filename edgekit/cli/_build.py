@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy as np
@@ -12,6 +15,9 @@ import typer
 from edgekit.bundle import Bundle, OutputMetrics
 from edgekit.cli._output import say, show, size, table
 from edgekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekit.converters import BuildResult
 
 __all__ = ["register"]
 
@@ -54,7 +60,7 @@ def _metric_rows(metrics: dict[str, OutputMetrics]) -> list[str]:
 
 
 def build(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="ONNX, .ort, .keras or .pt2 file, or a SavedModel directory.")],
     device: Annotated[list[str], typer.Option("--device", metavar="ID", help="Device profile; repeat to build several.")],
     output: Annotated[str, typer.Option("-o", "--output", metavar="DIR_OR_FILE", help="Directory, or a name ending in .edgekit.")] = "",
     precision: Annotated[str, typer.Option(help="auto, fp32 or fp16; auto takes what the device runs fast.")] = "auto",
@@ -62,6 +68,7 @@ def build(
     shape: Annotated[
         list[str], typer.Option(metavar="NAME=1,3,224,224", help="Fix an input's shape, -1 leaves a dimension open; repeat per input.")
     ] = [],  # noqa: B006
+    signature: Annotated[str, typer.Option(metavar="NAME", help="Which signature of a SavedModel; serving_default by default.")] = "",
     name: Annotated[str, typer.Option(metavar="N", help="Model name; the file's stem by default.")] = "",
     model_version: Annotated[str, typer.Option("--model-version", metavar="V", help="Model version.")] = "1",
     image_input: Annotated[
@@ -76,6 +83,21 @@ def build(
     nms: Annotated[
         str, typer.Option(metavar="iou=…,score=…,max=…", help="Suppress a detector's boxes inside. See docs/processing.md.")
     ] = "",
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="Devices at the same time; one for each core by default.")] = None,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Take what was built before from the same input and options.")] = True,
+    reproducer: Annotated[
+        str, typer.Option(metavar="DIR", help="Where a failed build leaves its smallest failing part; beside the output by default.")
+    ] = "",
+    no_reproducer: Annotated[bool, typer.Option("--no-reproducer", help="Leave nothing when a build fails.")] = False,
+    time_limit: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For a toolchain's work on one artifact; 1800 by default.")
+    ] = None,
+    memory_limit: Annotated[
+        str, typer.Option(metavar="SIZE", help="For a toolchain's process, such as 8GB; three quarters of the memory by default.")
+    ] = "",
+    isolate: Annotated[
+        bool, typer.Option("--isolate/--in-process", help="Run toolchains in processes of their own, or in this one without limits.")
+    ] = True,
 ) -> None:
     """Turn a model into a verified bundle for one device, or several."""
     from edgekit.converters import build_many
@@ -87,6 +109,7 @@ def build(
         calibration=calibration or None,
         shapes=parse_shapes(shape),
         output=output or None,
+        signature=signature or None,
         name=name or None,
         model_version=model_version,
         image_inputs=image_input,
@@ -94,8 +117,37 @@ def build(
         top_k=top_k,
         class_scores=class_scores or None,
         nms=nms or None,
-        progress=say,
+        progress=_timed(),
+        jobs=jobs,
+        cache=cache,
+        reproducer=False if no_reproducer else reproducer or None,
+        time_limit_s=time_limit,
+        memory_limit_bytes=parse_size(memory_limit) if memory_limit else None,
+        isolate=isolate,
     )
+    _show_builds(results)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``8GB`` (decimal), ``8GiB`` (binary) or a plain number.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", text)
+    count = int(float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " ")) if found else 0
+    if not count:
+        raise UsageError("--memory-limit", repr(text), "a size such as 8GB, 7.5GiB or a number of bytes")
+    return count
+
+
+def _timed() -> Callable[[str], None]:
+    """Progress lines that begin with the seconds since the command began."""
+    started_s = time.monotonic()
+    return lambda line: say(f"{time.monotonic() - started_s:6.1f} s  {line}")
+
+
+def _show_builds(results: Sequence[BuildResult]) -> None:
     documents, lines = [], []
     for result in results:
         manifest = result.bundle.manifest
@@ -109,13 +161,15 @@ def build(
                 "verified": proof.verified,
                 "metrics": msgspec.to_builtins(proof.metrics),
                 "seconds": round(result.seconds, 3),
+                "cached": result.cached,
                 "bytes": result.bytes,
                 "notes": proof.notes,
                 "left_to_device": proof.left_to_device,
             }
         )
         lines += [
-            f"{result.bundle.path}: {manifest.device}, {manifest.artifact.engine} {manifest.precision}, {size(result.bytes)}, {result.seconds:.1f} s",
+            f"{result.bundle.path}: {manifest.device}, {manifest.artifact.engine} {manifest.precision}, {size(result.bytes)}, {result.seconds:.1f} s"
+            + (" (from the cache of builds)" if result.cached else ""),
             f"  verified: {proof.verified} by {proof.engine}, {proof.samples} {proof.sample_source} samples",
             *_metric_rows(proof.metrics),
             *(f"  note: {note}" for note in proof.notes),

@@ -79,7 +79,7 @@ def make(tell: Tell, module: str, engine: str, job: EmitJob) -> tuple[Emitted, P
 
 def _make(tell: Tell, emitter: Emitter, job: EmitJob) -> tuple[Emitted, Proof]:
     with _toolchain_errors(emitter.engine):
-        tell(f"writing {emitter.engine} {job.precision} for {job.profile.id}")
+        tell(f"writing {emitter.engine} {job.precision}")
         emitted = emitter.emit(job)
         tell("proving it")
         return emitted, emitter.prove(job, emitted)
