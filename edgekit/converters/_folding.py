@@ -110,12 +110,16 @@ def _fold_once(model: onnx.ModelProto, outputs: bool, stuck: set[str]) -> bool:
     fixed = set() if outputs else {value.name for value in model.graph.output}
     chosen: list[onnx.NodeProto] = []
     values: dict[str, np.ndarray] = {}
+    empty = _empty_tensors(inferred)
+    known |= empty
     available = set(known)
     for node in model.graph.node:
         if fixed & set(node.output) or node.output[0] in stuck:
             continue
         if (shape := _shape_value(node, shapes)) is not None:
             values[node.output[0]] = shape
+        elif all(name in empty for name in node.output):
+            values.update({name: empty[name] for name in node.output})
         elif _is_constant(node, available, shapes):
             chosen.append(node)
         else:
@@ -161,6 +165,20 @@ def _static_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
             found[value.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
     return found
+
+
+def _empty_tensors(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Inputs and results without elements: their value is known whatever they are computed from."""
+    from onnx import helper
+
+    return {
+        value.name: np.empty([dim.dim_value for dim in tensor.shape.dim], helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        for value in (*model.graph.input, *model.graph.value_info)
+        if (tensor := value.type.tensor_type).HasField("shape")
+        and tensor.elem_type
+        and all(dim.HasField("dim_value") for dim in tensor.shape.dim)
+        and any(dim.dim_value == 0 for dim in tensor.shape.dim)
+    }
 
 
 def _shape_value(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray | None:

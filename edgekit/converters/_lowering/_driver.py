@@ -31,6 +31,7 @@ _Refused = list[tuple[Node, str]]
 _Ask = Callable[["onnx.ModelProto", Surroundings], tuple[_Refused, _Refused]]
 Result = TypeVar("Result")
 
+_IR_FLOOR = 4  # the first whose initializers need not be inputs too; shape inference does not see them otherwise
 _ROUNDS = 64  # nesting of functions and loops, far beyond what models have
 _LIMIT = 60_000  # nodes of a whole model
 _UNKNOWN = "its shape depends on data or on a dimension that is not fixed"
@@ -149,6 +150,7 @@ class _Lowering:
 
         model = onnx.ModelProto()
         model.CopyFrom(self._given)
+        model.ir_version = max(model.ir_version, _IR_FLOOR)
         name_nodes(model)
         del model.graph.value_info[:]
         folded = False
@@ -170,6 +172,8 @@ class _Lowering:
     def _expand(self, model: onnx.ModelProto, around: Surroundings, refused: Sequence[tuple[Node, str]]) -> bool:
         """Replace what can be; False when nothing can."""
         wanted = {node.name: (node, reason) for node, reason in refused}
+        if wanted:
+            wanted |= {node.name: (node, "") for node in around.graph.nodes if self._is_settled(node, around)}
         nodes: list[onnx.NodeProto] = []
         initializers: list[onnx.TensorProto] = []
         for proto in model.graph.node:
@@ -186,6 +190,10 @@ class _Lowering:
         model.graph.node.extend(copies)
         model.graph.initializer.extend(initializers)
         return True
+
+    def _is_settled(self, node: Node, around: Surroundings) -> bool:
+        """An ``If`` of a function's body whose condition has become known."""
+        return node.op == "If" and node.name in self._origins and around.constant(node.inputs[0]) is not None
 
     def _piece(self, proto: onnx.NodeProto, around: Surroundings, node: Node, reason: str) -> Piece | None:
         piece = Piece(node, around)

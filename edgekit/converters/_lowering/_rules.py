@@ -15,7 +15,19 @@ __all__ = ["Rule", "lowers", "rule_for"]
 
 Rule = Callable[[Piece], None]
 
-_FAMILIES = ("_rule_index", "_rule_math", "_rule_quantised", "_rule_window", "_rule_resize", "_rule_recurrent", "_rule_sequence")
+_FAMILIES = (
+    "_rule_index",
+    "_rule_math",
+    "_rule_quantised",
+    "_rule_window",
+    "_rule_resize",
+    "_rule_recurrent",
+    "_rule_sequence",
+    "_rule_sampling",
+    "_rule_shape",
+    "_rule_text",
+    "_rule_norm",
+)
 _RULES: dict[str, Rule] = {}
 
 
