@@ -32,7 +32,13 @@ def row(name: str, device: str, precision: str, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"model": name, "device": device, "precision": precision}
     try:
         result = build_result(
-            fetch(name), device=device, precision=precision, shapes=SHAPES[name], output=folder / f"{name}-{device}-{precision}"
+            fetch(name),
+            device=device,
+            precision=precision,
+            shapes=SHAPES[name],
+            output=folder / f"{name}-{device}-{precision}",
+            cache=False,
+            reproducer=False,
         )
     except EdgeKitError as exc:
         return found | {"refused": str(exc)}

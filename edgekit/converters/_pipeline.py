@@ -45,7 +45,8 @@ def build_bundle(model: SharedModel, target: Target, guard: Guard, rebuild: Call
             if rebuild is None:
                 raise
             suspect = exc.place.index if isinstance(exc, WrongNumbersError) else -1
-            raise leave_reproducer(exc, job, suspect, Reproduction(target.given, target.destination, options, rebuild, guard.tell)) from exc
+            asked: BuildOptions = {**options, "precision": target.precision}
+            raise leave_reproducer(exc, job, suspect, Reproduction(target.given, target.destination, asked, rebuild, guard.tell)) from exc
         manifest = manifest_of(name, options.get("model_version", "1"), source, samples, delivery)
         processing.write_labels(source, delivery.job.directory)
         guard.tell(f"writing {target.destination}")

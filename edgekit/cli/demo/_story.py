@@ -133,6 +133,7 @@ def _build_families(demo: _Demo, recogniser: Path, lines: Sequence[np.ndarray]) 
             shapes={"x": LINE_SHAPE},
             calibration=samples,
             output=demo.path(f"{_NAME}-{device}.edgekit"),
+            cache=False,  # the time that is shown is a build's
         )
         manifest = result.bundle.manifest
         proof = manifest.verification
