@@ -181,7 +181,7 @@ def _show_builds(results: Sequence[BuildResult]) -> None:
 def _processing_rows(bundle: Bundle) -> list[str]:
     """What the artifact does before and after the model, and the first class names."""
     signature, labels = bundle.signature, bundle.labels()
-    rows = [f"  pictures {image.name}: {_changed(image)}" for image in signature.images]
+    rows = [f"  pictures {image.name}: uint8 {image.layout}, {_changed(image)}".rstrip(", ") for image in signature.images]
     if signature.postprocess is not None:
         rows.append(f"  after the model: {_changed(signature.postprocess)}")
     if labels:

@@ -51,6 +51,8 @@ def ranked_metrics(
             scores.append((ours[1][left], theirs[1][right]))
             scale = max(scale, float(np.max(np.abs(ours[1]), initial=0.0)))
             gap = max(gap, _unpaired_gap(post, ours[1], set(left)), _unpaired_gap(post, theirs[1], set(right)))
+            if not _is_padded(post, got, picture):
+                gap = max(gap, scale, 1.0)
     found = OutputMetrics(gap, gap / (scale or 1.0), 1.0)
     return {post.boxes: plain(boxes), post.scores: plain(scores), post.classes: found, post.count: found}
 
@@ -92,8 +94,15 @@ _Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _rows(post: Detections, outputs: Outputs, picture: int) -> _Rows:
     """Boxes, scores and classes of one picture, without the padding."""
-    count = min(int(outputs[post.count][picture]), post.max)
+    count = max(0, min(int(outputs[post.count][picture]), post.max))
     return outputs[post.boxes][picture][:count], outputs[post.scores][picture][:count], outputs[post.classes][picture][:count]
+
+
+def _is_padded(post: Detections, outputs: Outputs, picture: int) -> bool:
+    """The count is one, and what lies beyond it is zero."""
+    count = int(outputs[post.count][picture])
+    rest = (outputs[name][picture][count:] for name in (post.boxes, post.scores, post.classes))
+    return 0 <= count <= post.max and not any(part.any() for part in rest)
 
 
 def _paired(ours: _Rows, theirs: _Rows) -> list[tuple[int, int]]:
