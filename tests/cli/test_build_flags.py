@@ -38,7 +38,7 @@ def test_a_limit_is_an_error_of_one_line_and_leaves_a_reproducer_where_asked(edg
     line = ("build", tiny_mlp, "--device", "intel-nuc", "-o", tmp_path / "b.edgekit", "--time-limit", "1")
     failed = edgekit(*line, "--reproducer", tmp_path / "left")
     assert failed.status == 1
-    assert "did not end within 1 s while writing openvino" in failed.error
+    assert "did not end within 1 s while " in failed.error
     assert f"{tmp_path}/left/b-reproducer.onnx --device intel-nuc --precision fp32 --time-limit 1.0" in failed.error
     assert [path.name for path in (tmp_path / "left").iterdir()] == ["b-reproducer.onnx"]
     assert "reproduce" not in edgekit(*line, "--no-reproducer").error
