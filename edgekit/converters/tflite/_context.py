@@ -24,12 +24,14 @@ class Context:
 
     Args:
         tf: the ``tensorflow`` module.
-        graph: the model.
+        graph: the model, each tensor in its carrier (see ``_carry``).
+        logical: the model with the source's dtypes; default: ``graph``.
     """
 
-    def __init__(self, tf: Any, graph: Graph) -> None:
+    def __init__(self, tf: Any, graph: Graph, logical: Graph | None = None) -> None:
         self.tf = tf
         self.graph = graph
+        self._logical = (logical or graph).types
         self._tensors: dict[str, tuple[Any, Order]] = {}
         self._reordered: dict[tuple[str, Order], Any] = {}
         self._constants = dict(graph.constants)
@@ -44,8 +46,12 @@ class Context:
         return len(self.shape(name))
 
     def dtype(self, name: str) -> str:
-        """NumPy dtype name."""
+        """NumPy dtype name of what carries the tensor."""
         return self.graph.types[name].dtype
+
+    def logical(self, name: str) -> str:
+        """NumPy dtype name in the source model."""
+        return self._logical[name].dtype
 
     def constant(self, name: str) -> np.ndarray | None:
         """Value of a constant in logical order; None for a computed or omitted tensor."""

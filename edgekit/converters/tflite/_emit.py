@@ -14,19 +14,39 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import numpy as np
+
 from edgekit.bundle import Artifact, TensorBinding, TensorSpec, write_file
 from edgekit.converters._emitter import EmitJob, Emitted, Proof
 from edgekit.converters._graph import Graph
+from edgekit.converters._lowering import lowered_graph
 from edgekit.converters._verify import prove_on_host
+from edgekit.converters.tflite._carry import carried, carrier
 from edgekit.converters.tflite._context import Context, ops
+from edgekit.converters.tflite._guard import hold_constants
 from edgekit.converters.tflite._layout import Order, channels_last, identity, is_free, permuted
+from edgekit.converters.tflite._scopes import scope_of
 from edgekit.errors import BuildError, EdgeKitError, EnvironmentMissingError
 
 __all__ = ["EMITTERS", "TfliteEmitter", "load_handlers", "operator_counts", "tflite_from_graph"]
 
 _FILE = "model.tflite"
 _SIGNATURE = "serving_default"
-_FAMILIES = ("_math", "_nn", "_conv", "_pool", "_norm", "_tensor", "_resize", "_reduction", "_recurrent")
+_FAMILIES = (
+    "_math",
+    "_integers",
+    "_functions",
+    "_nn",
+    "_conv",
+    "_pool",
+    "_norm",
+    "_sampling",
+    "_tensor",
+    "_resize",
+    "_reduction",
+    "_ranking",
+    "_recurrent",
+)
 # Operators that want channels last; an image that feeds only these, perhaps through element-wise operators, comes in that order.
 _CHANNELS_LAST = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize"})
 _ELEMENTWISE = frozenset(
@@ -49,7 +69,9 @@ class TfliteEmitter:
             UnsupportedOperatorsError: all nodes without a handler, or that break a rule.
             BuildError: TensorFlow's converter failed.
         """
-        data, inputs, outputs = tflite_from_graph(job.source.graph(), job.precision)
+        load_handlers()
+        graph = lowered_graph(job.source, ops)
+        data, inputs, outputs = tflite_from_graph(graph, job.precision)
         write_file(job.directory / _FILE, data)
         return Emitted(
             Artifact(
@@ -57,6 +79,7 @@ class TfliteEmitter:
             ),
             tools={"tensorflow": importlib.metadata.version(_tensorflow_distribution())},
             report={"operators": operator_counts(data), "nodes": len(job.source.model.graph.node)},
+            notes=_carrier_notes(graph),
         )
 
     def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
@@ -81,18 +104,24 @@ def tflite_from_graph(graph: Graph, precision: str = "fp32") -> tuple[bytes, tup
     """
     load_handlers()
     ops.check(graph)
+    logical, graph = graph, carried(graph)
     tf = _import_tensorflow()
     names = _native_names(graph)
     orders = {spec.name: _input_order(graph, spec) for spec in graph.inputs}
     with _quiet():
-        module, function, result_orders = _function(tf, graph, names, orders)
+        module, function, result_orders = _function(tf, graph, logical, names, orders)
     data = _convert(tf, module, function, precision)
     _check_signature(data, {names[spec.name] for spec in (*graph.inputs, *graph.outputs)})
-    return (
-        data,
-        tuple(_binding(spec, names, orders[spec.name]) for spec in graph.inputs),
-        tuple(_binding(spec, names, result_orders[spec.name]) for spec in graph.outputs),
-    )
+    inputs = tuple(_binding(spec, names, orders[spec.name]) for spec in graph.inputs)
+    outputs = tuple(_binding(spec, names, result_orders[spec.name]) for spec in graph.outputs)
+    return data, inputs, outputs
+
+
+def _carrier_notes(graph: Graph) -> tuple[str, ...]:
+    """What is computed with less precision than the source asks for."""
+    tensors = {name for node in graph.nodes for name in (*node.inputs, *node.outputs) if name}
+    wide = any(graph.types[name].dtype == "float64" for name in tensors)
+    return (f"float64 is computed in {carrier('float64')}: TensorFlow Lite has no float64 kernels",) if wide else ()
 
 
 def operator_counts(data: bytes) -> dict[str, int]:
@@ -220,12 +249,12 @@ def _quiet() -> Iterator[list[str]]:
             written.extend(sink.read().decode(errors="replace").splitlines())
 
 
-def _function(tf: Any, graph: Graph, names: dict[str, str], orders: dict[str, Order]) -> tuple[Any, Any, dict[str, Order]]:
+def _function(tf: Any, graph: Graph, logical: Graph, names: dict[str, str], orders: dict[str, Order]) -> tuple[Any, Any, dict[str, Order]]:
     """A concrete function of the whole graph, the module that owns it, and the order of every output."""
     result_orders: dict[str, Order] = {}
 
     def build(*tensors: Any) -> dict[str, Any]:
-        context = Context(tf, graph)
+        context = Context(tf, graph, logical)
         for spec, tensor in zip(graph.inputs, tensors, strict=True):
             context.put(spec.name, tensor, orders[spec.name])
         for node in graph.nodes:
@@ -236,6 +265,7 @@ def _function(tf: Any, graph: Graph, names: dict[str, str], orders: dict[str, Or
             result_orders[spec.name] = plain if is_free(context.shape(spec.name), lies, plain) else lies
             # An output under a name of its own, also where it is an input or another output.
             results[names[spec.name]] = tf.identity(context.get(spec.name, result_orders[spec.name]))
+        hold_constants(tf)
         return results
 
     signature = [
@@ -249,8 +279,13 @@ def _function(tf: Any, graph: Graph, names: dict[str, str], orders: dict[str, Or
 def _emit_node(node: Any, context: Context) -> None:
     found = ops.find(node.op, node.opset)
     assert found is not None  # `check` passed
+    if all(0 in context.shape(name) for name in node.outputs if name):
+        for name in filter(None, node.outputs):  # nothing to compute, and not every kernel takes an empty tensor
+            context.put_constant(name, np.zeros(context.shape(name), context.dtype(name)))
+        return
     try:
-        found.handler(node, context)
+        with context.tf.name_scope(scope_of(next(filter(None, node.outputs)))):  # the proof finds the file's tensors by it
+            found.handler(node, context)
     except EdgeKitError:
         raise
     except Exception as exc:
@@ -260,6 +295,7 @@ def _emit_node(node: Any, context: Context) -> None:
 def _convert(tf: Any, module: Any, function: Any, precision: str) -> bytes:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    converter.canonicalizing_inf_as_min_max_float = False  # an infinite constant stays infinite
     if precision == "fp16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]

@@ -6,30 +6,48 @@ from collections.abc import Callable
 
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters._registry import Constraint
+from edgekit.converters.tflite._carry import carrier
 from edgekit.converters.tflite._context import Context, ops
 
-__all__ = ["NUMBERS", "constant_inputs", "dtypes", "float_only", "one_output", "operator", "rank_between", "supported_dtypes"]
+__all__ = [
+    "INTEGERS",
+    "NUMBERS",
+    "REALS",
+    "constant_inputs",
+    "dtypes",
+    "float_only",
+    "known_inputs",
+    "one_output",
+    "operator",
+    "rank_between",
+    "supported_dtypes",
+]
 
 _SUPPORTED = ("float32", "int32", "int64", "bool", "int8", "uint8")
 NUMBERS = ("float32", "int32", "int64")
+"""What most arithmetic kernels take."""
+INTEGERS = ("int8", "uint8", "int32", "int64", "uint64")
+REALS = ("float32", *INTEGERS)
+"""Every number, for handlers that widen small integers and order 64-bit unsigned ones themselves."""
 
 
 def supported_dtypes(node: Node, graph: Graph) -> str:
-    """Tensors are float32, int32, int64, int8, uint8 or bool."""
+    """Tensors are numbers of 8 to 64 bits (float16 and float64 are computed in float32) or bool."""
     for name in (*node.inputs, *node.outputs):
-        if name and graph.types[name].dtype not in _SUPPORTED:
+        if name and name in graph.types and carrier(graph.types[name].dtype) not in _SUPPORTED:
             return f"tensor {name!r} is {graph.types[name].dtype}"
     return ""
 
 
 def dtypes(*allowed: str) -> Constraint:
-    """A rule on the first input's dtype."""
+    """A rule on the first input's dtype, by what carries it; uint64 in int64 compares wrongly, so it must be named itself."""
 
     def rule(node: Node, graph: Graph) -> str:
         found = graph.types[node.inputs[0]].dtype
-        return "" if found in allowed else f"input {node.inputs[0]!r} is {found}"
+        fits = found in allowed or (found != "uint64" and carrier(found) in allowed)
+        return "" if fits else f"input {node.inputs[0]!r} is {found}"
 
-    rule.__doc__ = f"The first input is {' or '.join(allowed)}."
+    rule.__doc__ = f"The first input is {' or '.join(allowed)}, or carried as that."
     return rule
 
 
@@ -48,6 +66,37 @@ def constant_inputs(*indices: int) -> Constraint:
 
     rule.__doc__ = f"Input(s) {', '.join(map(str, indices))} are constants or left out."
     return rule
+
+
+def known_inputs(*indices: int) -> Constraint:
+    """A rule that inputs, where given, do not depend on the model's inputs: what decides a shape."""
+
+    def rule(node: Node, graph: Graph) -> str:
+        for index in indices:
+            name = node.input(index)
+            if name and not _is_known(name, graph):
+                return f"input {index} ({name!r}) depends on data, and with it the shape of the output"
+        return ""
+
+    rule.__doc__ = f"Input(s) {', '.join(map(str, indices))} follow from constants and shapes."
+    return rule
+
+
+def _is_known(name: str, graph: Graph) -> bool:
+    """Whether a tensor is the same for all inputs of the model's fixed shapes."""
+    producers = {output: node for node in graph.nodes for output in node.outputs}
+    waiting, seen = [name], set()
+    while waiting:
+        tensor = waiting.pop()
+        if not tensor or tensor in seen or tensor in graph.constants:
+            continue
+        seen.add(tensor)
+        if tensor not in producers:
+            return False
+        node = producers[tensor]
+        if node.op not in ("Shape", "Size"):
+            waiting += node.inputs
+    return True
 
 
 def rank_between(low: int, high: int) -> Constraint:

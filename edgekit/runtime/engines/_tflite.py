@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+
+from edgekit.bundle import TensorBinding, TensorSpec
 from edgekit.errors import EngineError, EnvironmentMissingError
 from edgekit.runtime.engines._base import Engine, usable_cpus
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = ["ENGINES", "TfliteEngine"]
 
@@ -46,6 +46,11 @@ class TfliteEngine(Engine):
         inputs, outputs = _tensor_indices(interpreter)
         self._inputs = [(binding.native_name, self._index(inputs, binding.native_name)) for binding in self.artifact.inputs]
         self._outputs = [(binding.native_name, self._index(outputs, binding.native_name)) for binding in self.artifact.outputs]
+        self._empty = {
+            binding.native_name: np.zeros(_native_shape(binding, spec), binding.native_dtype)
+            for binding, spec in zip(self.artifact.outputs, self.signature.outputs, strict=True)
+            if 0 in spec.shape
+        }
         self._interpreter: Any = interpreter
 
     def _index(self, indices: Mapping[str, int], name: str) -> int:
@@ -56,12 +61,19 @@ class TfliteEngine(Engine):
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         interpreter = self._interpreter
         for name, index in self._inputs:
-            interpreter.set_tensor(index, inputs[name])
+            if inputs[name].size:  # LiteRT refuses to set or get a tensor without elements
+                interpreter.set_tensor(index, inputs[name])
         interpreter.invoke()
-        return {name: interpreter.get_tensor(index) for name, index in self._outputs}  # get_tensor copies
+        return {name: self._empty[name].copy() if name in self._empty else interpreter.get_tensor(index) for name, index in self._outputs}
 
     def _close(self) -> None:
         self._interpreter = None
+
+
+def _native_shape(binding: TensorBinding, spec: TensorSpec) -> tuple[int, ...]:
+    """Shape in the file of a tensor whose sizes are all known."""
+    shape = tuple(int(size) for size in spec.shape)
+    return shape if binding.perm is None else tuple(shape[axis] for axis in binding.perm)
 
 
 def _tensor_indices(interpreter: Any) -> tuple[dict[str, int], dict[str, int]]:

@@ -32,43 +32,23 @@ def graph(op, inputs=(IMAGE,), constants=(), outputs=(IMAGE,), attrs=None, opset
     return Graph(specs("x", inputs), specs("y", outputs), (node,), arrays, types)
 
 
-def state(steps):
-    return (TensorType("float32", (steps, 1, 3)),)
-
-
-W, R = np.zeros((1, 20, 3), np.float32), np.zeros((1, 20, 5), np.float32)
-
 REFUSED = [
     ("no handler", graph("NonMaxSuppression"), "no handler"),
-    ("double", graph("Relu", (TensorType("float64", (2,)),), (), (TensorType("float64", (2,)),)), "tensor 'x0' is float64"),
-    ("half", graph("Relu", (TensorType("float16", (2,)),), (), (TensorType("float16", (2,)),)), "tensor 'x0' is float16"),
+    ("eight-bit float", graph("Relu", (TensorType("float8_e4m3fn", (2,)),), (), (IMAGE,)), "tensor 'x0' is float8_e4m3fn"),
+    (
+        "bits of a double",
+        graph("BitCast", (TensorType("float64", (2,)),), (), (TensorType("int64", (2,)),)),
+        "it reads the bits of float64",
+    ),
+    ("power of an integer", graph("Pow", (TensorType("int32", (2,)),) * 2), "the base is int32 and the exponent is computed"),
+    (
+        "root of an integer",
+        graph("Pow", (TensorType("int32", (2,)),), [np.asarray([0.5], np.float32)]),
+        "the exponent of an integer is negative or a fraction",
+    ),
     ("integer root", graph("Sqrt", (TensorType("int32", (2,)),), (), (TensorType("int32", (2,)),)), "input 'x0' is int32"),
-    ("computed weights", graph("Conv", (IMAGE, TensorType("float32", (4, 3, 3, 3)))), "input 1 ('x1') is computed"),
-    (
-        "volume",
-        graph("Conv", (TensorType("float32", (1, 3, 8, 8, 8)),), (np.zeros((4, 3, 3, 3, 3), np.float32),)),
-        "rank 5",
-    ),
-    ("pool indices", graph("MaxPool", outputs=(IMAGE, IMAGE), attrs={"kernel_shape": [1, 1]}), "output 'y1' is used"),
-    ("training", graph("BatchNormalization", constants=[np.ones(3, np.float32)] * 4, attrs={"training_mode": 1}), "training_mode is 1"),
     ("pad mode", graph("Pad", constants=[np.zeros(8, np.int64)], attrs={"mode": "wrap"}, opset=19), "mode is wrap"),
-    ("antialias", graph("Resize", attrs={"mode": "linear", "antialias": 1}, opset=18), "antialias is 1"),
-    (
-        "region of interest",
-        graph("Resize", attrs={"coordinate_transformation_mode": "tf_crop_and_resize"}),
-        "coordinate_transformation_mode is tf_crop_and_resize",
-    ),
-    ("aspect", graph("Resize", attrs={"keep_aspect_ratio_policy": "not_larger"}, opset=18), "keep_aspect_ratio_policy is not_larger"),
     ("last index", graph("ArgMax", attrs={"select_last_index": 1}), "select_last_index is 1"),
-    ("long sequence", graph("LSTM", state(513), [W, R], attrs={"hidden_size": 5}), "513 steps"),
-    ("odd gates", graph("LSTM", state(4), [W, R], attrs={"activations": ["Relu", "Tanh", "Tanh"]}), "activations are Relu, Tanh, Tanh"),
-    ("clipped gates", graph("LSTM", state(4), [W, R], attrs={"clip": 3.0}), "clip is 3.0"),
-    ("coupled gates", graph("LSTM", state(4), [W, R], attrs={"input_forget": 1}), "input_forget is 1"),
-    (
-        "ragged sequences",
-        graph("LSTM", state(4), [W, R, np.zeros((1, 40), np.float32), np.asarray([3], np.int32)]),
-        "sequences of different length",
-    ),
     ("mixed remainder", graph("Mod", (TensorType("int32", (2,)), TensorType("int64", (2,)))), "operands are int32 and int64"),
 ]
 
