@@ -25,7 +25,7 @@ from edgekit.converters.tflite._rules import constant_inputs, operator
 __all__: list[str] = []
 
 # coordinate mode -> (align_corners, half_pixel_centers) of TensorFlow's resize operators
-_FLAGS = {"align_corners": (True, False), "half_pixel": (False, True), "asymmetric": (False, False)}
+_FLAGS = {"asymmetric": (False, False), "half_pixel": (False, True), "align_corners": (True, False)}
 
 
 def _sampling(node: Node, graph: Graph) -> str:
