@@ -282,7 +282,7 @@ def run(
         np.savez(buffer, allow_pickle=False, **outputs)
         write_file(Path(output), buffer.getvalue())
     document = {
-        key: {"dtype": array.dtype.name, "shape": array.shape, "min": array.min(initial=np.inf), "max": array.max(initial=-np.inf)}
+        key: {"dtype": array.dtype.name, "shape": array.shape, "min": array.min(), "max": array.max()}
         if array.size and array.dtype.kind in "fiu"
         else {"dtype": array.dtype.name, "shape": array.shape}
         for key, array in outputs.items()
