@@ -44,7 +44,7 @@ def reduce_model(
     Args:
         model: fails as a whole.
         samples: its inputs.
-        suspect: index of the node to try first, -1 for none: then the failure is searched for by halves.
+        suspect: index of the node to try first, with growing surroundings; -1 for none: then the failure is searched for by halves.
         fails: builds a cut and says whether the failure came again.
         in_time: whether another try may be made; without time the smallest so far is it.
     """
@@ -54,7 +54,9 @@ def reduce_model(
         found = cut(model, sorted(nodes), samples) if in_time() else None
         return found if found is not None and fails(found) else None
 
-    best = next(filter(None, map(attempt, _around(suspect, count))), None) if suspect >= 0 else None
+    # Without a suspect one node is tried first: a toolchain that cannot even start needs no search.
+    guesses = _around(suspect, count) if suspect >= 0 else [range(1)] if count > 1 else []
+    best = next(filter(None, map(attempt, guesses)), None)
     if best is None:
         best = attempt(range(count))
         if best is None:
