@@ -233,3 +233,53 @@ def test_the_command_repeats_the_options() -> None:
     assert command(Path("/x y/m.onnx"), "pi", options) == (
         "edgekit build '/x y/m.onnx' --device pi --compress 'a b' --compress c --exact --precision fp16 --time-limit 4.0"
     )
+
+
+NEGATED = """
+from dataclasses import replace
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from edgekit.converters.{module} import {emitter}
+
+class Negating({emitter}):
+    def emit(self, job):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(job.source.model)
+        for tensor in changed.graph.initializer:
+            if tensor.name == {weights!r}:
+                tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+        return super().emit(replace(job, source=replace(job.source, model=changed)))
+
+EMITTERS = {{{engine!r}: Negating()}}
+"""
+REAL = {
+    "tflite": ("raspberry-pi-5", "tflite", "TfliteEmitter"),
+    "coreml": ("iphone-15", "coreml", "CoreMLEmitter"),
+    "openvino": ("intel-nuc", "_openvino", "OpenVinoEmitter"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", REAL)
+def test_one_wrong_convolution_of_a_real_model_is_what_is_left(
+    real_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    device, module, emitter = REAL[engine]
+    source = onnx.load(real_model("ppocr-cls"))
+    weights = [node.input[1] for node in source.graph.node if node.op_type == "Conv"][14]
+    (tmp_path / f"negating_{engine}.py").write_text(NEGATED.format(module=module, emitter=emitter, weights=weights, engine=engine))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(EMITTER_MODULES, engine, f"negating_{engine}")
+    with pytest.raises(VerificationError) as caught:
+        build(
+            real_model("ppocr-cls"),
+            device=device,
+            precision="fp32",
+            shapes={"x": (1, 3, 48, 192)},
+            output=tmp_path / "out" / "b.edgekit",
+        )
+    left = onnx.load(tmp_path / "out" / "b-reproducer.onnx")
+    assert weights in [tensor.name for tensor in left.graph.initializer]
+    assert len(left.graph.node) <= 3
+    assert "it diverged first at tensor" in str(caught.value)
