@@ -26,6 +26,7 @@ MAX_CANDIDATES = 1024
 """Most boxes that can take part in a suppression: their overlaps are a matrix of that side, and float16 counts exactly to 2048."""
 MAX_DETECTIONS = 300
 """Most boxes that can come out: each is a few operators in the graph."""
+_CANDIDATES_EACH = 5  # boxes per result: detectors see an object some five to ten times above a usual score
 
 _IMAGE_EXAMPLE = "for example --image-input image=uint8,HWC,resize=224x224,scale=1/255,mean=0.485,0.456,0.406,std=0.229,0.224,0.225"
 _NMS_EXAMPLE = "for example --nms iou=0.45,score=0.25,max=100"
@@ -223,7 +224,7 @@ def parse_nms(text: str) -> NmsRequest:
         iou=items.number("iou", 0.5, 0.0, 1.0),
         score=items.number("score", 0.0, -math.inf, math.inf),
         max=most,
-        candidates=items.count("candidates", max(3 * most, 100) if 3 * most <= MAX_CANDIDATES else MAX_CANDIDATES, most, MAX_CANDIDATES),
+        candidates=items.count("candidates", min(max(_CANDIDATES_EACH * most, 100), MAX_CANDIDATES), most, MAX_CANDIDATES),
         boxes=boxes,
         scores=scores,
         format=cast("Literal['cxcywh', 'xyxy'] | None", form),

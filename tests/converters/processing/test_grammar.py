@@ -64,8 +64,9 @@ def test_a_wrong_image_input_is_one_clear_line(text: str, message: str) -> None:
 
 def test_nms_has_defaults_that_follow_from_max() -> None:
     request = parse_nms("iou=0.45,score=0.25,max=50")
-    assert (request.iou, request.score, request.max, request.candidates) == (0.45, 0.25, 50, 150)
+    assert (request.iou, request.score, request.max, request.candidates) == (0.45, 0.25, 50, 250)
     assert parse_nms("iou=0.5,score=-1,max=10").candidates == 100
+    assert parse_nms("iou=0.5,score=-1,max=300").candidates == 1024
     assert parse_nms("iou=0.5,score=0,max=300,candidates=300,objectness,agnostic,format=xyxy").objectness
 
 
