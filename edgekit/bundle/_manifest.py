@@ -38,12 +38,16 @@ class TensorBinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         native_name: the artifact's name for it.
         native_dtype: the artifact's NumPy dtype name.
         perm: ``native = logical.transpose(perm)``; ``None`` when the axis order is the same.
+        scale: for a float tensor that the artifact has in int8 or uint8, ``logical = (native - zero_point) * scale``; 0 for all others.
+        zero_point: see ``scale``.
     """
 
     name: str
     native_name: str
     native_dtype: str
     perm: tuple[int, ...] | None = None
+    scale: float = 0.0
+    zero_point: int = 0
 
 
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,6 +8,8 @@
 """
 
 from edgekit.converters.quantization._calibration import METHODS, Calibration, TensorRange, collect
+from edgekit.converters.quantization._constants import with_float_constants
+from edgekit.converters.quantization._index import ModelIndex
 from edgekit.converters.quantization._ladder import Ladder, Rung, climb
 from edgekit.converters.quantization._plan import Plan, make_plan
 from edgekit.converters.quantization._prepare import prepare
@@ -30,6 +32,7 @@ __all__ = [
     "Calibrated",
     "Calibration",
     "Ladder",
+    "ModelIndex",
     "Plan",
     "Quantization",
     "Rung",
@@ -43,5 +46,6 @@ __all__ = [
     "prepare",
     "quantise",
     "scheme_for",
+    "with_float_constants",
     "write_quantised",
 ]

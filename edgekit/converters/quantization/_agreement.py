@@ -10,7 +10,7 @@ import numpy as np
 from edgekit.bundle import Signature
 from edgekit.runtime._compare import QUIET, top1_agreement
 
-__all__ = ["agreement", "decibel", "noise"]
+__all__ = ["agreement", "class_rows", "decibel", "noise"]
 
 Outputs = Sequence[Mapping[str, np.ndarray]]
 
@@ -34,6 +34,16 @@ def agreement(reference: Outputs, actual: Outputs, signature: Signature) -> floa
         top1 = top1_agreement(pairs)
         found.append(min(_cosine(pairs), _worst_sample(pairs)) if top1 is None else top1)
     return min(found)
+
+
+def class_rows(reference: Outputs, signature: Signature) -> int:
+    """How many answers the output with the fewest classified rows gives over all samples; 0 when none has a class axis."""
+    counts = []
+    for spec in signature.outputs:
+        arrays = [sample[spec.name] for sample in reference]
+        if top1_agreement([(array, array) for array in arrays]) is not None:
+            counts.append(sum(array.size // array.shape[-1] for array in arrays))
+    return min(counts, default=0)
 
 
 def noise(reference: Outputs, actual: Outputs, signature: Signature) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.bundle import Signature
-from edgekit.converters.quantization._agreement import agreement, decibel, noise
+from edgekit.converters.quantization._agreement import agreement, class_rows, decibel, noise
 from edgekit.converters.quantization._calibration import METHODS, Calibration
 from edgekit.converters.quantization._plan import Plan, make_plan
 from edgekit.converters.quantization._scheme import Scheme
@@ -28,6 +28,8 @@ __all__ = ["Ladder", "Rung", "climb"]
 Samples = Sequence[Mapping[str, np.ndarray]]
 
 _RUNGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_FEW_ROWS = 32
+"""Fewer answers than this must all agree; from here on one may differ, also where that is more than the target allows: less than one cannot be measured."""
 _RETURNS = 6  # attempts to quantise a kept layer again
 _SCANNED = 3  # samples for the scan of single layers; it takes as many runs as there are layers
 
@@ -55,6 +57,7 @@ class Ladder:
         layer_snr_db: per layer, with only this layer quantised; empty when the first rung was good enough.
         methods: per method tried, agreement and signal-to-noise with everything quantised.
         samples: how many were measured on.
+        held: the target was reached.
     """
 
     plan: Plan
@@ -66,6 +69,7 @@ class Ladder:
     layer_snr_db: dict[str, float] = field(default_factory=dict)
     methods: dict[str, dict[str, float]] = field(default_factory=dict)
     samples: int = 0
+    held: bool = True
 
     @property
     def quantised(self) -> int:
@@ -114,16 +118,28 @@ def climb(
         method: one of `METHODS`, or ``auto`` for the best of them with everything quantised.
 
     Returns:
-        the ladder; its agreement is below ``target`` only when keeping every layer did not reach it either.
+        the ladder; ``held`` is false only when keeping every layer did not reach the target either.
     """
     wanted = (method,) if method != "auto" else (METHODS if scheme.activations else METHODS[:1])
     tried = {name: _Climb(model, signature, make_plan(model, calibration, scheme, name), samples) for name in wanted}
     name = max(wanted, key=lambda each: (min(tried[each].first.agreement, target), tried[each].first.snr_db))
     climbing = tried[name]
     kept = climbing.search(target)
+    least = climbing.least(target)
     last = next(rung for rung in reversed(climbing.rungs) if rung.kept == kept)
     methods = {each: {"agreement": round(tried[each].first.agreement, 6), "snr_db": tried[each].first.snr_db} for each in wanted}
-    return Ladder(climbing.plan, name, kept, last.agreement, last.snr_db, tuple(climbing.rungs), climbing.alone, methods, len(samples))
+    return Ladder(
+        climbing.plan,
+        name,
+        kept,
+        last.agreement,
+        last.snr_db,
+        tuple(climbing.rungs),
+        climbing.alone,
+        methods,
+        len(samples),
+        last.agreement >= least,
+    )
 
 
 class _Climb:
@@ -145,14 +161,31 @@ class _Climb:
 
     def search(self, target: float) -> tuple[str, ...]:
         """Names of the layers to keep in float."""
-        if self.first.agreement >= target or not self.plan.layers:
+        least = self.least(target)
+        if self.first.agreement >= least or not self.plan.layers:
             return ()
         order = self._by_noise()
+        failed = 0
         for count in [count for count in _RUNGS if count < len(order)] + [len(order)]:
-            kept = tuple(order[:count])
-            if self._measure(kept).agreement >= target:
-                return self._give_back(kept, target)
+            if self._measure(tuple(order[:count])).agreement >= least:
+                return self._give_back(tuple(order[: self._fewest(order, failed, count, least)]), least)
+            failed = count
         return tuple(order)
+
+    def least(self, target: float) -> float:
+        """Agreement that counts as the target, see `_FEW_ROWS`."""
+        rows = class_rows(self.reference, self.signature)
+        return min(target, 1 - 1 / rows) if rows >= _FEW_ROWS else target
+
+    def _fewest(self, order: list[str], failed: int, held: int, least: float) -> int:
+        """Between a rung that failed and one that held, by halves."""
+        while held - failed > 1:
+            middle = (held + failed) // 2
+            if self._measure(tuple(order[:middle])).agreement >= least:
+                held = middle
+            else:
+                failed = middle
+        return held
 
     def _by_noise(self) -> list[str]:
         """Layers from the noisiest on, each measured alone."""
@@ -162,12 +195,12 @@ class _Climb:
             self.alone[layer.name] = decibel(noise(self.reference[: len(few)], actual, self.signature))
         return sorted(self.alone, key=lambda name: (self.alone[name], name))
 
-    def _give_back(self, kept: tuple[str, ...], target: float) -> tuple[str, ...]:
+    def _give_back(self, kept: tuple[str, ...], least: float) -> tuple[str, ...]:
         """Quantise kept layers again, the quietest first, while the target holds."""
         for name in list(reversed(kept))[:_RETURNS]:
             if len(kept) == 1:
                 break
             fewer = tuple(each for each in kept if each != name)
-            if self._measure(fewer).agreement >= target:
+            if self._measure(fewer).agreement >= least:
                 kept = fewer
         return kept

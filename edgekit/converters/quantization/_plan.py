@@ -245,12 +245,13 @@ def _choose_ranges(model: onnx.ModelProto, index: ModelIndex, plan: Plan, calibr
         if tensor not in ranges and _ranged(tensor, calibration):
             ranges[tensor] = calibration.ranges[tensor].of(method)
     groups = _Groups()
+    given: dict[str, Range] = {}
     for node in model.graph.node:
         if node.name not in plan.layer_of:
             continue
         fixed = plan.scheme.fixed_range(node.op_type)
         if fixed is not None:
-            ranges[node.output[0]] = fixed
+            ranges[node.output[0]] = given[node.output[0]] = fixed
         if node.op_type in plan.scheme.passing:
             groups.join([name for name in (node.input[0], *node.output) if name in ranges])
     merged: dict[str, Range] = {}
@@ -258,6 +259,7 @@ def _choose_ranges(model: onnx.ModelProto, index: ModelIndex, plan: Plan, calibr
         root = groups.root(tensor)
         known = merged.get(root, (low, high))
         merged[root] = (min(low, known[0]), max(high, known[1]))
+    merged |= {groups.root(tensor): fixed for tensor, fixed in given.items()}
     for tensor in ranges:
         plan.quantisers[tensor] = activation_quantiser(merged[groups.root(tensor)], plan.scheme)
 

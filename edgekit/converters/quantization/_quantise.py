@@ -57,6 +57,7 @@ class Quantization:
         model: with Q/DQ pairs; the source's signature.
         scheme: how it is written.
         kept: layers that stay in float.
+        integer_nodes: names of the nodes that are int8.
         report: JSON-able: calibration, ladder, scheme.
         notes: plain sentences for the user.
     """
@@ -64,6 +65,7 @@ class Quantization:
     model: NormalisedModel
     scheme: Scheme
     kept: tuple[str, ...] = ()
+    integer_nodes: frozenset[str] = frozenset()
     report: dict[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -142,9 +144,9 @@ def quantise(
         )
     model = write_quantised(calibrated.model, ladder.plan, ladder.kept)
     report = {"scheme": _describe(scheme), "target": min_agreement, **ladder.report(), "calibration": calibrated.calibration.report()}
-    return Quantization(
-        replace(normalised, model=model, opset=_opset(model), native=None), scheme, ladder.kept, report, _notes(ladder, min_agreement)
-    )
+    written = replace(normalised, model=model, opset=_opset(model), native=None)
+    integer = frozenset(name for layer in ladder.plan.layers if layer.name not in ladder.kept for name in layer.nodes)
+    return Quantization(written, scheme, ladder.kept, integer, report, _notes(ladder, min_agreement))
 
 
 def _opset(model: onnx.ModelProto) -> int:

@@ -26,15 +26,19 @@ class Context:
         tf: the ``tensorflow`` module.
         graph: the model, each tensor in its carrier (see ``_carry``).
         logical: the model with the source's dtypes; default: ``graph``.
+        int8: pairs of quantisation become fake quantisation, from which the converter makes int8 kernels.
     """
 
-    def __init__(self, tf: Any, graph: Graph, logical: Graph | None = None) -> None:
+    def __init__(self, tf: Any, graph: Graph, logical: Graph | None = None, *, int8: bool = False) -> None:
         self.tf = tf
         self.graph = graph
+        self.int8 = int8
         self._logical = (logical or graph).types
         self._tensors: dict[str, tuple[Any, Order]] = {}
         self._reordered: dict[tuple[str, Order], Any] = {}
         self._constants = dict(graph.constants)
+        # Rows that lie in another order than the source's, and the places of their elements there (`_flattened`).
+        self.flattened: dict[str, tuple[Any, np.ndarray]] = {}
         self._literals: dict[tuple[str, tuple[int, ...], str], Any] = {}
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -21,9 +21,12 @@ from edgekit.converters._emitter import EmitJob, Emitted, Proof
 from edgekit.converters._graph import Graph
 from edgekit.converters._lowering import lowered_graph
 from edgekit.converters._verify import prove_on_host
+from edgekit.converters.tflite._blocks import with_ordered_blocks
 from edgekit.converters.tflite._carry import carried, carrier
 from edgekit.converters.tflite._context import Context, ops
+from edgekit.converters.tflite._edgetpu import check_edgetpu, edgetpu_notes
 from edgekit.converters.tflite._guard import hold_constants
+from edgekit.converters.tflite._integer import bind_integers, configure, coverage, emitted_form
 from edgekit.converters.tflite._layout import Order, channels_last, identity, is_free, permuted
 from edgekit.converters.tflite._scopes import scope_of
 from edgekit.errors import BuildError, EdgeKitError, EnvironmentMissingError
@@ -41,16 +44,23 @@ _FAMILIES = (
     "_pool",
     "_norm",
     "_sampling",
+    "_blocks",
     "_tensor",
+    "_padding",
+    "_scatter",
     "_resize",
     "_reduction",
     "_ranking",
     "_recurrent",
+    "_quantised",
 )
 # Operators that want channels last; an image that feeds only these, perhaps through element-wise operators, comes in that order.
 _CHANNELS_LAST = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize"})
 _ELEMENTWISE = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "HardSwish", "HardSigmoid", "BatchNormalization", "Neg", "Abs"}
+    {
+        *("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "HardSwish", "HardSigmoid", "BatchNormalization", "Neg", "Abs"),
+        *("QuantizeLinear", "DequantizeLinear"),
+    }
 )
 
 
@@ -59,7 +69,7 @@ class TfliteEmitter:
 
     engine: ClassVar[str] = "tflite"
     static_only: ClassVar[bool] = True
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
 
     def emit(self, job: EmitJob) -> Emitted:
         """Write ``model.tflite``. With ``fp16`` the weights are float16 and are widened when the file is loaded.
@@ -70,16 +80,21 @@ class TfliteEmitter:
             BuildError: TensorFlow's converter failed.
         """
         load_handlers()
-        graph = lowered_graph(job.source, ops)
-        data, inputs, outputs = tflite_from_graph(graph, job.precision)
+        graph = lowered_graph(job.source if job.quantization is None else emitted_form(job.quantization), ops)
+        edge = job.quantization is not None and job.profile.family == "coral"
+        data, inputs, outputs = tflite_from_graph(graph, job.precision, integer_io=edge)
         write_file(job.directory / _FILE, data)
         return Emitted(
             Artifact(
                 self.engine, _FILE, job.precision, inputs, outputs, {"threads": str(job.profile.threads)} if job.profile.threads else {}
             ),
             tools={"tensorflow": importlib.metadata.version(_tensorflow_distribution())},
-            report={"operators": operator_counts(data), "nodes": len(job.source.model.graph.node)},
-            notes=_carrier_notes(graph),
+            report={
+                "operators": operator_counts(data),
+                "nodes": len(job.source.model.graph.node),
+                **_integer_report(data, job.precision, edge),
+            },
+            notes=_carrier_notes(graph) + (edgetpu_notes(data) if edge else ()),
         )
 
     def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
@@ -96,7 +111,9 @@ def load_handlers() -> None:
         importlib.import_module(f"edgekit.converters.tflite.{family}")
 
 
-def tflite_from_graph(graph: Graph, precision: str = "fp32") -> tuple[bytes, tuple[TensorBinding, ...], tuple[TensorBinding, ...]]:
+def tflite_from_graph(
+    graph: Graph, precision: str = "fp32", *, integer_io: bool = False
+) -> tuple[bytes, tuple[TensorBinding, ...], tuple[TensorBinding, ...]]:
     """The file's bytes, and how its inputs and outputs map to the graph's.
 
     Raises:
@@ -104,17 +121,25 @@ def tflite_from_graph(graph: Graph, precision: str = "fp32") -> tuple[bytes, tup
     """
     load_handlers()
     ops.check(graph)
+    graph = with_ordered_blocks(graph)
     logical, graph = graph, carried(graph)
     tf = _import_tensorflow()
     names = _native_names(graph)
     orders = {spec.name: _input_order(graph, spec) for spec in graph.inputs}
     with _quiet():
-        module, function, result_orders = _function(tf, graph, logical, names, orders)
-    data = _convert(tf, module, function, precision)
+        module, function, result_orders = _function(tf, graph, logical, names, orders, precision)
+    data = _convert(tf, module, function, precision, integer_io)
     _check_signature(data, {names[spec.name] for spec in (*graph.inputs, *graph.outputs)})
     inputs = tuple(_binding(spec, names, orders[spec.name]) for spec in graph.inputs)
     outputs = tuple(_binding(spec, names, result_orders[spec.name]) for spec in graph.outputs)
-    return data, inputs, outputs
+    return (data, bind_integers(data, inputs), bind_integers(data, outputs)) if integer_io else (data, inputs, outputs)
+
+
+def _integer_report(data: bytes, precision: str, edge: bool) -> dict[str, object]:
+    """What an int8 file computes in integers, and what of it the Edge TPU would run."""
+    if precision != "int8":
+        return {}
+    return {"int8": coverage(data), **({"edgetpu": check_edgetpu(data)} if edge else {})}
 
 
 def _carrier_notes(graph: Graph) -> tuple[str, ...]:
@@ -249,12 +274,14 @@ def _quiet() -> Iterator[list[str]]:
             written.extend(sink.read().decode(errors="replace").splitlines())
 
 
-def _function(tf: Any, graph: Graph, logical: Graph, names: dict[str, str], orders: dict[str, Order]) -> tuple[Any, Any, dict[str, Order]]:
+def _function(
+    tf: Any, graph: Graph, logical: Graph, names: dict[str, str], orders: dict[str, Order], precision: str
+) -> tuple[Any, Any, dict[str, Order]]:
     """A concrete function of the whole graph, the module that owns it, and the order of every output."""
     result_orders: dict[str, Order] = {}
 
     def build(*tensors: Any) -> dict[str, Any]:
-        context = Context(tf, graph, logical)
+        context = Context(tf, graph, logical, int8=precision == "int8")
         for spec, tensor in zip(graph.inputs, tensors, strict=True):
             context.put(spec.name, tensor, orders[spec.name])
         for node in graph.nodes:
@@ -292,13 +319,15 @@ def _emit_node(node: Any, context: Context) -> None:
         raise BuildError(f"node {node.name!r} ({node.op})", f"TensorFlow refused it: {_line(exc)}", "", "report this model") from exc
 
 
-def _convert(tf: Any, module: Any, function: Any, precision: str) -> bytes:
+def _convert(tf: Any, module: Any, function: Any, precision: str, integer_io: bool = False) -> bytes:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     converter.canonicalizing_inf_as_min_max_float = False  # an infinite constant stays infinite
     if precision == "fp16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
+    if precision == "int8":
+        configure(tf, converter, integer_io=integer_io)
     try:
         with _quiet() as written:
             data = bytes(converter.convert())

@@ -166,6 +166,8 @@ class Engine(abc.ABC):
             array = inputs[binding.name]
             if binding.perm is not None:
                 array = array.transpose(binding.perm)
+            if binding.scale:
+                array = _quantised(array, binding)
             native[binding.native_name] = np.asarray(array, dtype=np.dtype(binding.native_dtype), order="C")  # keeps rank 0
         return native
 
@@ -175,8 +177,17 @@ class Engine(abc.ABC):
             array = outputs[binding.native_name]
             if binding.perm is not None:
                 array = array.transpose(np.argsort(binding.perm))
+            if binding.scale:
+                array = (array.astype(np.float32) - binding.zero_point) * np.float32(binding.scale)
             logical[binding.name] = array.astype(np.dtype(spec.dtype), copy=False)
         return logical
+
+
+def _quantised(array: np.ndarray, binding: TensorBinding) -> np.ndarray:
+    """A float tensor as an artifact with an integer interface wants it: rounded half to even, saturated."""
+    limits = np.iinfo(binding.native_dtype)
+    steps = np.rint(array / np.float32(binding.scale)) + binding.zero_point
+    return np.asarray(np.clip(steps, limits.min, limits.max))
 
 
 def _is_plain(bindings: tuple[TensorBinding, ...], specs: tuple[TensorSpec, ...]) -> bool:

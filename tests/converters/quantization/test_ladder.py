@@ -29,6 +29,7 @@ def test_the_layer_with_an_outlier_channel_stays_in_float():
     scheme = replace(_TENSORRT, weighted=frozenset({"Conv"}))
     ladder = climb(proto, signature(proto), collect(proto, given), scheme, given, 0.99, "minmax")
     assert ladder.rungs[0].agreement < 0.9
+    assert ladder.held
     assert ladder.kept == ("conv1",)
     assert ladder.agreement >= 0.99
     assert min(ladder.layer_snr_db, key=ladder.layer_snr_db.get) == "conv1"
