@@ -352,11 +352,11 @@ def _random_inputs(specs: Sequence[TensorSpec], size: int, int_limit: int) -> In
         if spec.dtype == "string":
             inputs[spec.name] = np.full(shape, "a", dtype=object)
         elif spec.dtype == "bool":
-            inputs[spec.name] = rng.integers(0, 2, shape).astype(bool)
+            inputs[spec.name] = np.asarray(rng.integers(0, 2, shape)).astype(bool)
         elif spec.dtype.startswith(("int", "uint")):
-            inputs[spec.name] = rng.integers(0, min(int_limit, np.iinfo(spec.dtype).max), shape).astype(spec.dtype)
+            inputs[spec.name] = np.asarray(rng.integers(0, min(int_limit, np.iinfo(spec.dtype).max), shape)).astype(spec.dtype)
         else:
-            inputs[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
+            inputs[spec.name] = np.asarray(rng.standard_normal(shape)).astype(spec.dtype)
     return inputs
 
 

@@ -27,6 +27,9 @@ class BuildOptions(TypedDict, total=False):
     calibration: Location | None  # file or folder of samples for the proof (`edgekit.converters._samples`); synthetic ones without it
     shapes: Shapes | None  # input name to sizes, for inputs with open dimensions
     output: Location | None  # directory or ``.edgekit`` file; a folder where several devices are built; the current folder by default
+    signature: str | None  # of a SavedModel with several; its only one or ``serving_default`` without it
+    example_inputs: object  # what a torch module is called with: a tensor or array, a sequence of them, or a dict by argument name
+    dynamic_shapes: object  # of a torch module, as `torch.onnx.export` takes them; all sizes are fixed without
     name: str | None  # the bundle's name; the model's file name without its suffix by default
     model_version: str  # what a model repository serves it as; "1"
     progress: Progress | None  # called with a few words at each step
@@ -46,7 +49,22 @@ class BuildOptions(TypedDict, total=False):
 WITHOUT_EFFECT = frozenset({"output", "progress", "isolate", "time_limit_s", "memory_limit_bytes", "jobs", "cache", "reproducer"})
 """Options that do not change what is in a bundle; all others are part of the cache's key."""
 
-OF_THE_SOURCE = frozenset({"shapes", "calibration", "name", "model_version", "image_inputs", "classes", "top_k", "class_scores", "nms"})
+OF_THE_SOURCE = frozenset(
+    {
+        "signature",
+        "example_inputs",
+        "dynamic_shapes",
+        "shapes",
+        "calibration",
+        "name",
+        "model_version",
+        "image_inputs",
+        "classes",
+        "top_k",
+        "class_scores",
+        "nms",
+    }
+)
 """Options that speak of the source model as a whole: a part of its graph (a reproducer) is built without them."""
 
 

@@ -4,6 +4,7 @@
 
 - ``.npz``: one sample a file, an array for every input by name;
 - ``.npy``: one sample a file, for models with one input;
+- ``.parquet``: one sample a row, a column for every input (`edgekit.converters._parquet`);
 - pictures (``.png``, ``.jpg``, ``.jpeg``, ``.bmp``, ``.webp``): for models with one float input [N,C,H,W] and C of 3 (RGB) or 1 (grey);
   resized to W x H (bilinear) and scaled to [-1,1], ``(x / 255 - 0.5) / 0.5``. Another preprocessing: write ``.npy`` files, or put it into the
   model with ``--image-input``: then pictures go in as they are, at the input's size or, where that is open, at their own.
@@ -20,6 +21,7 @@ import numpy as np
 from msgspec import structs
 
 from edgekit.bundle import GoldenSample, Signature, TensorSpec, storage_errors
+from edgekit.converters._parquet import SUFFIX, read_parquet
 from edgekit.converters.processing import image_of, is_open, read_picture, sample_notes, sample_shape
 from edgekit.converters.sources._runnable import open_session
 from edgekit.errors import EdgeKitError, EnvironmentMissingError, ModelError, ShapeRequiredError, UsageError
@@ -118,12 +120,20 @@ def synthetic_inputs(signature: Signature, index: int, batch: int = 1, integer_e
     for position, spec in enumerate(signature.inputs):
         rng = np.random.default_rng([_SEED, index, position])
         shape = sample_shape(signature, spec, index, batch)
-        inputs[spec.name] = _random(rng, spec, shape, integer_end)
+        inputs[spec.name] = np.asarray(_random(rng, spec, shape, integer_end))  # NumPy makes a scalar of what has no axes
     return inputs
 
 
-def calibration_inputs(path: Path, signature: Signature) -> list[Inputs]:
-    """The user's samples, at most `MAX_SAMPLES`, spread evenly over what there is.
+def calibration_inputs(
+    path: Path, signature: Signature, limit: int = MAX_SAMPLES, budget_bytes: int = MAX_GOLDEN_BYTES
+) -> list[Inputs]:
+    """The user's samples, spread evenly over what there is.
+
+    Args:
+        path: file or folder.
+        signature: what they must fit.
+        limit: take at most so many.
+        budget_bytes: where all together are larger, only as many as fit (`SYNTHETIC_SAMPLES` at least).
 
     Raises:
         UsageError: no usable sample; says what was found and what would be usable.
@@ -142,11 +152,13 @@ def calibration_inputs(path: Path, signature: Signature) -> list[Inputs]:
     reader = kinds.pop()
     batch = next((dim for spec in signature.inputs[:1] for dim in spec.shape[:1] if isinstance(dim, int)), 1)
     if reader is _read_image:
-        samples = _images(path, candidates, structs.replace(signature, inputs=signature.inputs[:1]), batch)
+        samples = _images(path, candidates, structs.replace(signature, inputs=signature.inputs[:1]), batch, limit)
+    elif reader is _read_rows:
+        samples = [_checked(path, row, signature) for row in read_parquet(candidates, signature, limit)]
     else:
-        samples = [_checked(file, reader(file, signature), signature) for file in _spread(candidates, MAX_SAMPLES)]
+        samples = [_checked(file, reader(file, signature), signature) for file in _spread(candidates, limit)]
     size = max(sum(array.nbytes for array in sample.values()) for sample in samples)
-    return samples if size * len(samples) <= MAX_GOLDEN_BYTES else _spread(samples, SYNTHETIC_SAMPLES)
+    return samples if size * len(samples) <= budget_bytes else _spread(samples, SYNTHETIC_SAMPLES if limit == MAX_SAMPLES else max(SYNTHETIC_SAMPLES, budget_bytes // size))
 
 
 # --- the reference -------------------------------------------------------------------------------------------------------------------------
@@ -221,7 +233,7 @@ def _files(path: Path) -> list[Path]:
 
 def _readers(signature: Signature) -> dict[str, Callable[[Path, Signature], Inputs]]:
     """What reads a file, by suffix, for a model with these inputs."""
-    readers: dict[str, Callable[[Path, Signature], Inputs]] = {".npz": _read_npz}
+    readers: dict[str, Callable[[Path, Signature], Inputs]] = {".npz": _read_npz, SUFFIX: _read_rows}
     if len(signature.inputs) == 1:
         readers[".npy"] = _read_npy
         if _takes_images(signature):
@@ -236,7 +248,7 @@ def _takes_images(signature: Signature) -> bool:
 
 
 def _usable(signature: Signature) -> str:
-    kinds = [f".npz files with {', '.join(f'{spec.name} {spec.describe()}' for spec in signature.inputs)}"]
+    kinds = [f".npz files with {', '.join(f'{spec.name} {spec.describe()}' for spec in signature.inputs)}", ".parquet with a column for each"]
     if len(signature.inputs) == 1:
         kinds.append(f".npy files with {signature.inputs[0].describe()}")
         if _takes_images(signature):
@@ -254,6 +266,11 @@ def _load_array(file: Path) -> Any:
 
 def _read_npy(file: Path, signature: Signature) -> Inputs:
     return {signature.inputs[0].name: np.asarray(_load_array(file))}
+
+
+def _read_rows(file: Path, signature: Signature) -> Inputs:
+    """The first row of a Parquet file; `calibration_inputs` reads all of them at once."""
+    return read_parquet([file], signature, 1)[0]
 
 
 def _read_npz(file: Path, signature: Signature) -> Inputs:
@@ -295,10 +312,10 @@ def _read_image(file: Path, signature: Signature) -> Inputs:
     return {spec.name: ((pixels / 255 - 0.5) / 0.5).transpose(2, 0, 1)[np.newaxis].astype(spec.dtype)}
 
 
-def _images(path: Path, files: Sequence[Path], signature: Signature, batch: int) -> list[Inputs]:
+def _images(path: Path, files: Sequence[Path], signature: Signature, batch: int, limit: int) -> list[Inputs]:
     """Pictures, ``batch`` of them to a sample; the first ones are used again where they do not suffice for one."""
     spec = signature.inputs[0]
-    count = max(min(MAX_SAMPLES, len(files) // batch), 1)
+    count = max(min(limit, len(files) // batch), 1)
     chosen = _spread(files, count * batch)
     pictures = [_read_image(file, signature)[spec.name] for file in chosen]
     if batch > 1 and len({picture.shape for picture in pictures}) > 1:

@@ -153,7 +153,7 @@ def name_dimensions(model: onnx.ModelProto) -> None:
                 dim.dim_param = unique(f"{value.name}_dim{axis}", taken)
 
 
-def first_line(exc: Exception) -> str:
+def first_line(exc: BaseException) -> str:
     """The first line of an exception's text that says something."""
     return next((line.strip() for line in str(exc).splitlines() if line.strip()), type(exc).__name__)[:300]
 

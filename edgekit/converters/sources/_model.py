@@ -71,4 +71,4 @@ class SourceModel:
     @property
     def is_file(self) -> bool:
         """Whether ``path`` is what ONNX Runtime can load in place of ``model``."""
-        return self.format == "onnx" and self.processing is None and not self.passes
+        return self.processing is None and (self.format == "ort" or (self.format == "onnx" and not self.passes))
