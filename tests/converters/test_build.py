@@ -136,6 +136,16 @@ class _Crashing(OnnxRuntimeEmitter):
         raise ZeroDivisionError("inside\nthe toolchain")
 
 
+class _Garbage(OnnxRuntimeEmitter):
+    """An emitter whose file no engine takes."""
+
+    def emit(self, job: EmitJob) -> Emitted:
+        emitted = super().emit(job)
+        path = job.directory / "model.onnx"
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return emitted
+
+
 class _Silent(OnnxRuntimeEmitter):
     """An emitter that can prove nothing here."""
 
@@ -172,6 +182,13 @@ def test_a_toolchain_s_own_exception_is_one_line(emitter: Callable[[type], None]
     with pytest.raises(BuildError, match="its toolchain failed: inside the toolchain") as caught:
         build(tiny_conv, device="generic-x86", output=tmp_path / "b.edgekit", reproducer=False)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_artifact_that_does_not_run_is_a_failed_build(emitter: Callable[[type], None], tiny_conv: Path, tmp_path: Path) -> None:
+    emitter(_Garbage)
+    with pytest.raises(BuildError, match="target onnxruntime: the artifact that was written does not run: engine onnxruntime: cannot load"):
+        build(tiny_conv, device="generic-x86", output=tmp_path / "b.edgekit", reproducer=False)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "inverse",
     "is_free",
     "permuted",
+    "regrouped",
     "relabel",
     "reshape_order",
 ]
@@ -83,7 +84,27 @@ def reshape_order(before: Sequence[int], after: Sequence[int], order: Order) -> 
             return None
         result += targets
         memory = memory[len(sources) :]
-    for axis, size in enumerate(after):
+    return _with_ones(result, after)
+
+
+def regrouped(before: Sequence[int], after: Sequence[int], order: Order) -> tuple[Order, Order]:
+    """Orders before and after a logical reshape that cannot be done on the memory as it lies.
+
+    Memory must move; it moves so that the groups of axes (see `reshape_order`) keep the sequence in which their largest axes lie, and an image
+    that lies channels-last stays so.
+    """
+    if 0 in before or 0 in after:
+        return identity(len(before)), identity(len(after))
+    groups = sorted(_groups(before, after), key=lambda group: order.index(max(group[0], key=lambda axis: before[axis])))
+    return _with_ones([axis for group in groups for axis in group[0]], before), _with_ones(
+        [axis for group in groups for axis in group[1]], after
+    )
+
+
+def _with_ones(order: list[int], shape: Sequence[int]) -> Order:
+    """An order of the axes larger than 1, with those of size 1 put behind their predecessors."""
+    result = list(order)
+    for axis, size in enumerate(shape):
         if size == 1:
             result.insert(0 if axis == 0 else result.index(axis - 1) + 1, axis)
     return tuple(result)

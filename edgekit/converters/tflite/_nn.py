@@ -8,6 +8,7 @@ import numpy as np
 
 from edgekit.converters._graph import Node
 from edgekit.converters.tflite._context import Context
+from edgekit.converters.tflite._flattened import left_operand
 from edgekit.converters.tflite._layout import axis_last, identity
 from edgekit.converters.tflite._rules import float_only, operator
 
@@ -25,8 +26,8 @@ def matmul(node: Node, ctx: Context) -> None:
     shape, rank = ctx.shape(left), ctx.rank(left)
     constant = ctx.constant(right)
     if constant is not None and constant.ndim == 2 and rank >= 2:
-        flat = tf.reshape(ctx.get(left), (-1, shape[-1])) if rank > 2 else ctx.get(left)
-        y = tf.matmul(flat, ctx.literal(constant))
+        rows, weights = left_operand(ctx, left, constant)
+        y = tf.matmul(tf.reshape(rows, (-1, shape[-1])) if rank > 2 else rows, ctx.literal(weights))
         ctx.put(node.outputs[0], tf.reshape(y, (*shape[:-1], constant.shape[1])) if rank > 2 else y)
         return
     right_rank = ctx.rank(right)
@@ -46,11 +47,12 @@ def gemm(node: Node, ctx: Context) -> None:
     """``alpha * A' * B' + beta * C``; scales are folded into constants."""
     tf, (left, right) = ctx.tf, node.inputs[:2]
     alpha, beta = np.float32(node.attrs.get("alpha", 1.0)), np.float32(node.attrs.get("beta", 1.0))
-    a = ctx.get(left, (1, 0) if node.attrs.get("transA", 0) else (0, 1))
     weights = ctx.constant(right)
-    if weights is not None:
-        y = tf.matmul(a, ctx.literal((weights.T if node.attrs.get("transB", 0) else weights) * alpha))
+    if weights is not None and not node.attrs.get("transA", 0):
+        rows, weights = left_operand(ctx, left, weights.T if node.attrs.get("transB", 0) else weights)
+        y = tf.matmul(rows, ctx.literal(weights * alpha))
     else:
+        a = ctx.get(left, (1, 0) if node.attrs.get("transA", 0) else (0, 1))
         y = tf.matmul(a, ctx.get(right, (1, 0) if node.attrs.get("transB", 0) else (0, 1)))
         y = y if alpha == 1 else y * ctx.literal(alpha)
     if node.input(2) and beta != 0:
@@ -80,6 +82,9 @@ def softmax_flattened(node: Node, ctx: Context) -> None:
     """Softmax before opset 13: over all axes from ``axis`` on, together."""
     shape = ctx.shape(node.inputs[0])
     axis = node.attrs.get("axis", 1) % max(len(shape), 1)
+    if shape and all(size == 1 for size in shape[axis + 1 :]):  # over one axis, as from opset 13 on
+        _softmax_over(node, ctx, axis)
+        return
     y = _softmax_function(node, ctx)(ctx.tf.reshape(ctx.get(node.inputs[0]), (int(np.prod(shape[:axis])), -1)))
     ctx.put(node.outputs[0], ctx.tf.reshape(y, shape))
 
@@ -87,5 +92,9 @@ def softmax_flattened(node: Node, ctx: Context) -> None:
 @operator("Softmax", "LogSoftmax", since=13, rules=(float_only,))
 def softmax(node: Node, ctx: Context) -> None:
     """Softmax over one axis, which is brought to the end where it is not."""
-    order = axis_last(ctx.order(node.inputs[0]), node.attrs.get("axis", -1) % ctx.rank(node.inputs[0]))
+    _softmax_over(node, ctx, node.attrs.get("axis", -1) % ctx.rank(node.inputs[0]))
+
+
+def _softmax_over(node: Node, ctx: Context, axis: int) -> None:
+    order = axis_last(ctx.order(node.inputs[0]), axis)
     ctx.put(node.outputs[0], _softmax_function(node, ctx)(ctx.get(node.inputs[0], order)), order)

@@ -8,7 +8,8 @@ import numpy as np
 
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters.tflite._context import Context
-from edgekit.converters.tflite._layout import drop_axes, identity, permuted, relabel, reshape_order
+from edgekit.converters.tflite._flattened import flatten_for_products
+from edgekit.converters.tflite._layout import drop_axes, identity, permuted, regrouped, relabel, reshape_order
 from edgekit.converters.tflite._rules import constant_inputs, dtypes, operator
 
 __all__: list[str] = []
@@ -27,8 +28,10 @@ def reshape(node: Node, ctx: Context) -> None:
         return
     order = ctx.order(name)
     result = reshape_order(ctx.shape(name), after, order)
+    if result is None and flatten_for_products(node, ctx):
+        return
     if result is None:
-        order, result = identity(ctx.rank(name)), identity(len(after))
+        order, result = regrouped(ctx.shape(name), after, order)
     x = ctx.get(name, order)
     ctx.put(node.outputs[0], x if tuple(x.shape) == permuted(after, result) else ctx.tf.reshape(x, permuted(after, result)), result)
 
@@ -252,22 +255,3 @@ def _edge(ctx: Context, x: Any, axis: int, before: int, after: int) -> Any:
         return x
     chosen = np.clip(np.arange(-before, x.shape[axis] + after), 0, x.shape[axis] - 1)
     return ctx.tf.gather(x, ctx.literal(chosen.astype(np.int32)), axis=axis)
-
-
-# --- blocks ----------------------------------------------------------------------------------------------------------------------------------
-
-
-@operator("DepthToSpace", "SpaceToDepth")
-def blocks(node: Node, ctx: Context) -> None:
-    """Move blocks of pixels to channels or back, as the reshape and transpose that the ONNX specification gives."""
-    batch, channels, height, width = ctx.shape(node.inputs[0])
-    size_, tf = node.attrs["blocksize"], ctx.tf
-    x = ctx.get(node.inputs[0], (0, 2, 3, 1))
-    after = ctx.shape(node.outputs[0])
-    if node.op == "SpaceToDepth":
-        x = tf.transpose(tf.reshape(x, (batch, height // size_, size_, width // size_, size_, channels)), (0, 1, 3, 2, 4, 5))
-    elif node.attrs.get("mode", "DCR") == "DCR":
-        x = tf.transpose(tf.reshape(x, (batch, height, width, size_, size_, after[1])), (0, 1, 3, 2, 4, 5))
-    else:
-        x = tf.transpose(tf.reshape(x, (batch, height, width, after[1], size_, size_)), (0, 1, 4, 2, 5, 3))
-    ctx.put(node.outputs[0], tf.reshape(x, permuted(after, (0, 2, 3, 1))), (0, 2, 3, 1))
