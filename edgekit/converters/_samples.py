@@ -30,7 +30,7 @@ from edgekit.runtime.engines import one_line
 if TYPE_CHECKING:
     from edgekit.converters._source import SourceModel
 
-__all__ = ["SampleSet", "calibration_inputs", "golden_samples", "reference_run", "require_sizes", "synthetic_inputs"]
+__all__ = ["SampleSet", "calibration_inputs", "golden_samples", "range_inputs", "reference_run", "require_sizes", "synthetic_inputs"]
 
 Inputs = dict[str, np.ndarray]
 
@@ -38,6 +38,9 @@ SYNTHETIC_SAMPLES = 3
 MAX_SAMPLES = 8
 MAX_GOLDEN_BYTES = 32 * 2**20
 """Golden samples travel in the bundle; beyond this size no more are taken than `SYNTHETIC_SAMPLES`."""
+
+MAX_RANGE_BYTES = 512 * 2**20
+"""Samples for value ranges are in memory while they are run, not in the bundle."""
 
 _SEED = 20_261_121
 _CLIP = 3.0  # of N(0,1): one value in 370 lies outside, and no sample is off the scale of normalised data
@@ -124,21 +127,29 @@ def synthetic_inputs(signature: Signature, index: int, batch: int = 1, integer_e
     return inputs
 
 
-def calibration_inputs(
-    path: Path, signature: Signature, limit: int = MAX_SAMPLES, budget_bytes: int = MAX_GOLDEN_BYTES
-) -> list[Inputs]:
-    """The user's samples, spread evenly over what there is.
-
-    Args:
-        path: file or folder.
-        signature: what they must fit.
-        limit: take at most so many.
-        budget_bytes: where all together are larger, only as many as fit (`SYNTHETIC_SAMPLES` at least).
+def calibration_inputs(path: Path, signature: Signature) -> list[Inputs]:
+    """The user's samples, at most `MAX_SAMPLES`, spread evenly over what there is.
 
     Raises:
         UsageError: no usable sample; says what was found and what would be usable.
-        EnvironmentMissingError: pictures, and Pillow is not installed.
+        EnvironmentMissingError: pictures, and Pillow is not installed; Parquet, and pyarrow is not.
     """
+    samples = _read(path, signature, MAX_SAMPLES)
+    return samples if _bytes(samples) <= MAX_GOLDEN_BYTES else _spread(samples, SYNTHETIC_SAMPLES)
+
+
+def range_inputs(path: Path, signature: Signature, limit: int) -> list[Inputs]:
+    """As `calibration_inputs`, for value ranges: up to ``limit`` samples, fewer where they would take more than `MAX_RANGE_BYTES`."""
+    first = _bytes(_read(path, signature, 1))
+    return _read(path, signature, max(SYNTHETIC_SAMPLES, min(limit, MAX_RANGE_BYTES // max(first, 1))))
+
+
+def _bytes(samples: Sequence[Inputs]) -> int:
+    """Of all samples, if each were as large as the largest."""
+    return max(sum(array.nbytes for array in sample.values()) for sample in samples) * len(samples)
+
+
+def _read(path: Path, signature: Signature, limit: int) -> list[Inputs]:
     files = _files(path)
     readers = _readers(signature)
     candidates = [file for file in files if file.suffix.lower() in readers]
@@ -157,8 +168,7 @@ def calibration_inputs(
         samples = [_checked(path, row, signature) for row in read_parquet(candidates, signature, limit)]
     else:
         samples = [_checked(file, reader(file, signature), signature) for file in _spread(candidates, limit)]
-    size = max(sum(array.nbytes for array in sample.values()) for sample in samples)
-    return samples if size * len(samples) <= budget_bytes else _spread(samples, SYNTHETIC_SAMPLES if limit == MAX_SAMPLES else max(SYNTHETIC_SAMPLES, budget_bytes // size))
+    return samples
 
 
 # --- the reference -------------------------------------------------------------------------------------------------------------------------
@@ -248,11 +258,12 @@ def _takes_images(signature: Signature) -> bool:
 
 
 def _usable(signature: Signature) -> str:
-    kinds = [f".npz files with {', '.join(f'{spec.name} {spec.describe()}' for spec in signature.inputs)}", ".parquet with a column for each"]
+    kinds = [f".npz files with {', '.join(f'{spec.name} {spec.describe()}' for spec in signature.inputs)}"]
     if len(signature.inputs) == 1:
         kinds.append(f".npy files with {signature.inputs[0].describe()}")
         if _takes_images(signature):
             kinds.append(f"pictures ({' '.join(_IMAGES)})")
+    kinds.append(f"{SUFFIX} with a column for every input")
     return " or ".join(kinds)
 
 
