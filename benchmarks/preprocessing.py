@@ -94,7 +94,7 @@ def in_pillow(size: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def in_turns(contenders: dict[str, Contender], seconds: float) -> dict[str, dict[str, float]]:
-    """Median and 95th percentile of each contender, in milliseconds."""
+    """5th, 50th and 95th percentile of each contender, in milliseconds; the first is what a machine with other work shows least in."""
     names = list(contenders)
     for name in names:
         for _ in range(3):
@@ -108,7 +108,7 @@ def in_turns(contenders: dict[str, Contender], seconds: float) -> dict[str, dict
             contenders[name]()
             times[name].append((time.perf_counter_ns() - started) / 1e6)
         turn += 1
-    return {name: {f"p{p}_ms": round(float(np.percentile(found, p)), 3) for p in (50, 95)} for name, found in times.items()}
+    return {name: {f"p{p}_ms": round(float(np.percentile(found, p)), 3) for p in (5, 50, 95)} for name, found in times.items()}
 
 
 def model_case(name: str, folder: Path, seconds: float) -> dict[str, Any]:
