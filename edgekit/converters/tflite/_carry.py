@@ -9,6 +9,7 @@ int8 and uint8 are carried as they are, since the kernels that move data take th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from edgekit.bundle import TensorSpec
 from edgekit.converters._graph import Graph, TensorType
 
-__all__ = ["CARRIERS", "carried", "carrier", "convert", "from_ordered", "narrow", "ordered", "widen"]
+__all__ = ["CARRIERS", "carried", "carrier", "convert", "from_ordered", "in_carrier", "narrow", "ordered", "through_int32", "widen"]
 
 CARRIERS = {
     "float16": "float32",
@@ -71,6 +72,11 @@ def narrow(tf: Any, x: Any, logical: str) -> Any:
     if logical in ("int16", "uint16", "uint32"):
         return tf.cast(tf.cast(x, logical), carrier(logical))
     return x
+
+
+def through_int32(tf: Any, x: Any, kinds: tuple[str, ...], function: Callable[[Any], Any]) -> Any:
+    """``function`` of a tensor, on int32 where its kernel does not take the tensor's dtype (one of ``kinds``); it moves values only."""
+    return tf.cast(function(tf.cast(x, "int32")), x.dtype) if x.dtype.name in kinds else function(x)
 
 
 def ordered(tf: Any, x: Any, logical: str) -> Any:

@@ -15,6 +15,7 @@ __all__ = [
     "REALS",
     "constant_inputs",
     "dtypes",
+    "few_axes",
     "float_only",
     "known_inputs",
     "one_output",
@@ -31,11 +32,23 @@ REALS = ("float32", *INTEGERS)
 """Every number, for handlers that widen small integers and order 64-bit unsigned ones themselves."""
 
 
+_SHAPE_ONLY = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+
+
 def supported_dtypes(node: Node, graph: Graph) -> str:
     """Tensors are numbers of 8 to 64 bits (float16 and float64 are computed in float32) or bool."""
     for name in (*node.inputs, *node.outputs):
         if name and name in graph.types and carrier(graph.types[name].dtype) not in _SUPPORTED:
             return f"tensor {name!r} is {graph.types[name].dtype}"
+    return ""
+
+
+def few_axes(node: Node, graph: Graph) -> str:
+    """Tensors have at most 6 axes; those whose shape alone changes, 7."""
+    limit = 7 if node.op in _SHAPE_ONLY else 6
+    for name in (*node.inputs, *node.outputs):
+        if name and name in graph.types and graph.types[name].rank > limit:
+            return f"tensor {name!r} has {graph.types[name].rank} axes"
     return ""
 
 
@@ -120,5 +133,5 @@ def one_output(node: Node, graph: Graph) -> str:
 def operator(
     *names: str, since: int = 1, rules: tuple[Constraint, ...] = ()
 ) -> Callable[[Callable[[Node, Context], None]], Callable[[Node, Context], None]]:
-    """Register a handler whose tensors must have dtypes that TensorFlow Lite's kernels take, and that has rules of its own."""
-    return ops.handler(*names, since=since, constraints=(supported_dtypes, *rules))
+    """Register a handler whose tensors must have dtypes and as many axes as TensorFlow Lite's kernels take, and that has rules of its own."""
+    return ops.handler(*names, since=since, constraints=(supported_dtypes, few_axes, *rules))

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.converters._graph import Graph, Node
+from edgekit.converters._graph import Node
+from edgekit.converters.tflite._carry import in_carrier, through_int32
 from edgekit.converters.tflite._context import Context
 from edgekit.converters.tflite._flattened import flatten_for_products
 from edgekit.converters.tflite._layout import drop_axes, identity, permuted, regrouped, relabel, reshape_order
-from edgekit.converters.tflite._rules import constant_inputs, dtypes, operator
+from edgekit.converters.tflite._rules import constant_inputs, known_inputs, operator
 
 __all__: list[str] = []
 
@@ -18,7 +19,7 @@ __all__: list[str] = []
 # --- shape only ------------------------------------------------------------------------------------------------------------------------------
 
 
-@operator("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+@operator("Reshape", "Flatten", "Squeeze", "Unsqueeze", rules=(known_inputs(1),))
 def reshape(node: Node, ctx: Context) -> None:
     """A new shape for the same elements; done on the memory as it lies where that is possible."""
     name, after = node.inputs[0], ctx.shape(node.outputs[0])
@@ -62,14 +63,14 @@ def size(node: Node, ctx: Context) -> None:
     ctx.put_constant(node.outputs[0], np.asarray(np.prod(ctx.shape(node.inputs[0])), np.int64))
 
 
-@operator("ConstantOfShape")
+@operator("ConstantOfShape", rules=(known_inputs(0),))
 def constant_of_shape(node: Node, ctx: Context) -> None:
     """Known at build time."""
-    value = np.asarray(node.attrs.get("value", np.zeros(1, np.float32)))
+    value = in_carrier(np.asarray(node.attrs.get("value", np.zeros(1, np.float32))))
     ctx.put_constant(node.outputs[0], np.full(ctx.shape(node.outputs[0]), value.reshape(()), value.dtype))
 
 
-@operator("Expand")
+@operator("Expand", rules=(known_inputs(1),))
 def expand(node: Node, ctx: Context) -> None:
     """Broadcast to a larger shape."""
     name, after = node.inputs[0], ctx.shape(node.outputs[0])
@@ -79,12 +80,13 @@ def expand(node: Node, ctx: Context) -> None:
     ctx.put(node.outputs[0], x if tuple(x.shape) == target else ctx.tf.broadcast_to(x, target), order)
 
 
-@operator("Tile", rules=(constant_inputs(1),))
+@operator("Tile", rules=(known_inputs(1),))
 def tile(node: Node, ctx: Context) -> None:
     """Repeat along every axis."""
-    order = ctx.order(node.inputs[0])
-    repeats = np.asarray(ctx.constant(node.inputs[1]))
-    ctx.put(node.outputs[0], ctx.tf.tile(ctx.get(node.inputs[0], order), [int(repeats[axis]) for axis in order]), order)
+    name, tf = node.inputs[0], ctx.tf
+    order, before, after = ctx.order(name), ctx.shape(name), ctx.shape(node.outputs[0])
+    repeats = [after[axis] // before[axis] for axis in order]  # nothing is empty: such nodes are not emitted
+    ctx.put(node.outputs[0], through_int32(tf, ctx.get(name, order), ("int8",), lambda x: tf.tile(x, repeats)), order)
 
 
 # --- joining and cutting ---------------------------------------------------------------------------------------------------------------------
@@ -110,10 +112,33 @@ def split(node: Node, ctx: Context) -> None:
     """Cut along one axis; the sizes are those of the outputs."""
     order = ctx.order(node.inputs[0])
     axis = node.attrs.get("axis", 0) % len(order)
-    sizes = [ctx.shape(name)[axis] for name in node.outputs]
-    parts = ctx.tf.split(ctx.get(node.inputs[0], order), sizes if len(set(sizes)) > 1 else len(sizes), order.index(axis))
-    for name, part in zip(node.outputs, parts, strict=True):
-        ctx.put(name, part, order)
+    sizes = [ctx.shape(name)[axis] if name else 0 for name in node.outputs]
+    x, place = ctx.get(node.inputs[0], order), order.index(axis)
+    if not all(node.outputs) or 0 in sizes or x.dtype.name in ("int64", "bool"):  # SPLIT takes neither
+        starts = _split_starts(node, ctx, axis)
+        parts = [_cut(ctx, x, place, start, size) for start, size in zip(starts, sizes, strict=True)]
+    else:
+        parts = ctx.tf.split(x, sizes if len(set(sizes)) > 1 else len(sizes), place)
+    for name, part, size in zip(node.outputs, parts, sizes, strict=True):
+        if size:
+            ctx.put(name, part, order)
+        elif name:
+            ctx.put_constant(name, np.zeros(ctx.shape(name), ctx.dtype(name)))
+
+
+def _split_starts(node: Node, ctx: Context, axis: int) -> list[int]:
+    """Where each output of a Split begins; outputs that nothing reads have no shape, but those before them all do."""
+    given = ctx.constant(node.input(1))
+    sizes = node.attrs.get("split") if given is None else [int(size) for size in given]
+    total, count = ctx.shape(node.inputs[0])[axis], len(node.outputs)
+    chunk = -(-total // count)
+    sizes = sizes or [min(chunk, max(0, total - chunk * index)) for index in range(count)]
+    return [sum(sizes[:index]) for index in range(count)]
+
+
+def _cut(ctx: Context, x: Any, axis: int, start: int, size_: int) -> Any:
+    begins = [start if each == axis else 0 for each in range(len(x.shape))]
+    return ctx.tf.slice(x, begins, [size_ if each == axis else length for each, length in enumerate(x.shape)])
 
 
 def _slice(node: Node, ctx: Context, ranges: dict[int, tuple[int, int, int]]) -> None:
@@ -129,7 +154,7 @@ def _slice(node: Node, ctx: Context, ranges: dict[int, tuple[int, int, int]]) ->
         return
     x = ctx.get(name, order)
     if flipped := [order.index(axis) for axis, taken in slices.items() if taken.step < 0]:
-        x = tf.reverse(x, flipped)
+        x = through_int32(tf, x, ("int8",), lambda y: _reversed(tf, y, flipped))
         slices = {
             axis: range(shape_[axis] - 1 - taken.start, shape_[axis] - 1 - taken.start + len(taken) * -taken.step, -taken.step)
             if taken.step < 0
@@ -147,10 +172,19 @@ def _slice(node: Node, ctx: Context, ranges: dict[int, tuple[int, int, int]]) ->
     ctx.put(node.outputs[0], x, order)
 
 
+def _reversed(tf: Any, x: Any, axes: list[int]) -> Any:
+    for axis in axes:  # the kernel takes neighbouring axes only
+        x = tf.reverse(x, [axis])
+    return x
+
+
 def _clamped(bounds: tuple[int, int, int], size_: int) -> tuple[int, int | None, int]:
+    """Bounds as Python's ``slice`` takes them. Backwards, ONNX begins inside where Python begins nowhere, and "past the first element" is None."""
     start, end, step = bounds
-    # -size - 1 and below mean "past the first element" when walking backwards; Python spells that None.
-    return start, (None if step < 0 and end < -size_ else end), step
+    if step > 0:
+        return start, end, step
+    start = min(max(start + size_ if start < 0 else start, 0), size_ - 1)
+    return start, (None if end < -size_ else end), step
 
 
 @operator("Slice")
@@ -200,58 +234,3 @@ def gather(node: Node, ctx: Context) -> None:
         ctx.put(node.outputs[0], tf.gather(ctx.get(name, order), index, axis=order.index(axis)), order)
     else:
         ctx.put(node.outputs[0], tf.gather(ctx.get(name), index, axis=axis))
-
-
-# --- padding ---------------------------------------------------------------------------------------------------------------------------------
-
-
-def _pad_mode(node: Node, graph: Graph) -> str:
-    """Mode is constant, reflect or edge."""
-    del graph
-    mode = node.attrs.get("mode", "constant")
-    return "" if mode in ("constant", "reflect", "edge") else f"mode is {mode}"
-
-
-_PAD_DTYPES = dtypes("float32", "int32", "int64")
-
-
-@operator("Pad", rules=(_pad_mode, _PAD_DTYPES))
-def pad_attributes(node: Node, ctx: Context) -> None:
-    """Pad before opset 11: pads are an attribute."""
-    _pad(node, ctx, list(node.attrs["pads"]), list(range(ctx.rank(node.inputs[0]))), node.attrs.get("value", 0.0))
-
-
-@operator("Pad", since=11, rules=(_pad_mode, _PAD_DTYPES, constant_inputs(1, 2, 3)))
-def pad_inputs(node: Node, ctx: Context) -> None:
-    """Pad with pads, value and axes as inputs."""
-    rank = ctx.rank(node.inputs[0])
-    axes = [axis % rank for axis in _ints(ctx, node.input(3))] or list(range(rank))
-    value = ctx.constant(node.input(2))
-    _pad(node, ctx, _ints(ctx, node.inputs[1]), axes, 0 if value is None else np.asarray(value).item())
-
-
-def _pad(node: Node, ctx: Context, pads: list[int], axes: list[int], value: float) -> None:
-    name, tf = node.inputs[0], ctx.tf
-    order, shape_ = ctx.order(name), ctx.shape(name)
-    x = ctx.get(name, order)
-    amounts = dict.fromkeys(range(len(shape_)), (0, 0)) | {axis: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
-    if any(min(pair) < 0 for pair in amounts.values()):
-        begins = [max(0, -amounts[axis][0]) for axis in order]
-        sizes = [shape_[axis] + min(0, amounts[axis][0]) + min(0, amounts[axis][1]) for axis in order]
-        x = tf.slice(x, begins, sizes)
-    grown = [(max(0, amounts[axis][0]), max(0, amounts[axis][1])) for axis in order]
-    mode = node.attrs.get("mode", "constant")
-    if mode == "edge":
-        for axis, (before, after) in enumerate(grown):
-            x = _edge(ctx, x, axis, before, after)
-    elif any(max(pair) for pair in grown):
-        kind = np.dtype(ctx.dtype(name)).type
-        x = tf.pad(x, grown, "REFLECT") if mode == "reflect" else tf.pad(x, grown, constant_values=kind(value))
-    ctx.put(node.outputs[0], x, order)
-
-
-def _edge(ctx: Context, x: Any, axis: int, before: int, after: int) -> Any:
-    if not before and not after:
-        return x
-    chosen = np.clip(np.arange(-before, x.shape[axis] + after), 0, x.shape[axis] - 1)
-    return ctx.tf.gather(x, ctx.literal(chosen.astype(np.int32)), axis=axis)

@@ -10,10 +10,10 @@ import pytest
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters.tflite._context import ops
 from edgekit.converters.tflite._emit import load_handlers
-from tests.converters.tflite import element_cases, nn_cases, operator_cases
+from tests.converters.tflite import element_cases, index_cases, nn_cases, operator_cases
 from tests.converters.tflite.operator_cases import Case
 
-CASES = [*operator_cases.CASES, *element_cases.CASES, *nn_cases.CASES]
+CASES = [*operator_cases.CASES, *element_cases.CASES, *index_cases.CASES, *nn_cases.CASES]
 _BATCHES = [CASES[start : start + 16] for start in range(0, len(CASES), 16)]
 
 

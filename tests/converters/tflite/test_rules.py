@@ -47,8 +47,18 @@ REFUSED = [
         "the exponent of an integer is negative or a fraction",
     ),
     ("integer root", graph("Sqrt", (TensorType("int32", (2,)),), (), (TensorType("int32", (2,)),)), "input 'x0' is int32"),
-    ("pad mode", graph("Pad", constants=[np.zeros(8, np.int64)], attrs={"mode": "wrap"}, opset=19), "mode is wrap"),
-    ("last index", graph("ArgMax", attrs={"select_last_index": 1}), "select_last_index is 1"),
+    ("pad mode", graph("Pad", constants=[np.zeros(8, np.int64)], attrs={"mode": "symmetric"}, opset=19), "mode is symmetric"),
+    ("seven axes", graph("Relu", (TensorType("float32", (1,) * 7),)), "tensor 'x0' has 7 axes"),
+    (
+        "computed shape",
+        graph("Reshape", (IMAGE, TensorType("int64", (4,)))),
+        "input 1 ('x1') depends on data, and with it the shape of the output",
+    ),
+    (
+        "largest of updates",
+        graph("ScatterND", (TensorType("int64", (2,)), TensorType("int64", (1, 1)), TensorType("int64", (1,))), attrs={"reduction": "max"}),
+        "reduction max of int64",
+    ),
     ("mixed remainder", graph("Mod", (TensorType("int32", (2,)), TensorType("int64", (2,)))), "operands are int32 and int64"),
 ]
 
