@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.bundle import Artifact
 from edgekit.converters._emitter import EmitJob, Emitted, Proof
 from edgekit.converters._onnxruntime import plain_bindings
+from edgekit.converters._openvino_reading import read_for_openvino
 from edgekit.converters._verify import prove_on_host
 from edgekit.errors import BuildError, EnvironmentMissingError
 from edgekit.runtime.engines import one_line
@@ -23,6 +24,7 @@ class OpenVinoEmitter:
 
     engine = "openvino"
     static_only = False
+    batch_probes: tuple[int, ...] = ()
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 
     def emit(self, job: EmitJob) -> Emitted:
@@ -32,19 +34,20 @@ class OpenVinoEmitter:
 
         Raises:
             EnvironmentMissingError: OpenVINO is not installed.
-            BuildError: OpenVINO cannot read or write the model.
+            UnsupportedOperatorsError: nodes that OpenVINO does not take, or computes wrongly, and that cannot be lowered.
+            BuildError: OpenVINO cannot write the model, or not read it for a reason that names no node.
         """
         try:
             import openvino
         except ImportError as exc:
             raise EnvironmentMissingError.for_extra("target openvino", "openvino", "openvino") from exc
         path = job.directory / "model.xml"
+        model, lowered = read_for_openvino(job.written.model)
+        _rename_generated(model, lowered.model)
         try:
-            model = openvino.Core().read_model(job.written.model.SerializeToString(deterministic=True))
-            _rename_generated(model, job.written.model)
             openvino.save_model(model, str(path), compress_to_fp16=job.precision == "fp16")
         except Exception as exc:
-            raise BuildError("target openvino", f"OpenVINO cannot convert the model: {one_line(exc)}", "", "try onnxruntime") from exc
+            raise BuildError("target openvino", f"OpenVINO cannot write the model: {one_line(exc)}", "", "try onnxruntime") from exc
         options = {"threads": str(job.profile.threads)} if job.profile.threads else {}
         inputs, outputs = plain_bindings(job.source.signature)
         artifact = Artifact("openvino", "model.xml", job.precision, inputs, outputs, options)
@@ -52,7 +55,7 @@ class OpenVinoEmitter:
         return Emitted(
             artifact,
             tools={"openvino": importlib.metadata.version("openvino")},
-            report={"operations": len(model.get_ordered_ops())},
+            report={"operations": len(model.get_ordered_ops())} | ({"lowered": list(lowered.expanded)} if lowered.expanded else {}),
             notes=notes if job.precision == "fp16" else (),
         )
 

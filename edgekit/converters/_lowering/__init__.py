@@ -8,5 +8,7 @@ takes is never touched.
 from __future__ import annotations
 
 from edgekit.converters._lowering._driver import Lowered, Refusal, lower_model, lower_until, lowered_graph
+from edgekit.converters._lowering._piece import CannotLowerError, Piece
+from edgekit.converters._lowering._rules import Rule
 
-__all__ = ["Lowered", "Refusal", "lower_model", "lower_until", "lowered_graph"]
+__all__ = ["CannotLowerError", "Lowered", "Piece", "Refusal", "Rule", "lower_model", "lower_until", "lowered_graph"]

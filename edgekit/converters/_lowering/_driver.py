@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,7 +13,7 @@ from edgekit.converters._lowering._control import expand_control
 from edgekit.converters._lowering._functions import expand_function
 from edgekit.converters._lowering._names import outer_reads
 from edgekit.converters._lowering._piece import CannotLowerError, Piece, Surroundings
-from edgekit.converters._lowering._rules import rule_for
+from edgekit.converters._lowering._rules import Rule, rule_for
 from edgekit.converters._lowering._view import name_nodes, view
 from edgekit.converters._registry import Context, Registry
 from edgekit.errors import UnsupportedOperatorsError
@@ -71,13 +71,14 @@ def lowered_graph(normalised: NormalisedModel, registry: Registry[Context]) -> G
     return graph_from_onnx(lowered.model, normalised.signature)
 
 
-def lower_model(model: onnx.ModelProto, refusal: Refusal, *, static: bool) -> Lowered:
+def lower_model(model: onnx.ModelProto, refusal: Refusal, *, static: bool, rules: Mapping[str, Rule] | None = None) -> Lowered:
     """Expand the nodes that a target refuses until it takes all, or nothing can be expanded any more.
 
     Args:
         model: normalised; not changed.
         refusal: of the target.
         static: a tensor without a static shape is a refusal too.
+        rules: of this target only, by operator; they come before the common ones.
     """
 
     def ask(_: onnx.ModelProto, around: Surroundings) -> tuple[_Refused, _Refused]:
@@ -91,7 +92,7 @@ def lower_model(model: onnx.ModelProto, refusal: Refusal, *, static: bool) -> Lo
                 found.append((node, reason))
         return found, blind
 
-    return _Lowering(model, ask).run()
+    return _Lowering(model, ask, rules or {}).run()
 
 
 def lower_until(model: onnx.ModelProto, attempt: Callable[[onnx.ModelProto], Result]) -> tuple[Result, Lowered]:
@@ -120,7 +121,7 @@ def lower_until(model: onnx.ModelProto, attempt: Callable[[onnx.ModelProto], Res
             return [(node, reasons[node.name]) for node in around.graph.nodes if node.name in reasons], []
         return [], []
 
-    lowered = _Lowering(model, ask).run()
+    lowered = _Lowering(model, ask, {}).run()
     if lowered.refused:
         raise UnsupportedOperatorsError(last.thing, lowered.refused, last.next_step) from last
     if not results:
@@ -139,7 +140,8 @@ class _Origin:
 
 
 class _Lowering:
-    def __init__(self, model: onnx.ModelProto, ask: _Ask) -> None:
+    def __init__(self, model: onnx.ModelProto, ask: _Ask, rules: Mapping[str, Rule]) -> None:
+        self._rules = rules
         self._given = model
         self._ask = ask
         self._origins: dict[str, _Origin] = {}
@@ -210,7 +212,7 @@ class _Lowering:
         return piece
 
     def _fill(self, proto: onnx.NodeProto, piece: Piece) -> bool:
-        rule = rule_for(proto.op_type) if piece.node.domain == "" else None
+        rule = (self._rules.get(proto.op_type) or rule_for(proto.op_type)) if piece.node.domain == "" else None
         problem: CannotLowerError | None = None
         if rule is not None:
             try:
