@@ -10,10 +10,12 @@ import numpy as np
 
 from edgekit.converters._graph import Graph
 from edgekit.converters._registry import Registry
-from edgekit.converters.tflite._layout import Order, identity, inverse, is_free, permuted
+from edgekit.converters.tflite._layout import Order, collapsed, identity, inverse, is_free, permuted
 from edgekit.errors import BuildError
 
 __all__ = ["Context", "ops"]
+
+_TRANSPOSE_AXES = 6  # most that TRANSPOSE takes
 
 
 class Context:
@@ -86,7 +88,27 @@ class Context:
         if is_free(shape, before, after):
             return self.tf.reshape(tensor, permuted(shape, after))
         position = inverse(before)
-        return self.tf.transpose(tensor, [position[axis] for axis in after])
+        perm = [position[axis] for axis in after]
+        if len(perm) <= _TRANSPOSE_AXES:
+            return self.tf.transpose(tensor, perm)
+        return self.tf.reshape(self._few_axes(tensor, perm), permuted(shape, after))
+
+    def _few_axes(self, tensor: Any, perm: Sequence[int]) -> Any:
+        """A transpose of more axes than the kernel takes: on merged ones, or, where too many are left, one axis after the other."""
+        fewer, order = collapsed(tuple(tensor.shape), perm)
+        tensor = self.tf.reshape(tensor, fewer)
+        if len(order) <= _TRANSPOSE_AXES:
+            return self.tf.transpose(tensor, order)
+        lies = list(range(len(order)))
+        for place, axis in enumerate(order):
+            found = lies.index(axis)
+            if found != place:
+                step = [*range(place), found, *(each for each in range(place, len(order)) if each != found)]
+                size, moved = collapsed(tuple(tensor.shape), step)
+                after = [tensor.shape[each] for each in step]
+                tensor = self.tf.reshape(self.tf.transpose(self.tf.reshape(tensor, size), moved), after)
+                lies = [lies[each] for each in step]
+        return tensor
 
     def literal(self, array: np.ndarray | np.generic) -> Any:
         """A constant tensor, made once per value."""

@@ -132,6 +132,43 @@ for _op, _function in _FUNCTIONS.items():
     _register(_op, _function)
 
 
+def _celu(ctx: Context, x: Any, alpha: float) -> Any:
+    tf = ctx.tf
+    return tf.nn.relu(x) + np.float32(alpha) * (tf.exp(tf.minimum(x, np.float32(0)) * np.float32(1 / alpha)) - np.float32(1))
+
+
+def _selu(ctx: Context, x: Any, alpha: float, gamma: float) -> Any:
+    tf = ctx.tf
+    return np.float32(gamma) * tf.nn.relu(x) + np.float32(gamma * alpha) * (tf.exp(tf.minimum(x, np.float32(0))) - np.float32(1))
+
+
+def _shrink(ctx: Context, x: Any, limit: float, bias: float) -> Any:
+    tf, zero = ctx.tf, np.float32(0)
+    inner = tf.where(tf.greater(x, np.float32(limit)), x - np.float32(bias), zero)
+    return tf.where(tf.less(x, np.float32(-limit)), x + np.float32(bias), inner)
+
+
+# Defaults of the attributes are the specification's; operators older than their ONNX functions have nothing to be lowered to.
+_WITH_ATTRIBUTES: dict[str, Callable[[Context, Any, dict[str, Any]], Any]] = {
+    "Celu": lambda c, x, given: _celu(c, x, given.get("alpha", 1.0)),
+    "Selu": lambda c, x, given: _selu(c, x, given.get("alpha", 1.67326319217681884765625), given.get("gamma", 1.05070102214813232421875)),
+    "Shrink": lambda c, x, given: _shrink(c, x, given.get("lambd", 0.5), given.get("bias", 0.0)),
+    "ThresholdedRelu": lambda c, x, given: c.tf.where(c.tf.greater(x, np.float32(given.get("alpha", 1.0))), x, np.float32(0)),
+}
+
+
+def _register_with_attributes(op: str, function: Callable[[Context, Any, dict[str, Any]], Any]) -> None:
+    def handler(node: Node, ctx: Context) -> None:
+        apply(node, ctx, lambda ctx, x, node: function(ctx, x, node.attrs))
+
+    handler.__name__ = op
+    operator(op, rules=(float_only,))(handler)
+
+
+for _name, _given in _WITH_ATTRIBUTES.items():
+    _register_with_attributes(_name, _given)
+
+
 @operator("Gelu", rules=(float_only,))
 def gelu(node: Node, ctx: Context) -> None:
     """The fused operator."""

@@ -6,12 +6,14 @@ An *order* says how a tensor lies in memory: ``physical = logical.transpose(orde
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 __all__ = [
     "Order",
     "axis_last",
     "channels_last",
+    "collapsed",
     "drop_axes",
     "identity",
     "inverse",
@@ -59,6 +61,21 @@ def relabel(order: Order, perm: Sequence[int]) -> Order:
     """Order of ``logical.transpose(perm)`` when the memory stays as it is."""
     position = inverse(tuple(perm))
     return tuple(position[axis] for axis in order)
+
+
+def collapsed(shape: Sequence[int], perm: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The same transpose on fewer axes: those of size 1 left out, those that stay neighbours in order made one."""
+    kept = [axis for axis in perm if shape[axis] != 1]
+    runs: list[list[int]] = []
+    solid = [axis for axis in range(len(shape)) if shape[axis] != 1]
+    for axis in kept:
+        before = solid.index(axis) - 1
+        if runs and before >= 0 and runs[-1][-1] == solid[before]:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    inward = sorted(runs)
+    return tuple(math.prod(shape[axis] for axis in run) for run in inward), tuple(inward.index(run) for run in runs)
 
 
 def drop_axes(order: Order, axes: Sequence[int]) -> Order:

@@ -132,6 +132,14 @@ CASES: list[Case] = [
         Case(f"Gelu-{how}", "Gelu", (np.linspace(-6, 6, 41, dtype=np.float32),), attrs={"approximate": how}, opset=20)
         for how in ("none", "tanh")
     ),
+    *(Case(f"{op}-defaults", op, (floats(4, 5) * 2,), opset=12) for op in ("Celu", "Selu", "Shrink", "ThresholdedRelu")),
+    Case("Celu-alpha", "Celu", (floats(4, 5) * 2,), attrs={"alpha": 0.7}, opset=12),
+    Case("Selu-both", "Selu", (floats(4, 5) * 2,), attrs={"alpha": 0.7, "gamma": 1.5}),
+    Case("Shrink-both", "Shrink", (floats(4, 5) * 2,), attrs={"lambd": 0.7, "bias": 0.3}),
+    Case("ThresholdedRelu-half", "ThresholdedRelu", (floats(4, 5) * 2,), attrs={"alpha": 0.5}),
+    Case("Transpose-seven-axes", "Transpose", (floats(2, 3, 2, 3, 2, 3, 2),), attrs={"perm": [0, 2, 3, 4, 5, 6, 1]}),
+    Case("Transpose-seven-axes-mixed", "Transpose", (floats(2, 3, 2, 3, 2, 3, 2),), attrs={"perm": [6, 4, 2, 0, 1, 3, 5]}),
+    Case("Transpose-seven-axes-back", "Transpose", (floats(2, 3, 2, 3, 2, 3, 2),), attrs={"perm": [6, 5, 4, 3, 2, 1, 0]}),
     Case("IsNaN", "IsNaN", (_SPECIAL,)),
     Case("IsInf", "IsInf", (_SPECIAL,)),
     Case("IsInf-negative", "IsInf", (_SPECIAL,), attrs={"detect_positive": 0}),
