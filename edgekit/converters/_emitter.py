@@ -39,6 +39,8 @@ class NormalisedModel:
         static: every tensor shape is known.
         native: the TensorFlow original with these shapes, where ``model`` still is the same model.
         weights: the folder that large tensors of ``model`` lie in, for a model beyond protobuf's 2 GB.
+        batches: the model with its first dimension at each size that the target asks for, where the user leaves it open and the target
+            makes it open itself (`Emitter.batch_probes`).
     """
 
     model: onnx.ModelProto
@@ -49,6 +51,7 @@ class NormalisedModel:
     static: bool
     native: NativeModel | None = None
     weights: Path | None = None
+    batches: tuple[NormalisedModel, ...] = ()
 
     def graph(self) -> Graph:
         """The plain graph for front ends of our own; needs ``static``."""
@@ -131,11 +134,13 @@ class Emitter(Protocol):
     Attributes:
         engine: engine name in manifests and profiles.
         static_only: needs every shape fixed.
+        batch_probes: sizes of the first dimension at which it wants the model when the user leaves that open; empty: it is fixed.
         precisions: what it can write.
     """
 
     engine: str
     static_only: bool
+    batch_probes: tuple[int, ...]
     precisions: tuple[str, ...]
 
     def emit(self, job: EmitJob) -> Emitted:

@@ -32,6 +32,7 @@ class JetsonEmitter:
 
     engine = "tensorrt"
     static_only = False
+    batch_probes: tuple[int, ...] = ()
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 
     def emit(self, job: EmitJob) -> Emitted:

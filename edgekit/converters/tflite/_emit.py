@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import importlib.metadata
 import keyword
@@ -21,6 +22,8 @@ from edgekit.converters._emitter import EmitJob, Emitted, Proof
 from edgekit.converters._graph import Graph
 from edgekit.converters._lowering import lowered_graph
 from edgekit.converters._verify import prove_on_host
+from edgekit.converters.tflite._batch import BATCHES, BatchError, open_batch
+from edgekit.converters.tflite._batch_proof import prove_larger_batch
 from edgekit.converters.tflite._blocks import with_ordered_blocks
 from edgekit.converters.tflite._carry import carried, carrier
 from edgekit.converters.tflite._context import Context, ops
@@ -29,7 +32,7 @@ from edgekit.converters.tflite._guard import hold_constants
 from edgekit.converters.tflite._integer import bind_integers, configure, coverage, emitted_form
 from edgekit.converters.tflite._layout import Order, channels_last, identity, is_free, permuted
 from edgekit.converters.tflite._scopes import scope_of
-from edgekit.errors import BuildError, EdgeKitError, EnvironmentMissingError
+from edgekit.errors import BuildError, EdgeKitError, EnvironmentMissingError, UsageError
 
 __all__ = ["EMITTERS", "TfliteEmitter", "load_handlers", "operator_counts", "tflite_from_graph"]
 
@@ -69,6 +72,7 @@ class TfliteEmitter:
 
     engine: ClassVar[str] = "tflite"
     static_only: ClassVar[bool] = True
+    batch_probes: ClassVar[tuple[int, ...]] = BATCHES
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
 
     def emit(self, job: EmitJob) -> Emitted:
@@ -80,9 +84,8 @@ class TfliteEmitter:
             BuildError: TensorFlow's converter failed.
         """
         load_handlers()
-        graph = lowered_graph(job.source if job.quantization is None else emitted_form(job.quantization), ops)
         edge = job.quantization is not None and job.profile.family == "coral"
-        data, inputs, outputs = tflite_from_graph(graph, job.precision, integer_io=edge)
+        graph, (data, inputs, outputs) = _open_file(job) if job.source.batches else _fixed_file(job, edge)
         write_file(job.directory / _FILE, data)
         return Emitted(
             Artifact(
@@ -98,11 +101,40 @@ class TfliteEmitter:
         )
 
     def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
-        """Run the file on every sample through LiteRT."""
-        return prove_on_host(job, emitted)
+        """Run the file on every sample through LiteRT; one with an open batch at a larger batch too."""
+        proof = prove_on_host(job, emitted)
+        if not job.source.batches:
+            return proof
+        return dataclasses.replace(proof, notes=(*proof.notes, prove_larger_batch(job, emitted)))
 
 
 EMITTERS = {"tflite": TfliteEmitter()}
+
+_File = tuple[bytes, tuple[TensorBinding, ...], tuple[TensorBinding, ...]]
+
+
+def _fixed_file(job: EmitJob, edge: bool) -> tuple[Graph, _File]:
+    graph = lowered_graph(job.source if job.quantization is None else emitted_form(job.quantization), ops)
+    return graph, tflite_from_graph(graph, job.precision, integer_io=edge)
+
+
+def _open_file(job: EmitJob) -> tuple[Graph, _File]:
+    """The file of a model whose batch stays open.
+
+    Raises:
+        UsageError: the model, or its precision, does not allow that.
+    """
+    next_step = "give --shape with a number for the first dimension"
+    if job.quantization is not None:
+        raise UsageError("--precision int8", "with an open batch", "a fixed batch", next_step)
+    graphs = [lowered_graph(each, ops) for each in job.source.batches]
+    (first, inputs, outputs), (second, *others) = (tflite_from_graph(graph, job.precision) for graph in graphs)
+    try:
+        if [inputs, outputs] != others:
+            raise BatchError("its layout depends on the batch")
+        return graphs[0], (open_batch((first, second)), inputs, outputs)
+    except BatchError as exc:
+        raise UsageError("an open batch", f"this model cannot have one in TensorFlow Lite: {exc}", "a fixed batch", next_step) from exc
 
 
 def load_handlers() -> None:

@@ -51,6 +51,8 @@ class TfliteEngine(Engine):
             for binding, spec in zip(self.artifact.outputs, self.signature.outputs, strict=True)
             if 0 in spec.shape
         }
+        self._is_open = not all(spec.is_static for spec in self.signature.inputs)
+        self._sizes: list[tuple[int, ...]] = []
         self._interpreter: Any = interpreter
 
     def _index(self, indices: Mapping[str, int], name: str) -> int:
@@ -60,11 +62,23 @@ class TfliteEngine(Engine):
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         interpreter = self._interpreter
+        if self._is_open:
+            self._resize([inputs[name].shape for name, _ in self._inputs])
         for name, index in self._inputs:
             if inputs[name].size:  # LiteRT refuses to set or get a tensor without elements
                 interpreter.set_tensor(index, inputs[name])
         interpreter.invoke()
         return {name: self._empty[name].copy() if name in self._empty else interpreter.get_tensor(index) for name, index in self._outputs}
+
+    def _resize(self, sizes: list[tuple[int, ...]]) -> None:
+        """Make room for inputs of these shapes; nothing to do when the last ones were the same."""
+        if sizes == self._sizes:
+            return
+        self._sizes = []  # should one of the next calls fail, the next request tries again
+        for (_, index), shape in zip(self._inputs, sizes, strict=True):
+            self._interpreter.resize_tensor_input(index, shape, strict=True)
+        self._interpreter.allocate_tensors()
+        self._sizes = sizes
 
     def _close(self) -> None:
         self._interpreter = None
