@@ -148,7 +148,12 @@ class UnsupportedOperatorsError(ModelError):
 
 
 class BuildError(EdgeKitError):
-    """A toolchain failed on a model that passed every check before it."""
+    """A toolchain failed on a model that passed every check before it.
+
+    ``precision`` is that of the artifact that failed, where one was under way.
+    """
+
+    precision = ""
 
 
 class VerificationError(BuildError):

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
 from edgekit.bundle import ARCHIVE_SUFFIX, LABELS, Bundle
 from edgekit.converters._cache import BuildCache, limit_bytes
+from edgekit.converters._embedded import with_own_samples
 from edgekit.converters._isolation import Guard, default_limits
 from edgekit.converters._options import BuildOptions, check_names, silent
 from edgekit.converters._parallel import run_all
 from edgekit.converters._pipeline import build_bundle
 from edgekit.converters._shared_model import SharedModel
+from edgekit.converters._source import path_of
 from edgekit.converters._targets import Target, choose_precision, resolve_targets
 from edgekit.errors import UsageError
 from edgekit.runtime.engines._base import usable_cpus
@@ -42,11 +45,11 @@ class BuildResult:
     cached: bool = False
 
 
-def build(model: str | os.PathLike[str], *, device: str, **options: Unpack[BuildOptions]) -> Bundle:
+def build(model: object, *, device: str, **options: Unpack[BuildOptions]) -> Bundle:
     """Build a model for a device, prove it, and write the bundle.
 
     Args:
-        model: an ONNX file.
+        model: path of an ONNX file, ORT format file, Keras file, SavedModel directory or torch.export archive; or a ``torch.nn.Module``.
         device: id or alias of a device profile, or the path of one.
         options: see `BuildOptions`.
 
@@ -60,12 +63,12 @@ def build(model: str | os.PathLike[str], *, device: str, **options: Unpack[Build
     return build_result(model, device=device, **options).bundle
 
 
-def build_result(model: str | os.PathLike[str], *, device: str, **options: Unpack[BuildOptions]) -> BuildResult:
+def build_result(model: object, *, device: str, **options: Unpack[BuildOptions]) -> BuildResult:
     """`build`, with its time and sizes."""
     return build_many(model, devices=[device], **options)[0]
 
 
-def build_many(model: str | os.PathLike[str], *, devices: Sequence[str], **options: Unpack[BuildOptions]) -> list[BuildResult]:
+def build_many(model: object, *, devices: Sequence[str], **options: Unpack[BuildOptions]) -> list[BuildResult]:
     """`build_result` for several devices, some at the same time; reads, normalises and samples the model once. Stops at the first error.
 
     Args:
@@ -77,11 +80,14 @@ def build_many(model: str | os.PathLike[str], *, devices: Sequence[str], **optio
         UsageError: also when ``output`` names one ``.edgekit`` file for several devices.
     """
     check_names(options)
-    path = Path(model)
+    path = path_of(model)
     guard = _guard(options)
-    targets = resolve_targets(path.stem, devices, options)
-    with SharedModel(path, options) as shared:
-        cache = BuildCache(path, options, limit_bytes() if options.get("cache", True) else 0)
+    with ExitStack() as folders:
+        options = with_own_samples(path, options, folders)
+        targets = resolve_targets(path.stem, devices, options)
+        limit = limit_bytes() if options.get("cache", True) else 0
+        cache = BuildCache(path if isinstance(model, str | os.PathLike) else None, options, limit)
+        shared = SharedModel(model, options, guard)
         return run_all(lambda target, own: _build_one(shared, target, own, cache), targets, guard, _jobs(options, len(targets)))
 
 
@@ -106,9 +112,10 @@ def _rebuild(target: Target, guard: Guard, options: BuildOptions) -> Callable[[P
         return None
 
     def rebuild(part: Path, given: BuildOptions) -> None:
-        with SharedModel(part, given) as model:
-            own = replace(target, destination=part.with_suffix(ARCHIVE_SUFFIX))
-            build_bundle(model, own, replace(guard, tell=silent), None)
+        quiet = replace(guard, tell=silent)
+        with ExitStack() as folders:
+            model = SharedModel(part, with_own_samples(part, given, folders), quiet)
+            build_bundle(model, replace(target, destination=part.with_suffix(ARCHIVE_SUFFIX)), quiet, None)
 
     return rebuild
 

@@ -47,12 +47,12 @@ class BuildCache:
     """The cache, seen from one command.
 
     Args:
-        model: what is built.
+        model: what is built; None for a model that is no file, which is not kept.
         options: all that were given.
         limit: bytes; 0 keeps and finds nothing.
     """
 
-    def __init__(self, model: Path, options: BuildOptions, limit: int) -> None:
+    def __init__(self, model: Path | None, options: BuildOptions, limit: int) -> None:
         self._model, self._options, self._limit = model, options, limit
         self._folder = cache_directory() / "builds"
         self._shared: object = None
@@ -63,7 +63,7 @@ class BuildCache:
         Raises:
             StorageError: the model, or a file that an option names, cannot be read.
         """
-        if not self._limit or not self._model.exists():
+        if not self._limit or self._model is None or not self._model.exists():
             return None
         try:
             if self._shared is None:
@@ -71,7 +71,7 @@ class BuildCache:
                     key: canonical(value) for key, value in sorted(self._options.items()) if key not in WITHOUT_EFFECT and value is not None
                 }
                 self._shared = [model_digest(self._model), self._model.name, given, tools_digest(), code_digest()]
-            own = [target.profile, target.precision, module_digest(EMITTER_MODULES[target.emitter.engine])]
+            own = [target.profile, target.precisions, module_digest(EMITTER_MODULES[target.emitter.engine])]
         except UnknownContentError as exc:
             _log.debug("not kept: %s", exc)
             return None

@@ -9,19 +9,23 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.bundle import storage_errors
+from edgekit.converters._options import BuildOptions
 from edgekit.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["KEY", "embed_samples", "extract_samples"]
+__all__ = ["KEY", "embed_samples", "extract_samples", "with_own_samples"]
 
 KEY = "edgekit.samples"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of the zip format: equal samples are equal bytes
@@ -60,6 +64,29 @@ def extract_samples(model: onnx.ModelProto, folder: Path) -> bool:
     for index, arrays in samples.items():
         (folder / f"{index}.npz").write_bytes(_archive(arrays))
     return bool(samples)
+
+
+def with_own_samples(path: Path, options: BuildOptions, folders: ExitStack) -> BuildOptions:
+    """The options, with the samples that an ONNX file carries as its calibration unless another is given.
+
+    Args:
+        path: of the model, whatever it is.
+        options: of the build.
+        folders: keeps the samples' folder.
+
+    Raises:
+        ModelError: the samples cannot be read. StorageError: the file cannot be read.
+    """
+    if options.get("calibration") is not None or path.suffix != ".onnx" or not path.is_file():
+        return options
+    with storage_errors(path):
+        data = path.read_bytes()
+    if KEY.encode() not in data:
+        return options
+    from edgekit.converters.sources._onnx_file import parse_onnx
+
+    folder = folders.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-samples-"))
+    return {**options, "calibration": folder} if extract_samples(parse_onnx(path, data), Path(folder)) else options
 
 
 def _archive(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -7,7 +7,7 @@ import importlib
 from edgekit.converters._emitter import Emitter
 from edgekit.errors import UnknownNameError
 
-__all__ = ["EMITTER_MODULES", "ISOLATED", "emitter_for"]
+__all__ = ["EMITTER_MODULES", "emitter_for", "process_of"]
 
 # engine -> module that defines `EMITTERS[engine]`. A new target is its module and one line here.
 EMITTER_MODULES = {
@@ -19,8 +19,13 @@ EMITTER_MODULES = {
     "tensorrt-rtx": "edgekit.converters.tensorrt",
 }
 
-# Engines whose toolchain and interpreter run in a process of their own. ONNX Runtime runs the source model here anyway; NVIDIA's builder has its own child.
-ISOLATED = frozenset({"openvino", "tflite", "coreml"})
+# Engines whose work is done in the worker process of another: what they need beside ONNX Runtime is light, or has its own child.
+_SHARED_PROCESSES = {"tensorrt": "onnxruntime", "tensorrt-rtx": "onnxruntime"}
+
+
+def process_of(engine: str) -> str:
+    """Name of the worker process that an engine's toolchain runs in."""
+    return _SHARED_PROCESSES.get(engine, engine)
 
 
 def emitter_for(engine: str) -> Emitter:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekit.bundle import storage_errors
 from edgekit.converters._isolation_process import Worker, available_memory
 from edgekit.converters._isolation_worker import IDLE_S, REQUEST, RESPONSE, resolve
 from edgekit.errors import BuildError
@@ -94,11 +95,13 @@ class Guard:
         Raises:
             ProcessEndedError: it crashed, or took more than a limit.
             CancelledError: `cancelled` was set.
+            StorageError: there is no place for what is handed over.
             EdgeKitError, OSError: as the function raised it; anything else as a `BuildError`.
         """
         if not self.isolate:
             return resolve(function)(self.tell, *arguments)  # type: ignore[operator]
-        with tempfile.TemporaryDirectory(prefix="edgekit-call-") as folder, _borrowed(toolchain) as worker:
+        scratch = tempfile.TemporaryDirectory(prefix="edgekit-call-")
+        with storage_errors(scratch.name), scratch as folder, _borrowed(toolchain) as worker:
             with open(Path(folder) / REQUEST, "wb") as file:
                 pickle.dump(list(sys.path), file, pickle.HIGHEST_PROTOCOL)
                 pickle.dump((function, arguments), file, pickle.HIGHEST_PROTOCOL)

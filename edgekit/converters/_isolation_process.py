@@ -92,12 +92,8 @@ class Worker:
         return self._process.poll() is None
 
     def memory_bytes(self) -> int:
-        """Anonymous, shared and swapped memory; 0 where the system has no ``/proc``."""
-        try:
-            status = Path(f"/proc/{self._process.pid}/status").read_bytes()
-        except OSError:
-            return 0
-        return 1024 * sum(int(line.split()[1]) for line in status.splitlines() if line.startswith(_COUNTED))
+        """Anonymous, shared and swapped memory, that of processes it started included; 0 where the system has no ``/proc``."""
+        return _memory_bytes(str(self._process.pid))
 
     def wait(self) -> str:
         """How it ended: a signal's name, or ``exit status 1``."""
@@ -128,6 +124,16 @@ class Worker:
         """The last line that is not Python's own account of a crash."""
         lines = [line for line in self._text.splitlines() if line.strip() and not line.startswith(_FATAL)]
         return " ".join(lines[-1].split())[:300] if lines else ""
+
+
+def _memory_bytes(pid: str) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_bytes()
+        started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    own = 1024 * sum(int(line.split()[1]) for line in status.splitlines() if line.startswith(_COUNTED))
+    return own + sum(map(_memory_bytes, started))
 
 
 def available_memory() -> int:

@@ -86,7 +86,10 @@ def _serve(folder: Path, answers: int) -> None:
     except Exception as exc:  # noqa: BLE001 - the process boundary
         exc.add_note("in the toolchain's process:\n" + traceback.format_exc())
         response = (False, exc if isinstance(exc, (EdgeKitError, OSError)) else _foreign(exc))
-    (folder / RESPONSE).write_bytes(_encoded(response))
+    try:
+        (folder / RESPONSE).write_bytes(_encoded(response))
+    except OSError as exc:  # the disk is full; an error is short
+        (folder / RESPONSE).write_bytes(_encoded((False, exc)))
     os.write(answers, b"done\n")
 
 

@@ -162,7 +162,7 @@ def command(model: Path, device: str, options: Mapping[str, object]) -> str:
     """``edgekit build FILE --device ID …``, quoted for a shell."""
     words = ["edgekit", "build", str(model), "--device", device]
     for name, value in sorted(options.items()):
-        if value is None or value is False or value == "":
+        if value is None or value is False or value in ("", "auto"):
             continue
         flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
         if value is True:

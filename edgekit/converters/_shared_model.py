@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 from msgspec import structs
 
 from edgekit.converters import processing
-from edgekit.converters._embedded import extract_samples
 from edgekit.converters._emitter import NormalisedModel
-from edgekit.converters._normalise import normalise, resolve_shapes
+from edgekit.converters._isolation import Guard
+from edgekit.converters._normalise import resolve_shapes
+from edgekit.converters._open_batch import at_batch, leaves_batch_open
 from edgekit.converters._options import BuildOptions, silent
-from edgekit.converters._samples import SampleSet, golden_samples, require_sizes
-from edgekit.converters._source import SourceModel, load_source
+from edgekit.converters._preparation import prepare, put_around
+from edgekit.converters._samples import SampleSet, range_inputs, require_sizes
+from edgekit.converters._source import SourceModel, load_source, path_of
+from edgekit.converters.quantization import MAX_CALIBRATION, Calibrated, calibrate
+from edgekit.errors import UsageError
 
 __all__ = ["SharedModel"]
 
@@ -25,28 +27,23 @@ __all__ = ["SharedModel"]
 class SharedModel:
     """A source model and what was made of it. Safe to use from several threads: who comes second waits for the first.
 
-    Use it as a context manager; samples that came with the model lie in a folder that goes with it.
-
     Args:
-        path: of the model.
+        model: path, or a PyTorch module.
         options: of the build.
+        guard: where toolchains that read it run; in this process without.
     """
 
-    def __init__(self, path: Path, options: BuildOptions) -> None:
-        self.path = path
+    def __init__(self, model: object, options: BuildOptions, guard: Guard | None = None) -> None:
+        self.model = model
+        self.path = path_of(model)
         self.options = options
+        self._guard = guard or Guard(isolate=False, tell=options.get("progress") or silent)
         self._processing = processing.requested(options)
         self._progress = options.get("progress") or silent
         self._source: SourceModel | None = None
-        self._forms: dict[bool, tuple[NormalisedModel, SampleSet]] = {}
+        self._forms: dict[tuple[bool, tuple[int, ...]], tuple[NormalisedModel, SampleSet]] = {}
+        self._calibrated: dict[bool, Calibrated] = {}
         self._lock = threading.RLock()
-        self._folders = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._folders.close()
 
     def source(self) -> SourceModel:
         """The model as given, with everything written into its graph that all engines shall get.
@@ -57,31 +54,64 @@ class SharedModel:
         with self._lock:
             if self._source is None:
                 self._progress("reading the model")
-                self._source = processing.apply(load_source(self.path), self._processing)
-                self._take_own_samples(self._source)
+                self._source = self._with_processing(self._read())
             return self._source
 
-    def form(self, static: bool) -> tuple[NormalisedModel, SampleSet]:
-        """The normalised model and its samples, with every size fixed or with dynamic ones left in."""
+    def _read(self) -> SourceModel:
+        chosen = self.options
+        return load_source(
+            self.model,
+            signature=chosen.get("signature") or "",
+            example_inputs=chosen.get("example_inputs"),
+            dynamic_shapes=chosen.get("dynamic_shapes"),
+            guard=self._guard,
+        )
+
+    def form(self, static: bool, batches: tuple[int, ...] = ()) -> tuple[NormalisedModel, SampleSet]:
+        """The normalised model and its samples, with every size fixed or with dynamic ones left in.
+
+        Args:
+            static: fix every size.
+            batches: leave the first dimension open where the user does, and add the model fixed at each of these sizes.
+        """
         with self._lock:
             source = self.source()
             shapes, given = self.options.get("shapes") or {}, self.options.get("calibration")
             calibration = Path(given) if given is not None else None
-            resolved = resolve_shapes(source.signature, shapes, static)
+            batches = batches if static and leaves_batch_open(source.signature, shapes) else ()
+            if batches:
+                resolve_shapes(source.signature, at_batch(source.signature, shapes, batches[0]), static=True)  # all else must be known
+            resolved = resolve_shapes(source.signature, shapes, static and not batches)
             if calibration is None:  # found out here, not after a long normalisation
                 inputs = tuple(structs.replace(spec, shape=resolved[spec.name]) for spec in source.signature.inputs)
                 require_sizes(structs.replace(source.signature, inputs=inputs))
             static = all(isinstance(dim, int) for shape in resolved.values() for dim in shape)
-            if static not in self._forms:
-                self._progress("normalising")
-                normalised = normalise(source, shapes, static=static)
-                self._progress("running the source model on samples")
-                self._forms[static] = (normalised, golden_samples(source, normalised.signature, calibration))
-            return self._forms[static]
+            key = (static, batches)
+            if key not in self._forms:
+                self._forms[key] = self._call(prepare, source, shapes, static, calibration, batches)
+            return self._forms[key]
 
-    def _take_own_samples(self, source: SourceModel) -> None:
-        """A reproducer carries its samples; they are its calibration unless another is given."""
-        if self.options.get("calibration") is None:
-            folder = self._folders.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-samples-"))
-            if extract_samples(source.model, Path(folder)):
-                self.options = {**self.options, "calibration": folder}
+    def _with_processing(self, source: SourceModel) -> SourceModel:
+        if self._processing is None:
+            return source
+        processed: SourceModel = self._call(put_around, source, self._processing)
+        return processed
+
+    def _call(self, function: Callable[..., Any], *arguments: object) -> Any:
+        return self._guard.call("onnxruntime", f"model {self.path.name}", f"{function.__module__}:{function.__name__}", *arguments)
+
+    def calibrated(self, normalised: NormalisedModel) -> Calibrated:
+        """Value ranges of one of the model's forms, collected once for all engines that take it.
+
+        Raises:
+            UsageError: no samples were given.
+        """
+        with self._lock:
+            given = self.options.get("calibration")
+            if given is None:
+                raise UsageError("int8", "no samples to find value ranges on", "--calibration PATH", "give real inputs")
+            if normalised.static not in self._calibrated:
+                self._progress("collecting value ranges")
+                samples = range_inputs(Path(given), normalised.signature, MAX_CALIBRATION)
+                self._calibrated[normalised.static] = calibrate(normalised, samples, f"{len(samples)} samples of {Path(given).name}")
+            return self._calibrated[normalised.static]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-import types
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgekit.converters import build_many
-from edgekit.converters._emitter import EmitJob, Emitted
 from edgekit.converters._emitters import EMITTER_MODULES
 from edgekit.converters._isolation import CancelledError, Guard
-from edgekit.converters._onnxruntime import OnnxRuntimeEmitter
 from edgekit.converters._parallel import run_all
 from edgekit.converters._targets import Target, resolve_targets
 from edgekit.errors import BuildError, UsageError
@@ -45,7 +41,7 @@ def test_progress_names_the_device(tiny_conv: Path, tmp_path: Path) -> None:
 
 def test_the_model_is_read_once(tiny_conv: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    build_many(tiny_conv, devices=DEVICES, output=tmp_path, progress=said.append, jobs=4)
+    build_many(tiny_conv, devices=DEVICES[:2], output=tmp_path, progress=said.append, jobs=2)
     assert said.count("reading the model") == said.count("normalising") == 1
 
 
@@ -99,20 +95,25 @@ def test_an_interrupt_stops_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert stopped.is_set()
 
 
-class _Failing(OnnxRuntimeEmitter):
-    def emit(self, job: EmitJob) -> Emitted:
+FAILING = """
+from edgekit.converters._onnxruntime import OnnxRuntimeEmitter
+
+class Failing(OnnxRuntimeEmitter):
+    def emit(self, job):
         raise RuntimeError("no licence")
+
+EMITTERS = {"onnxruntime": Failing()}
+"""
 
 
 def test_a_build_that_fails_among_others_is_its_one_error(tiny_conv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("failing_emitter")
-    module.EMITTERS = {"onnxruntime": _Failing()}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(EMITTER_MODULES, "onnxruntime", module.__name__)
+    (tmp_path / "failing_emitter.py").write_text(FAILING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(EMITTER_MODULES, "onnxruntime", "failing_emitter")
     with pytest.raises(BuildError, match="target onnxruntime: its toolchain failed: no licence"):
-        build_many(tiny_conv, devices=DEVICES[:2], output=tmp_path, jobs=2, reproducer=False)
-    assert not (tmp_path / "tiny_conv-generic-x86.edgekit").exists()
-    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []  # nothing half-written
+        build_many(tiny_conv, devices=DEVICES[:2], output=tmp_path / "out", jobs=2, reproducer=False)
+    left = list((tmp_path / "out").iterdir()) if (tmp_path / "out").exists() else []
+    assert {path.name for path in left} <= {"tiny_conv-intel-nuc.edgekit"}  # the other one, if it was quicker; nothing half-written
 
 
 BAD: dict[str, tuple[Callable[..., object], str]] = {

@@ -108,7 +108,9 @@ def words(error: BuildError) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "left"), [("crash", ["Tanh", "Relu"]), ("refuse", ["Tanh"]), ("numbers", ["Tanh"])], ids=["crash", "refusal", "wrong numbers"]
+    ("kind", "left"),
+    [pytest.param("crash", ["Tanh", "Relu"], marks=pytest.mark.slow), ("refuse", ["Tanh"]), ("numbers", ["Tanh"])],
+    ids=["crash", "refusal", "wrong numbers"],
 )
 def test_the_smallest_part_that_fails_is_left(
     fault: Callable[[str], None], chain: Path, tmp_path: Path, kind: str, left: list[str], monkeypatch: pytest.MonkeyPatch
@@ -143,10 +145,10 @@ def test_a_hang_is_not_tried_again_and_again(
 ) -> None:
     fault("hang")
     monkeypatch.setattr(_reproducer, "REDUCE_S", 0.5)
-    error = failure(chain, tmp_path, time_limit_s=2.0)
-    assert "did not end within 2 s" in str(error)
+    error = failure(chain, tmp_path, time_limit_s=4.0)
+    assert "did not end within 4 s" in str(error)
     assert "12 of 12 nodes, not tried again because one try takes too long" in str(error)
-    assert words(error)[-2:] == ["--time-limit", "2.0"]
+    assert words(error)[-2:] == ["--time-limit", "4.0"]
     assert len(onnx.load(tmp_path / "out" / "b-reproducer.onnx").graph.node) == 12
 
 
@@ -229,7 +231,15 @@ def test_samples_travel_inside_the_model(tmp_path: Path) -> None:
 
 
 def test_the_command_repeats_the_options() -> None:
-    options = {"precision": "fp16", "time_limit_s": 4.0, "compress": ["a b", "c"], "exact": True, "off": False, "left_out": None}
+    options = {
+        "precision": "fp16",
+        "time_limit_s": 4.0,
+        "compress": ["a b", "c"],
+        "exact": True,
+        "off": False,
+        "left_out": None,
+        "method": "auto",
+    }
     assert command(Path("/x y/m.onnx"), "pi", options) == (
         "edgekit build '/x y/m.onnx' --device pi --compress 'a b' --compress c --exact --precision fp16 --time-limit 4.0"
     )
