@@ -4,12 +4,11 @@
 """
 
 from edgekit.converters.processing._apply import Processing, Request, apply, requested, write_labels
-from edgekit.converters.processing._edit import NODE_PREFIX, POST_PREFIX
+from edgekit.converters.processing._edit import POST_PREFIX
 from edgekit.converters.processing._grammar import parse_class_scores, parse_image_input, parse_nms
 from edgekit.converters.processing._pictures import image_of, is_open, read_picture, sample_notes, sample_shape
 
 __all__ = [
-    "NODE_PREFIX",
     "POST_PREFIX",
     "Processing",
     "Request",
