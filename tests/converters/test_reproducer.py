@@ -293,3 +293,18 @@ def test_one_wrong_convolution_of_a_real_model_is_what_is_left(
     assert weights in [tensor.name for tensor in left.graph.initializer]
     assert len(left.graph.node) <= 3
     assert "it diverged first at tensor" in str(caught.value)
+
+
+def test_int8_is_repeated_on_the_samples_in_the_file(
+    fault: Callable[[str], None], chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault("refuse")
+    np.save(tmp_path / "samples.npy", np.random.default_rng(11).standard_normal((2, 6)).astype(np.float32))
+    with pytest.raises(BuildError) as caught:
+        build(chain, device="intel-nuc", precision="int8", calibration=tmp_path / "samples.npy", output=tmp_path / "out" / "b.edgekit")
+    file = tmp_path / "out" / "b-reproducer.onnx"
+    assert words(caught.value) == ["edgekit", "build", str(file), "--device", "intel-nuc", "--precision", "int8"]
+    monkeypatch.undo()
+    right = build(file, device="intel-nuc", precision="int8", output=tmp_path / "right.edgekit")
+    assert right.manifest.precision == "int8"
+    np.testing.assert_array_equal(right.golden()[0].inputs["t6"].shape, (2, 6))
