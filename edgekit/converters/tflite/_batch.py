@@ -20,6 +20,10 @@ BATCHES = (5, 7)
 """The sizes of the two files: no usual number of channels, taps or strides, which could be mistaken for the batch."""
 
 
+_VERSIONS = {"BROADCAST_TO": 2}
+"""First versions of kernels that LiteRT registers (tensorflow/lite/kernels/register.cc), where that is not 1."""
+
+
 class BatchError(Exception):
     """What in the graph depends on the batch in a way that no file can express."""
 
@@ -244,7 +248,7 @@ class _Subgraph:
     def _add(self, name: str, inputs: list[int], output: int, options: Any = None) -> None:
         """Put an operator in front of all others."""
         operator = self.schema.OperatorT()
-        operator.opcodeIndex = self.constants.opcode(getattr(self.schema.BuiltinOperator, name))
+        operator.opcodeIndex = self.constants.opcode(getattr(self.schema.BuiltinOperator, name), _VERSIONS.get(name, 1))
         operator.inputs, operator.outputs = inputs, [output]
         if options is not None:
             operator.builtinOptions = options

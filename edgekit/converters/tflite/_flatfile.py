@@ -72,13 +72,13 @@ class Constants:
         """A new computed tensor with the type of another."""
         return self._append(like.type, tuple(shape), signature.astype(np.int32), 0)
 
-    def opcode(self, builtin: int) -> int:
-        """Index of an operator code, added where the file has none."""
+    def opcode(self, builtin: int, version: int = 1) -> int:
+        """Index of an operator code, added in this version of its kernel where the file has none."""
         for index, code in enumerate(self.model.operatorCodes):
             if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
                 return index
         code = self.schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), 1
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
         self.model.operatorCodes.append(code)
         return len(self.model.operatorCodes) - 1
 
