@@ -38,7 +38,7 @@ from edgekit.runtime._tensorrt_plan import (
     engine_key,
 )
 
-__all__ = ["PACKAGES", "BuiltEngine", "build_engine", "cached_engine", "find_package", "forget_engine", "read_recipe"]
+__all__ = ["PACKAGES", "BuiltEngine", "build_engine", "cached_engine", "find_package", "forget_engine", "parse_model", "read_recipe"]
 
 # engine -> importable packages that bring it, best first. `tensorrt_rtx` is the metapackage's name for the bindings.
 PACKAGES = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
@@ -155,6 +155,30 @@ def build_engine(
         )
 
 
+def parse_model(package: str, recipe_path: Path, *, timeout_s: float = DEVICE_TIMEOUT_S) -> None:
+    """Let the parser read a model in a child process.
+
+    Raises:
+        UnsupportedOperatorsError: it refused nodes.
+        BuildError: it refused the file as a whole, crashed or did not end.
+        EnvironmentMissingError: the package is too old or too new for the recipe.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekit-tensorrt-") as scratch:
+        report_path = Path(scratch) / "report.json"
+        command = _command(package, recipe_path, None, report_path, Attempt(0, 0), ())
+        code, output = _run(command, timeout_s)
+        report = msgspec.json.decode(report_path.read_bytes(), type=ChildReport) if report_path.is_file() else None
+        if code == BUILT:
+            return
+        if code == UNFIT:
+            raise EnvironmentMissingError(package, output.strip(), "", "update it, or build the bundle again")
+        if code == REFUSED and report is not None:
+            raise _refused(package, report, recipe_path)
+        raise BuildError(
+            f"{package} parser", _describe_failure(code, output, report, timeout_s), "", f"repeat it with: {shlex.join(command)}"
+        )
+
+
 def cached_engine(engine: str, recipe_path: Path, cuda: Any, cache_dir: Path | None) -> BuiltEngine:
     """The engine of a recipe for the GPU here, from the cache or built now.
 
@@ -210,14 +234,15 @@ def forget_engine(path: Path) -> None:
 def _command(
     package: str,
     recipe: Path,
-    engine: Path,
+    engine: Path | None,
     report: Path,
     attempt: Attempt,
     capabilities: Sequence[str],
     timing_cache: Path | None = None,
 ) -> list[str]:
     command = [sys.executable, "-m", "edgekit.runtime._tensorrt_child", "--package", package, "--recipe", str(recipe)]
-    command += ["--engine", str(engine), "--report", str(report), "--workspace-bytes", str(attempt.workspace_bytes)]
+    command += ["--engine", str(engine)] if engine is not None else []
+    command += ["--report", str(report), "--workspace-bytes", str(attempt.workspace_bytes)]
     command += ["--level", str(attempt.optimization_level)]
     command += [part for capability in capabilities for part in ("--compute-capability", capability)]
     return command + (["--timing-cache", str(timing_cache)] if timing_cache is not None else [])

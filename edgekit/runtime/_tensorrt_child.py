@@ -1,7 +1,7 @@
 """The process that runs NVIDIA's parser and builder: native code that may crash or be killed, so nothing else runs beside it.
 
 ``python -m edgekit.runtime._tensorrt_child --package … --recipe …`` is also the command that repeats a failed build by hand.
-Exit codes: 0 built, 3 the parser refused the model, 4 the builder gave no engine, 5 the package does not fit.
+Exit codes: 0 built (or parsed, without ``--engine``), 3 the parser refused the model, 4 the builder gave no engine, 5 the package does not fit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m edgekit.runtime._tensorrt_child", description=__doc__)
     parser.add_argument("--package", required=True, help="tensorrt, tensorrt_rtx or tensorrt_rtx_bindings")
     parser.add_argument("--recipe", required=True, type=Path)
-    parser.add_argument("--engine", required=True, type=Path, help="where the engine goes")
+    parser.add_argument("--engine", type=Path, help="where the engine goes; without it the file is only parsed")
     parser.add_argument("--report", required=True, type=Path, help="where the report goes (JSON)")
     parser.add_argument("--workspace-bytes", type=int, default=0)
     parser.add_argument("--level", type=int, default=3)
@@ -64,6 +64,8 @@ def _build(trt: Any, recipe: Recipe, plan: BuildPlan, options: argparse.Namespac
 
     if not parsed:
         return REFUSED, report(refusals=tuple(_refusal(parser.get_error(i)) for i in range(parser.num_errors)))
+    if options.engine is None:
+        return BUILT, report()
     config = _config(trt, builder, network, recipe, plan, options)
     cache = _timing_cache(config, plan, options.timing_cache)
     started = time.monotonic()

@@ -10,5 +10,6 @@ from __future__ import annotations
 from edgekit.converters._lowering._driver import Lowered, Refusal, lower_model, lower_until, lowered_graph
 from edgekit.converters._lowering._piece import CannotLowerError, Piece
 from edgekit.converters._lowering._rules import Rule
+from edgekit.converters._lowering._view import name_nodes
 
-__all__ = ["CannotLowerError", "Lowered", "Piece", "Refusal", "Rule", "lower_model", "lower_until", "lowered_graph"]
+__all__ = ["CannotLowerError", "Lowered", "Piece", "Refusal", "Rule", "lower_model", "lower_until", "lowered_graph", "name_nodes"]

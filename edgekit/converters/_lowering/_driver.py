@@ -169,13 +169,12 @@ class _Lowering:
             if len(model.graph.node) > _LIMIT or not (self._expand(model, around, refused) or self._expand(model, around, blind)):
                 break
             _tidy(model)
+            self._settle(model)
         return Lowered(self._given, self._reasons(refused or blind))
 
     def _expand(self, model: onnx.ModelProto, around: Surroundings, refused: Sequence[tuple[Node, str]]) -> bool:
         """Replace what can be; False when nothing can."""
         wanted = {node.name: (node, reason) for node, reason in refused}
-        if wanted:
-            wanted |= {node.name: (node, "") for node in around.graph.nodes if self._is_settled(node, around)}
         nodes: list[onnx.NodeProto] = []
         initializers: list[onnx.TensorProto] = []
         for proto in model.graph.node:
@@ -193,9 +192,14 @@ class _Lowering:
         model.graph.initializer.extend(initializers)
         return True
 
-    def _is_settled(self, node: Node, around: Surroundings) -> bool:
-        """An ``If`` of a function's body whose condition has become known."""
-        return node.op == "If" and node.name in self._origins and around.constant(node.inputs[0]) is not None
+    def _settle(self, model: onnx.ModelProto) -> None:
+        """Expand what expansions have left behind although it can be decided: an ``If`` on a constant, a ``CastLike``."""
+        for _ in range(_ROUNDS):
+            around = view(model)
+            known = [node for node in around.graph.nodes if node.name in self._origins and _is_settled(node, around)]
+            if not self._expand(model, around, [(node, "") for node in known]):
+                return
+            _tidy(model)
 
     def _piece(self, proto: onnx.NodeProto, around: Surroundings, node: Node, reason: str) -> Piece | None:
         piece = Piece(node, around)
@@ -244,6 +248,10 @@ class _Lowering:
             if text not in entry[3]:
                 entry[3].append(text)
         return tuple((name, op, opset, "; ".join(reasons[:3])) for name, op, opset, reasons in found.values())
+
+
+def _is_settled(node: Node, around: Surroundings) -> bool:
+    return node.op == "CastLike" or (node.op == "If" and around.constant(node.inputs[0]) is not None)
 
 
 def _copied(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -13,9 +13,10 @@ import numpy as np
 from edgekit.bundle import Artifact, GoldenSample, Signature
 from edgekit.converters._emitter import EmitJob
 from edgekit.converters._onnxruntime import plain_bindings
-from edgekit.converters._opset import opset_of, to_opset
+from edgekit.converters._opset import opset_of
 from edgekit.converters._precision import FLOAT16_SCALES, lower_to_fp16
 from edgekit.converters._verify import run_artifact
+from edgekit.converters.tensorrt._reading import readable
 from edgekit.errors import ModelError, ShapeRequiredError
 from edgekit.runtime._tensorrt_plan import RECIPE_FORMAT, Recipe, ShapeRange, generations
 
@@ -54,18 +55,21 @@ def write_kit(job: EmitJob) -> Kit:
     """Write ``model.onnx``, ``recipe.json`` and, when the model was lowered, ``fallback.onnx``.
 
     Raises:
-        UnsupportedOperatorsError: nodes that the device's opset cannot express.
+        UnsupportedOperatorsError: nodes that neither the device's opset nor NVIDIA's parser takes, and that cannot be lowered.
         ModelError: an input or output whose dtype TensorRT has not.
         ShapeRequiredError: a dynamic input without a sample to take its sizes from.
     """
     import onnx
 
     _check_types(job.source.signature)
-    plain = to_opset(job.source.model, job.claim.opset_max or _OLDEST_CEILING)
+    ceiling = job.claim.opset_max or _OLDEST_CEILING
+    plain, lowering = readable(job.source.model, ceiling, lambda made, data: _recipe(job, made, data, ()))
     report: dict[str, object] = {"opset": opset_of(plain), "ir_version": plain.ir_version}
+    if lowering.expanded:
+        report["lowered"] = list(lowering.expanded)
     model, kept = plain, []
     if job.precision == "int8":
-        model = to_opset(job.written.model, job.claim.opset_max or _OLDEST_CEILING)
+        model, _ = readable(job.written.model, ceiling, lambda made, data: _recipe(job, made, data, ()))
     if job.precision == "fp16" or (job.precision == "int8" and opset_of(model) >= FLOAT16_SCALES):
         model, report["fp16"] = lower_to_fp16(model, job.samples)
         kept = [entry["name"] for entry in report["fp16"]["kept"]]  # type: ignore[index]
