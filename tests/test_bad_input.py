@@ -101,8 +101,8 @@ def test_a_bad_model_is_one_line_and_nothing_is_written(tmp_path: Path, case: st
 ARGUMENTS = {
     "unknown device": ({"device": "raspberry-pi-55"}, Unknown, "raspberry-pi-5"),
     "unknown precision": ({"precision": "fp8"}, UsageError, "one of auto, fp32, fp16"),
-    "int8": ({"precision": "int8"}, UsageError, "not in this version"),
-    "a device that takes int8 only": ({"device": "coral-edgetpu"}, UsageError, "int8 only"),
+    "int8": ({"precision": "int8"}, UsageError, "int8 needs real samples"),
+    "a device that takes int8 only": ({"device": "coral-edgetpu"}, UsageError, "int8 needs real samples"),
     "shape of an unknown input": ({"shapes": {"z": (1, 8)}}, Unknown, "'z'"),
     "shape of another rank": ({"shapes": {"x": (1, 8, 1)}}, UsageError, "3 dimensions"),
     "shape that contradicts": ({"shapes": {"x": (1, 9)}}, UsageError, "dimension 1 is 9"),

@@ -63,8 +63,14 @@ def build(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="ONNX, .ort, .keras or .pt2 file, or a SavedModel directory.")],
     device: Annotated[list[str], typer.Option("--device", metavar="ID", help="Device profile; repeat to build several.")],
     output: Annotated[str, typer.Option("-o", "--output", metavar="DIR_OR_FILE", help="Directory, or a name ending in .edgekit.")] = "",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or fp16; auto takes what the device runs fast.")] = "auto",
-    calibration: Annotated[str, typer.Option(metavar="PATH", help="Real samples: folder of images or .npy, or an .npz.")] = "",
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8; auto takes what the device runs fast.")] = "auto",
+    calibration: Annotated[str, typer.Option(metavar="PATH", help="Real samples: images, .npy, .npz or Parquet; int8 needs them.")] = "",
+    calibration_method: Annotated[
+        str, typer.Option(metavar="NAME", help="How int8 ranges are chosen: auto, minmax, percentile, entropy or error.")
+    ] = "auto",
+    min_agreement: Annotated[
+        float | None, typer.Option(metavar="A", help="What int8 must keep of the float model's answers; 0.99 by default.")
+    ] = None,
     shape: Annotated[
         list[str], typer.Option(metavar="NAME=1,3,224,224", help="Fix an input's shape, -1 leaves a dimension open; repeat per input.")
     ] = [],  # noqa: B006
@@ -107,6 +113,8 @@ def build(
         devices=device,
         precision=precision,
         calibration=calibration or None,
+        calibration_method=calibration_method,
+        min_agreement=min_agreement,
         shapes=parse_shapes(shape),
         output=output or None,
         signature=signature or None,

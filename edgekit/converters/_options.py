@@ -23,8 +23,10 @@ class BuildOptions(TypedDict, total=False):
     here, one in ``edgekit.cli._build``, and the call that uses it.
     """
 
-    precision: str  # "auto" (default: fp16 where the profile calls it fast, else fp32), "fp32" or "fp16"
-    calibration: Location | None  # file or folder of samples for the proof (`edgekit.converters._samples`); synthetic ones without it
+    precision: str  # "auto" (default: the best that the profile calls fast; int8 only with ``calibration``), "fp32", "fp16" or "int8"
+    calibration: Location | None  # samples for the proof and for int8's ranges (`edgekit.converters._samples`); synthetic ones without it
+    calibration_method: str | None  # how int8's ranges are chosen: one of `quantization.METHODS`, or "auto" (default) for the best of them
+    min_agreement: float | None  # what int8 must keep of the float model's answers; 0.99 by default
     shapes: Shapes | None  # input name to sizes, for inputs with open dimensions
     output: Location | None  # directory or ``.edgekit`` file; a folder where several devices are built; the current folder by default
     signature: str | None  # of a SavedModel with several; its only one or ``serving_default`` without it
@@ -33,7 +35,7 @@ class BuildOptions(TypedDict, total=False):
     name: str | None  # the bundle's name; the model's file name without its suffix by default
     model_version: str  # what a model repository serves it as; "1"
     progress: Progress | None  # called with a few words at each step
-    isolate: bool  # heavy toolchains run in processes of their own (default), else in this one and without limits
+    isolate: bool  # toolchains run in processes of their own (default), else in this one and without limits
     time_limit_s: float | None  # for a toolchain's work on one artifact; half an hour by default
     image_inputs: Sequence[str] | None  # per picture input what ``--image-input`` takes (`edgekit.converters.processing`)
     classes: Location | None  # file of class names, one a line

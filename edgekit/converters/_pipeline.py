@@ -8,10 +8,11 @@ from pathlib import Path
 
 from edgekit.bundle import Bundle, write_bundle
 from edgekit.converters import processing
-from edgekit.converters._delivery import WrongNumbersError, deliver
+from edgekit.converters._delivery import WrongNumbersError
 from edgekit.converters._emitter import EmitJob
 from edgekit.converters._isolation import Guard
 from edgekit.converters._options import BuildOptions
+from edgekit.converters._precision_choice import deliver_best
 from edgekit.converters._record import manifest_of, report_of
 from edgekit.converters._reproducer import Reproduction, leave_reproducer
 from edgekit.converters._shared_model import SharedModel
@@ -33,19 +34,18 @@ def build_bundle(model: SharedModel, target: Target, guard: Guard, rebuild: Call
     Raises:
         BuildError: names the reproducer. All else as `edgekit.build`.
     """
-    normalised, samples = model.form(target.emitter.static_only or target.profile.engine.static_shapes)
+    normalised, samples = model.form(target.emitter.static_only or target.profile.engine.static_shapes, target.emitter.batch_probes)
     options, source = model.options, model.source()
     name = options.get("name") or model.path.stem
     with tempfile.TemporaryDirectory(prefix="edgekit-build-") as folder:
         job = EmitJob(name, normalised, target.profile, target.profile.engine, target.precision, Path(folder), samples.samples)
         try:
-            # The precision ladder goes here: it calls `deliver` for each of its jobs (each with a directory of its own) and returns the one it keeps.
-            delivery = deliver(target.emitter, job, guard)
+            delivery = deliver_best(model, target, job, guard)
         except BuildError as exc:
             if rebuild is None:
                 raise
             suspect = exc.place.index if isinstance(exc, WrongNumbersError) else -1
-            asked: BuildOptions = {**options, "precision": target.precision}
+            asked: BuildOptions = {**options, "precision": exc.precision or target.precision}
             raise leave_reproducer(exc, job, suspect, Reproduction(target.given, target.destination, asked, rebuild, guard.tell)) from exc
         manifest = manifest_of(name, options.get("model_version", "1"), source, samples, delivery)
         processing.write_labels(source, delivery.job.directory)

@@ -10,10 +10,11 @@ from edgekit.bundle import ARCHIVE_SUFFIX, check_destination
 from edgekit.converters._emitter import Emitter
 from edgekit.converters._emitters import emitter_for
 from edgekit.converters._options import BuildOptions
+from edgekit.converters.quantization import DEFAULT_AGREEMENT, check_settings
 from edgekit.device_profiles import DeviceProfile, load_profile
 from edgekit.errors import UsageError
 
-__all__ = ["PRECISIONS", "Target", "choose_precision", "resolve_targets"]
+__all__ = ["PRECISIONS", "Target", "choose_precision", "precisions_to_try", "resolve_targets"]
 
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
 
@@ -26,15 +27,20 @@ class Target:
         given: the device as the user named it.
         profile: the device.
         emitter: of the device's engine.
-        precision: as chosen, never ``auto``.
+        precisions: to try in this order, never ``auto``; more than one only where ``auto`` may take int8, which must prove itself.
         destination: where the bundle goes.
     """
 
     given: str
     profile: DeviceProfile
     emitter: Emitter
-    precision: str
+    precisions: tuple[str, ...]
     destination: Path
+
+    @property
+    def precision(self) -> str:
+        """The first choice."""
+        return self.precisions[0]
 
 
 def resolve_targets(stem: str, devices: Sequence[str], options: BuildOptions) -> list[Target]:
@@ -64,21 +70,31 @@ def resolve_targets(stem: str, devices: Sequence[str], options: BuildOptions) ->
 
 def _target(given: str, profile: DeviceProfile, destination: Path, options: BuildOptions) -> Target:
     emitter = emitter_for(profile.engine.name)
-    chosen = choose_precision(profile, options.get("precision", "auto"), emitter.precisions)
+    check_settings(options.get("calibration_method") or "auto", options.get("min_agreement") or DEFAULT_AGREEMENT)
+    chosen = precisions_to_try(
+        profile, options.get("precision", "auto"), emitter.precisions, calibrated=options.get("calibration") is not None
+    )
     check_destination(destination)
     return Target(given, profile, emitter, chosen, destination)
 
 
-def choose_precision(profile: DeviceProfile, wanted: str, emitted: Sequence[str]) -> str:
-    """The precision to build in. Pure.
+def choose_precision(profile: DeviceProfile, wanted: str, emitted: Sequence[str], *, calibrated: bool = False) -> str:
+    """The first of `precisions_to_try`."""
+    return precisions_to_try(profile, wanted, emitted, calibrated=calibrated)[0]
+
+
+def precisions_to_try(profile: DeviceProfile, wanted: str, emitted: Sequence[str], *, calibrated: bool) -> tuple[str, ...]:
+    """The precisions to build in, the best first. Pure.
 
     Args:
         profile: what the device takes.
-        wanted: one of ``auto``, ``fp32``, ``fp16``, ``int8``.
+        wanted: one of ``auto``, ``fp32``, ``fp16``, ``int8``. ``auto`` is int8 where the profile calls that fast and there are samples to find ranges on, then
+            fp16 where the profile calls that fast, then what else there is.
         emitted: what the target's emitter writes.
+        calibrated: real samples were given.
 
     Raises:
-        UsageError: the device or the emitter does not take it.
+        UsageError: the device or the emitter does not take it, or int8 has no samples.
     """
     if wanted not in PRECISIONS:
         raise UsageError("--precision", f"unknown value {wanted!r}", f"one of {', '.join(PRECISIONS)}")
@@ -88,12 +104,23 @@ def choose_precision(profile: DeviceProfile, wanted: str, emitted: Sequence[str]
         raise UsageError(
             f"device {profile.id}", f"runs {runs} only", "", f"this version builds {' and '.join(emitted)}; choose another device"
         )
-    if wanted == "auto":
-        return "fp16" if "fp16" in taken and profile.precisions["fp16"] == "fast" else taken[0]
-    if wanted == "int8":
-        raise UsageError("--precision int8", "not in this version", f"one of auto, {', '.join(taken)}", "leave the flag out")
-    if wanted not in taken:
+    tried = _automatic(profile, taken, calibrated) if wanted == "auto" else (wanted,)
+    if tried[0] not in taken:
         raise UsageError(
             f"--precision {wanted}", f"{profile.id} does not take it", f"one of auto, {', '.join(taken)}", "leave the flag out"
         )
-    return wanted
+    if tried[0] == "int8" and not calibrated:
+        raise UsageError(
+            f"--precision {wanted}" if wanted != "auto" else f"device {profile.id}",
+            "int8 needs real samples, and none were given: the ranges of random ones would be wrong",
+            "--calibration PATH",
+            "give a folder of pictures, .npy or .npz files, or Parquet",
+        )
+    return tried
+
+
+def _automatic(profile: DeviceProfile, taken: Sequence[str], calibrated: bool) -> tuple[str, ...]:
+    floats = [name for name in taken if name != "int8"]
+    best = ("fp16",) if "fp16" in floats and profile.precisions["fp16"] == "fast" else tuple(floats[:1])
+    quick = "int8" in taken and profile.precisions["int8"] == "fast"
+    return ("int8", *best) if not floats or (quick and calibrated) else best

@@ -16,6 +16,7 @@ from edgekit.converters import build, build_many, build_result, choose_precision
 from edgekit.converters._emitter import EmitJob, Emitted, Proof
 from edgekit.converters._emitters import EMITTER_MODULES
 from edgekit.converters._onnxruntime import OnnxRuntimeEmitter
+from edgekit.converters._targets import precisions_to_try
 from edgekit.device_profiles import load_profile
 from edgekit.errors import BuildError, UsageError, VerificationError
 from edgekit.runtime import load, verify_bundle
@@ -91,11 +92,28 @@ def test_an_fp16_capable_device_gets_fp16_by_itself(device: str) -> None:
     assert choose_precision(load_profile(device), "auto", ("fp32", "fp16")) == "fp16"
 
 
+@pytest.mark.parametrize(
+    ("device", "calibrated", "expected"),
+    [
+        ("intel-nuc", True, ("int8", "fp32")),
+        ("intel-nuc", False, ("fp32",)),
+        ("jetson-agx-orin", True, ("int8", "fp16")),
+        ("iphone-15", True, ("fp16",)),
+        ("generic-x86", True, ("fp32",)),
+        ("coral-edgetpu", True, ("int8",)),
+    ],
+)
+def test_auto_takes_int8_only_where_it_is_fast_and_there_are_samples(device: str, calibrated: bool, expected: tuple[str, ...]) -> None:
+    assert precisions_to_try(load_profile(device), "auto", ("fp32", "fp16", "int8"), calibrated=calibrated) == expected
+
+
 REFUSED = {
-    "int8": ("generic-x86", "int8", ("fp32", "fp16"), "--precision int8: not in this version; expected one of auto, fp32, fp16"),
+    "int8 without samples": ("generic-x86", "int8", ("fp32", "int8"), "--precision int8: int8 needs real samples, and none were given"),
+    "int8 where it is not": ("rtx-pc", "int8", ("fp32", "fp16", "int8"), "--precision int8: rtx-pc does not take it"),
     "unknown": ("generic-x86", "fp8", ("fp32", "fp16"), "unknown value 'fp8'; expected one of auto, fp32, fp16, int8"),
     "an emitter without it": ("generic-x86", "fp16", ("fp32",), "--precision fp16: generic-x86 does not take it"),
     "a device of int8 only": ("coral-edgetpu", "auto", ("fp32", "fp16"), "device coral-edgetpu: runs int8 only"),
+    "the same without samples": ("coral-edgetpu", "auto", ("fp32", "int8"), "device coral-edgetpu: int8 needs real samples"),
 }
 
 
@@ -155,7 +173,7 @@ class _Silent(OnnxRuntimeEmitter):
 
 @pytest.fixture
 def emitter(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], None]:
-    """Put another emitter in the place of ONNX Runtime's, through the table that targets are registered in."""
+    """Put another emitter in the place of ONNX Runtime's, through the table that targets are registered in; for builds in this process."""
     import types
 
     def use(kind: type) -> None:
@@ -170,7 +188,7 @@ def emitter(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], None]:
 def test_wrong_numbers_fail_the_build_and_leave_a_reproducer_only(emitter: Callable[[type], None], tiny_conv: Path, tmp_path: Path) -> None:
     emitter(_Wrong)
     with pytest.raises(VerificationError) as caught:
-        build(tiny_conv, device="generic-x86", precision="fp32", output=tmp_path / "b.edgekit")
+        build(tiny_conv, device="generic-x86", precision="fp32", output=tmp_path / "b.edgekit", isolate=False)
     message = str(caught.value)
     assert "worst output 'scores'" in message
     assert "it diverged first at tensor 'scores' (Gemm at 'head_gemm')" in message
@@ -180,7 +198,7 @@ def test_wrong_numbers_fail_the_build_and_leave_a_reproducer_only(emitter: Calla
 def test_a_toolchain_s_own_exception_is_one_line(emitter: Callable[[type], None], tiny_conv: Path, tmp_path: Path) -> None:
     emitter(_Crashing)
     with pytest.raises(BuildError, match="its toolchain failed: inside the toolchain") as caught:
-        build(tiny_conv, device="generic-x86", output=tmp_path / "b.edgekit", reproducer=False)
+        build(tiny_conv, device="generic-x86", output=tmp_path / "b.edgekit", reproducer=False, isolate=False)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert list(tmp_path.iterdir()) == []
 
@@ -188,13 +206,13 @@ def test_a_toolchain_s_own_exception_is_one_line(emitter: Callable[[type], None]
 def test_an_artifact_that_does_not_run_is_a_failed_build(emitter: Callable[[type], None], tiny_conv: Path, tmp_path: Path) -> None:
     emitter(_Garbage)
     with pytest.raises(BuildError, match="target onnxruntime: the artifact that was written does not run: engine onnxruntime: cannot load"):
-        build(tiny_conv, device="generic-x86", output=tmp_path / "b.edgekit", reproducer=False)
+        build(tiny_conv, device="generic-x86", output=tmp_path / "b.edgekit", reproducer=False, isolate=False)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_did_not_run_is_not_called_verified(emitter: Callable[[type], None], tiny_conv: Path, tmp_path: Path) -> None:
     emitter(_Silent)
-    proof = build(tiny_conv, device="generic-x86", output=tmp_path / "b.edgekit").manifest.verification
+    proof = build(tiny_conv, device="generic-x86", output=tmp_path / "b.edgekit", isolate=False).manifest.verification
     assert (proof.verified, proof.samples, proof.metrics, proof.left_to_device) == ("deferred", 0, {}, ("everything",))
 
 

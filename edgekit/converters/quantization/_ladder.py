@@ -76,6 +76,14 @@ class Ladder:
         """Layers that are int8."""
         return len(self.plan.layers) - len(self.kept)
 
+    @property
+    def share(self) -> float:
+        """Of all multiplications with weights, those in int8; of the layers where no sizes are known."""
+        total = sum(layer.products for layer in self.plan.layers)
+        if not total:
+            return self.quantised / max(len(self.plan.layers), 1)
+        return sum(layer.products for layer in self.plan.layers if layer.name not in self.kept) / total
+
     def report(self) -> dict[str, object]:
         """JSON-able."""
         ops = {layer.name: layer.op for layer in self.plan.layers}
@@ -84,6 +92,7 @@ class Ladder:
             "methods": self.methods,
             "layers": len(self.plan.layers),
             "quantised": self.quantised,
+            "quantised_share_of_multiplications": round(self.share, 4),
             "kept_in_float": [{"layer": name, "operator": ops[name], "snr_db": self.layer_snr_db.get(name)} for name in self.kept],
             "never_quantised": dict(sorted(self.plan.skipped.items())),
             "agreement": round(self.agreement, 6),

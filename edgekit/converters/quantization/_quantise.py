@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.converters.quantization._calibration import METHODS, Calibration, collect
+from edgekit.converters.quantization._expand import expand
 from edgekit.converters.quantization._ladder import Ladder, climb
 from edgekit.converters.quantization._prepare import prepare
 from edgekit.converters.quantization._scheme import Scheme
@@ -58,6 +59,7 @@ class Quantization:
         scheme: how it is written.
         kept: layers that stay in float.
         integer_nodes: names of the nodes that are int8.
+        share: of all multiplications with weights, those in int8; of the layers where no sizes are known.
         report: JSON-able: calibration, ladder, scheme.
         notes: plain sentences for the user.
     """
@@ -66,6 +68,7 @@ class Quantization:
     scheme: Scheme
     kept: tuple[str, ...] = ()
     integer_nodes: frozenset[str] = frozenset()
+    share: float = 1.0
     report: dict[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -129,7 +132,8 @@ def quantise(
     """
     if progress is not None:
         progress(f"choosing int8 layers for {scheme.engine}")
-    ladder = climb(calibrated.model, normalised.signature, calibrated.calibration, scheme, calibrated.samples, min_agreement, method)
+    prepared, calibration = expand(calibrated.model, calibrated.calibration, scheme.expanded)
+    ladder = climb(prepared, normalised.signature, calibration, scheme, calibrated.samples, min_agreement, method)
     if not ladder.plan.layers:
         raise ModelError(
             "int8", "no convolution or matrix product with constant weights is in the model", "", "build with --precision fp32 or fp16"
@@ -142,11 +146,11 @@ def quantise(
             "",
             "give more calibration samples, lower --min-agreement, or build with --precision fp16 or fp32",
         )
-    model = write_quantised(calibrated.model, ladder.plan, ladder.kept)
+    model = write_quantised(prepared, ladder.plan, ladder.kept)
     report = {"scheme": _describe(scheme), "target": min_agreement, **ladder.report(), "calibration": calibrated.calibration.report()}
     written = replace(normalised, model=model, opset=_opset(model), native=None)
     integer = frozenset(name for layer in ladder.plan.layers if layer.name not in ladder.kept for name in layer.nodes)
-    return Quantization(written, scheme, ladder.kept, integer, report, _notes(ladder, min_agreement))
+    return Quantization(written, scheme, ladder.kept, integer, ladder.share, report, _notes(ladder, min_agreement))
 
 
 def _opset(model: onnx.ModelProto) -> int:

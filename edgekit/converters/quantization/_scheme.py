@@ -56,6 +56,7 @@ class Scheme:
         passing: operators that hand a scale on.
         fused: activations that the engine computes inside the operator before them.
         per_tensor: weighted operators whose kernel knows one scale for all channels only.
+        expanded: operators without an int8 kernel that are written as several with one, see `expand`.
         fixed: ranges that an operator's kernel has by definition, as (low, high) of 8-bit values.
     """
 
@@ -71,6 +72,7 @@ class Scheme:
     passing: frozenset[str] = PASSING
     fused: frozenset[str] = frozenset({"Relu", "Clip"})
     per_tensor: frozenset[str] = frozenset()
+    expanded: frozenset[str] = frozenset()
     fixed: tuple[tuple[str, float, float], ...] = ()
 
     def fixed_range(self, op: str) -> tuple[float, float] | None:
@@ -97,10 +99,11 @@ _TFLITE = Scheme(
     everything=True,
     others=frozenset(
         {
-            *("Add", "Sub", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "ReduceMean", "Relu", "Clip", "HardSwish", "HardSigmoid"),
+            *("Add", "Sub", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "ReduceMean", "Relu", "Clip", "HardSwish"),
             *("Sigmoid", "Tanh", "Softmax", "LeakyRelu", "PRelu", "Resize", "Pad", "ReduceMax", "ReduceMin", "Max", "Min", "GlobalMaxPool"),
         }
     ),
+    expanded=frozenset({"HardSigmoid"}),
     # Kernels with a scale of their own (TensorFlow Lite 8-bit quantization specification).
     fixed=(("Sigmoid", 0.0, 255 / 256), ("Softmax", 0.0, 255 / 256), ("Tanh", -1.0, 127 / 128)),
 )
@@ -120,6 +123,8 @@ def scheme_for(engine: str, profile: DeviceProfile) -> Scheme:
         return _COREML if fast else replace(_COREML, activations=False)
     if engine in ("tensorrt", "tensorrt-rtx"):
         return _TENSORRT
+    if engine == "tflite" and profile.family == "coral":
+        return replace(_TFLITE, expanded=frozenset({"HardSigmoid", "HardSwish"}))  # the Edge TPU has no HARD_SWISH
     return _OPENVINO if engine == "openvino" else _TFLITE
 
 
