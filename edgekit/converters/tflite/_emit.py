@@ -28,6 +28,7 @@ from edgekit.converters.tflite._blocks import with_ordered_blocks
 from edgekit.converters.tflite._carry import carried, carrier
 from edgekit.converters.tflite._context import Context, ops
 from edgekit.converters.tflite._edgetpu import check_edgetpu, edgetpu_notes
+from edgekit.converters.tflite._fewer_axes import with_fewer_axes
 from edgekit.converters.tflite._guard import hold_constants
 from edgekit.converters.tflite._integer import bind_integers, configure, coverage, emitted_form
 from edgekit.converters.tflite._layout import Order, channels_last, identity, is_free, permuted
@@ -154,7 +155,8 @@ def tflite_from_graph(
     load_handlers()
     ops.check(graph)
     graph = with_ordered_blocks(graph)
-    logical, graph = graph, carried(graph)
+    logical = with_fewer_axes(graph)
+    graph = carried(logical)
     tf = _import_tensorflow()
     names = _native_names(graph)
     orders = {spec.name: _input_order(graph, spec) for spec in graph.inputs}

@@ -8,6 +8,7 @@ from edgekit.converters._graph import Graph, Node
 from edgekit.converters._registry import Constraint
 from edgekit.converters.tflite._carry import carrier
 from edgekit.converters.tflite._context import Context, ops
+from edgekit.converters.tflite._fewer_axes import MOST_AXES, can_merge
 
 __all__ = [
     "INTEGERS",
@@ -44,11 +45,11 @@ def supported_dtypes(node: Node, graph: Graph) -> str:
 
 
 def few_axes(node: Node, graph: Graph) -> str:
-    """Tensors have at most 6 axes; those whose shape alone changes, 7."""
-    limit = 7 if node.op in _SHAPE_ONLY else 6
+    """Tensors have at most 6 axes, or neighbours that can be treated as one; where the shape alone changes, 7."""
+    limit = 7 if node.op in _SHAPE_ONLY else MOST_AXES
     for name in (*node.inputs, *node.outputs):
         if name and name in graph.types and graph.types[name].rank > limit:
-            return f"tensor {name!r} has {graph.types[name].rank} axes"
+            return "" if can_merge(node, graph) else f"tensor {name!r} has {graph.types[name].rank} axes"
     return ""
 
 

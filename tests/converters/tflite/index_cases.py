@@ -99,6 +99,17 @@ CASES: list[Case] = [
     Case("Pad-six-axes", "Pad", (floats(2, 1, 2, 3, 1, 2),), (ints(0, 1, 0, 2, 0, 0, 1, 0, 0, 0, 1, 0), np.float32(2))),
     Case("Pad-mirrored-cut", "Pad", (floats(3, 6),), (ints(-1, 2, 0, -1),), {"mode": "reflect"}),
     Case("Split-uneven", "Split", (floats(7, 2),), (), {"num_outputs": 3}, 18, outputs=3),
+    # more axes than kernels take
+    Case("Relu-eight-axes", "Relu", (floats(2, 1, 3, 2, 1, 2, 2, 2),)),
+    Case("Add-seven-axes", "Add", (floats(2, 3, 2, 1, 2, 2, 2), floats(2, 1, 2, 2))),
+    Case("Where-seven-axes", "Where", (flags(2, 1, 2, 1, 2, 2, 2), floats(2, 3, 2, 1, 2, 2, 2)), (np.asarray(3, np.float32),)),
+    Case("Softmax-seven-axes", "Softmax", (floats(2, 3, 2, 1, 2, 4, 2),), attrs={"axis": 5}),
+    Case("Concat-seven-axes", "Concat", (floats(2, 3, 2, 1, 2, 4, 2), floats(2, 3, 2, 1, 2, 1, 2)), attrs={"axis": -2}),
+    Case("Gather-seven-axes", "Gather", (floats(2, 3, 2, 4), whole(2, 1, 2, 2, kind="int64") % 3), attrs={"axis": 1}),
+    Case("Slice-seven-axes", "Slice", (floats(2, 3, 2, 1, 2, 4, 2),), (ints(1, -3, 0), ints(3, 9, 1), ints(1, -2, 2))),
+    Case("ReduceSum-seven-axes", "ReduceSum", (floats(2, 3, 2, 1, 2, 4, 2),), (ints(1, 2, -1),), opset=13),
+    Case("ReduceMax-all-of-seven-axes", "ReduceMax", (floats(2, 3, 2, 1, 2, 4, 2),), attrs={"keepdims": 0}, opset=18),
+    Case("ArgMax-seven-axes", "ArgMax", (floats(2, 3, 2, 1, 2, 4, 2),), attrs={"axis": 5}),
     # empty tensors
     Case("Concat-empty", "Concat", (floats(2, 0), floats(2, 3)), attrs={"axis": 1}),
     Case("Slice-to-nothing", "Slice", (floats(4, 6),), (ints(3), ints(2), ints(1))),
