@@ -11,6 +11,7 @@ from edgekit.converters import processing
 from edgekit.converters._delivery import WrongNumbersError
 from edgekit.converters._emitter import EmitJob
 from edgekit.converters._isolation import Guard
+from edgekit.converters._large import refuse_large
 from edgekit.converters._options import BuildOptions
 from edgekit.converters._precision_choice import deliver_best
 from edgekit.converters._record import manifest_of, report_of
@@ -35,6 +36,7 @@ def build_bundle(model: SharedModel, target: Target, guard: Guard, rebuild: Call
         BuildError: names the reproducer. All else as `edgekit.build`.
     """
     normalised, samples = model.form(target.emitter.static_only or target.profile.engine.static_shapes, target.emitter.batch_probes)
+    refuse_large(normalised, target.emitter.engine, target.precision)
     options, source = model.options, model.source()
     name = options.get("name") or model.path.stem
     with tempfile.TemporaryDirectory(prefix="edgekit-build-") as folder:

@@ -11,6 +11,7 @@ import importlib
 import shutil
 
 from edgekit.converters._emitter import EmitJob, Emitted, Emitter
+from edgekit.converters._large import emit_large
 from edgekit.converters._verify import judge
 from edgekit.errors import EnvironmentMissingError
 from edgekit.runtime.engines import one_line
@@ -31,11 +32,13 @@ def is_direct(engine: str, job: EmitJob) -> bool:
 
 
 def emit(emitter: Emitter, job: EmitJob) -> Emitted:
-    """`Emitter.emit`, by the vendor's own TensorFlow converter where that gives the source's numbers.
+    """`Emitter.emit`; by the vendor's own TensorFlow converter where that gives the source's numbers, around protobuf for a model beyond 2 GB.
 
     Raises:
         As `Emitter.emit`.
     """
+    if job.source.weights is not None:
+        return emit_large(emitter.engine, job)
     if not is_direct(emitter.engine, job):
         return emitter.emit(job)
     try:

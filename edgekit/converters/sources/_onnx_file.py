@@ -17,7 +17,7 @@ from edgekit.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LARGE_BYTES", "SMALL_TENSOR_BYTES", "parse_onnx", "read_bytes", "read_onnx", "tensors"]
+__all__ = ["LARGE_BYTES", "SMALL_TENSOR_BYTES", "bytes_of", "parse_onnx", "read_bytes", "read_onnx", "tensors"]
 
 LARGE_BYTES = 2**31 - 2**26
 """A model whose file and external data together reach this stays apart: protobuf ends at 2^31 - 1 bytes, and a graph grows a little on its way."""
@@ -54,6 +54,9 @@ def read_onnx(path: Path, data: bytes) -> SourceModel:
             _load(path, place.tensor)
     weights = path.parent.resolve() if large else None
     passes, notes = make_runnable(path, model, opset, weights)
+    if places:
+        # ONNX Runtime itself refuses a file whose shapes and axes lie outside, as some exporters write them.
+        passes = ("source::external_data", *passes)
     name_dimensions(model)
     signature = signature_of(path, model)
     return SourceModel(path, model, "onnx", digest.hexdigest(), opset, signature, weights=weights, passes=passes, notes=notes)
@@ -157,7 +160,7 @@ class _External:
             raise ModelError(
                 str(path), f"tensor {self.tensor.name!r} has a damaged external data entry ({exc})", "whole numbers", "export it again"
             ) from exc
-        needed = _bytes_of(self.tensor)
+        needed = bytes_of(self.tensor)
         length = needed if length < 0 else length
         if offset < 0 or length != needed:
             raise ModelError(
@@ -169,7 +172,8 @@ class _External:
         return offset, length
 
 
-def _bytes_of(tensor: onnx.TensorProto) -> int:
+def bytes_of(tensor: onnx.TensorProto) -> int:
+    """How much data a tensor's dtype and shape need."""
     import onnx
 
     if tensor.data_type == onnx.TensorProto.STRING:
