@@ -27,7 +27,7 @@ class Task:
         path: the ONNX file.
         shapes: ``--shape`` of each open input.
         calibration: inputs for the ranges.
-        score: share of right answers over the test set, given something that runs the model.
+        score: share of right answers over the first so many of the test set, given something that runs the model.
         tests: how many answers are judged.
         unit: what is right.
     """
@@ -36,7 +36,7 @@ class Task:
     path: Path
     shapes: dict[str, tuple[int, ...]]
     calibration: Sequence[Inputs]
-    score: Callable[[Run], float]
+    score: Callable[[Run, int], float]
     tests: int
     unit: str
 
@@ -83,15 +83,15 @@ def recogniser() -> Task:
     from examples.models import SHAPES, characters, fetch
 
     alphabet = characters()
-    calibration, _ = text_lines(64, 1)
+    calibration, _ = text_lines(128, 1)
     pictures, texts = text_lines(200, 2)
 
-    def score(run: Run) -> float:
+    def score(run: Run, limit: int) -> float:
         return float(
             np.mean(
                 [
                     _decoded(next(iter(run({"x": picture}).values()))[0], alphabet) == text
-                    for picture, text in zip(pictures, texts, strict=True)
+                    for picture, text in zip(pictures[:limit], texts[:limit], strict=True)
                 ]
             )
         )
@@ -116,12 +116,17 @@ def classifier() -> Task:
         labels = [index % 2 for index in range(count)]
         return [np.ascontiguousarray(p[:, :, ::-1, ::-1]) if label else p for p, label in zip(pictures, labels, strict=True)], labels
 
-    calibration, _ = turned(64, 3)
+    calibration, _ = turned(128, 3)
     pictures, labels = turned(200, 4)
 
-    def score(run: Run) -> float:
+    def score(run: Run, limit: int) -> float:
         return float(
-            np.mean([int(next(iter(run({"x": p}).values()))[0].argmax()) == label for p, label in zip(pictures, labels, strict=True)])
+            np.mean(
+                [
+                    int(next(iter(run({"x": p}).values()))[0].argmax()) == label
+                    for p, label in zip(pictures[:limit], labels[:limit], strict=True)
+                ]
+            )
         )
 
     return Task(
@@ -145,8 +150,10 @@ def digits() -> Task:
     path = Path(tempfile.gettempdir()) / "edgekit-digits.onnx"
     train_digits(pictures[train], data.target[train], path)
 
-    def score(run: Run) -> float:
-        return float(np.mean([int(run({"image": pictures[i : i + 1]})["probabilities"][0].argmax()) == data.target[i] for i in test]))
+    def score(run: Run, limit: int) -> float:
+        return float(
+            np.mean([int(run({"image": pictures[i : i + 1]})["probabilities"][0].argmax()) == data.target[i] for i in test[:limit]])
+        )
 
     calibration = [{"image": pictures[i : i + 1]} for i in train[:256]]
     return Task("digits-cnn", path, {}, calibration, score, len(test), "digits right")
@@ -294,10 +301,15 @@ def voice() -> Task:
     tests = [recording(seed) for seed in (8, 9)]
     truths = [_chunk_labels(labels) for _, labels in tests]
 
-    def score(run: Run) -> float:
+    def score(run: Run, limit: int) -> float:
         right = []
         for (sound, _), (chosen, wanted) in zip(tests, truths, strict=True):
-            right.append((_stream(run, sound)[chosen] > 0.5) == wanted)
+            count = min(limit, len(wanted))  # the state is carried from chunk to chunk: only the end can be left out
+            heard = _stream(run, sound[: (int(chosen[count - 1]) + 1) * _CHUNK])
+            right.append((heard[chosen[:count]] > 0.5) == wanted[:count])
+            limit -= count
+            if not limit:
+                break
         return float(np.mean(np.concatenate(right)))
 
     return Task(
@@ -352,9 +364,14 @@ def files() -> Task:
     calibration, _ = _file_set(0)
     inputs, wanted = _file_set(1)
 
-    def score(run: Run) -> float:
+    def score(run: Run, limit: int) -> float:
         return float(
-            np.mean([labels[int(next(iter(run(x).values()))[0].argmax())] == label for x, label in zip(inputs, wanted, strict=True)])
+            np.mean(
+                [
+                    labels[int(next(iter(run(x).values()))[0].argmax())] == label
+                    for x, label in zip(inputs[:limit], wanted[:limit], strict=True)
+                ]
+            )
         )
 
     return Task("magika", fetch("magika"), SHAPES["magika"], calibration, score, len(wanted), "types right")

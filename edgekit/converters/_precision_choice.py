@@ -10,7 +10,7 @@ from edgekit.converters._isolation import Guard
 from edgekit.converters._shared_model import SharedModel
 from edgekit.converters._targets import Target
 from edgekit.converters.quantization import DEFAULT_AGREEMENT, Quantization, quantise, scheme_for
-from edgekit.errors import ModelError, UnsupportedOperatorsError, VerificationError
+from edgekit.errors import ModelError, UnsupportedOperatorsError, UsageError, VerificationError
 
 __all__ = ["deliver_best"]
 
@@ -40,7 +40,7 @@ def deliver_best(model: SharedModel, target: Target, job: EmitJob, guard: Guard)
             return _delivered(model, target, attempt, guard, passed_over, worth_it=position + 1 < len(target.precisions))
         except UnsupportedOperatorsError:
             raise  # another precision has the same operators
-        except (VerificationError, ModelError) as exc:
+        except (VerificationError, ModelError, UsageError) as exc:
             if position + 1 == len(target.precisions):
                 raise
             passed_over.append(f"{precision} was not taken: {exc.found}")

@@ -29,6 +29,7 @@ from edgekit.converters.tflite._carry import carried, carrier
 from edgekit.converters.tflite._context import Context, ops
 from edgekit.converters.tflite._edgetpu import check_edgetpu, edgetpu_notes
 from edgekit.converters.tflite._fewer_axes import with_fewer_axes
+from edgekit.converters.tflite._float16 import overflow_notes, too_large
 from edgekit.converters.tflite._guard import hold_constants
 from edgekit.converters.tflite._integer import bind_integers, configure, coverage, emitted_form
 from edgekit.converters.tflite._layout import Order, channels_last, identity, is_free, permuted
@@ -98,7 +99,7 @@ class TfliteEmitter:
                 "nodes": len(job.source.model.graph.node),
                 **_integer_report(data, job.precision, edge),
             },
-            notes=_carrier_notes(graph) + (edgetpu_notes(data) if edge else ()),
+            notes=_carrier_notes(graph) + (edgetpu_notes(data) if edge else ()) + _float16_notes(job, graph),
         )
 
     def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
@@ -116,7 +117,8 @@ _File = tuple[bytes, tuple[TensorBinding, ...], tuple[TensorBinding, ...]]
 
 def _fixed_file(job: EmitJob, edge: bool) -> tuple[Graph, _File]:
     graph = lowered_graph(job.source if job.quantization is None else emitted_form(job.quantization), ops)
-    return graph, tflite_from_graph(graph, job.precision, integer_io=edge)
+    precision = "fp32" if job.precision == "fp16" and too_large(graph) else job.precision
+    return graph, tflite_from_graph(graph, precision, integer_io=edge)
 
 
 def _open_file(job: EmitJob) -> tuple[Graph, _File]:
@@ -129,7 +131,8 @@ def _open_file(job: EmitJob) -> tuple[Graph, _File]:
     if job.quantization is not None:
         raise UsageError("--precision int8", "with an open batch", "a fixed batch", next_step)
     graphs = [lowered_graph(each, ops) for each in job.source.batches]
-    (first, inputs, outputs), (second, *others) = (tflite_from_graph(graph, job.precision) for graph in graphs)
+    precision = "fp32" if job.precision == "fp16" and too_large(graphs[0]) else job.precision
+    (first, inputs, outputs), (second, *others) = (tflite_from_graph(graph, precision) for graph in graphs)
     try:
         if [inputs, outputs] != others:
             raise BatchError("its layout depends on the batch")
@@ -174,6 +177,12 @@ def _integer_report(data: bytes, precision: str, edge: bool) -> dict[str, object
     if precision != "int8":
         return {}
     return {"int8": coverage(data), **({"edgetpu": check_edgetpu(data)} if edge else {})}
+
+
+def _float16_notes(job: EmitJob, graph: Graph) -> tuple[str, ...]:
+    """What does not fit float16: weights, for a build that stores them in it, and tensors, for a GPU that computes in it."""
+    kept = too_large(graph) if job.precision == "fp16" else ""
+    return ((kept,) if kept else ()) + overflow_notes(job)
 
 
 def _carrier_notes(graph: Graph) -> tuple[str, ...]:

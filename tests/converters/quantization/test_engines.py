@@ -166,3 +166,18 @@ def test_hard_gates_have_integer_kernels_on_the_edge_tpu(tmp_path):
     emitted, proof, _, wanted = built(proto, "coral-edgetpu", tmp_path, min_agreement=0.9)
     assert emitted.report["edgetpu"]["first_on_host"] is None
     assert quality(proof, wanted, proto) > 22
+
+
+def test_tflite_keeps_weights_that_float16_would_cut_in_float32(tmp_path):
+    weights = np.random.default_rng(9).standard_normal((4, 8)).astype(np.float32)
+    weights[0, 0] = 2e5
+    proto = model([helper.make_node("MatMul", ["x", "w"], ["y"], "product")], {"x": (2, 4)}, {"y": (2, 8)}, {"w": weights})
+    profile, given = load_profile("pixel-9"), samples(proto, 2)
+    golden = [GoldenSample(inputs, outputs) for inputs, outputs in zip(given, run(proto, given), strict=True)]
+    emitter = emitter_for("tflite")
+    job = EmitJob("test", normalised(proto), profile, profile.engine, "fp16", tmp_path, golden)
+    emitted = emitter.emit(job)
+    proof = emitter.prove(job, emitted)
+    assert np.allclose(proof.outputs[0]["y"], golden[0].outputs["y"], rtol=1e-5)
+    assert "'w' of MatMul at 'product' reaches 2e+05" in emitted.notes[0]
+    assert "a GPU delegate computes" in emitted.notes[1]
