@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bundle import Artifact
+from edgekit.bundle import Artifact, TensorBinding
 from edgekit.converters._emitter import EmitJob
 from edgekit.errors import BuildError
 from edgekit.runtime.engines._coreml import native_inputs
@@ -115,27 +115,36 @@ def _tflite(job: EmitJob, artifact: Artifact, names: Sequence[str], inputs: Inpu
     """
     from ai_edge_litert import interpreter as litert
 
-    from edgekit.converters.tflite._scopes import scope_in, scope_of
+    from edgekit.converters.tflite._scopes import scope_of, scopes_in
 
     path = job.directory / artifact.path
     plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = litert.Interpreter(str(path), experimental_op_resolver_type=plain, experimental_preserve_all_tensors=True, num_threads=1)
-    interpreter.allocate_tensors()
     # The runner itself is let go: it refers to the interpreter's memory, which then refuses to run.
     details, results = (interpreter.get_signature_runner().get_input_details(), interpreter.get_signature_runner().get_output_details())
-    for binding in artifact.inputs:
-        native = inputs[binding.name].transpose(binding.perm).astype(binding.native_dtype)
-        interpreter.set_tensor(details[binding.native_name]["index"], np.ascontiguousarray(native))
+    native = {details[binding.native_name]["index"]: _in_native_order(binding, inputs[binding.name]) for binding in artifact.inputs}
+    for index, array in native.items():
+        interpreter.resize_tensor_input(index, array.shape, strict=True)  # where the batch was left open
+    interpreter.allocate_tensors()
+    for index, array in native.items():
+        interpreter.set_tensor(index, array)
     interpreter.invoke()
     computed = _computed_tensors(path)
+    place = {scope_of(name): position for position, name in enumerate(names)}
     scopes: dict[str, list[np.ndarray]] = {}
     for detail in interpreter.get_tensor_details():
-        if detail["index"] in computed and (scope := scope_in(detail["name"])):
-            scopes.setdefault(scope, []).append(_real(interpreter, detail))
+        known = [scope for scope in scopes_in(detail["name"]) if scope in place]
+        if detail["index"] in computed and known:
+            scopes.setdefault(max(known, key=place.__getitem__), []).append(_real(interpreter, detail))
     values = {name: scopes.get(scope_of(name), []) for name in names}
     for binding in artifact.outputs:
         values[binding.name] = [_real(interpreter, results[binding.native_name])]
     return Tapped(values, "LiteRT's kernels without delegates")
+
+
+def _in_native_order(binding: TensorBinding, array: np.ndarray) -> np.ndarray:
+    ordered = array if binding.perm is None else array.transpose(binding.perm)
+    return np.ascontiguousarray(ordered.astype(binding.native_dtype))
 
 
 def _computed_tensors(path: Path) -> set[int]:

@@ -15,8 +15,10 @@ from edgekit.converters._divergence import Place, locate, matches
 from edgekit.converters._emitter import EmitJob
 from edgekit.converters._emitters import emitter_for
 from edgekit.converters._normalise import normalise
+from edgekit.converters._preparation import prepare
 from edgekit.converters._samples import golden_samples
 from edgekit.converters._source import load_source
+from edgekit.converters.tflite._scopes import scope_of, scopes_in
 from edgekit.device_profiles import load_profile
 
 DEVICES = {
@@ -118,3 +120,27 @@ def test_values_match_in_any_order_of_axes_and_within_the_precision() -> None:
 def test_a_place_says_what_was_not_compared() -> None:
     assert "2 of 9 inner tensors could be compared" in str(Place("x", "Conv", "c", 0, 2, 9))
     assert str(Place(inner=9)) == "where it diverged first cannot be told: the artifact keeps none of the 9 inner tensors"
+
+
+@pytest.mark.parametrize("engine", DEVICES)
+def test_models_with_an_open_batch_are_compared_too(tiny_mlp: Path, tmp_path: Path, engine: str) -> None:
+    source = load_source(tiny_mlp)
+    target = emitter_for(engine)
+    profile = load_profile(DEVICES[engine])
+    normalised, samples = prepare(lambda _: None, source, {}, target.static_only, None, target.batch_probes)
+    job = EmitJob("model", normalised, profile, profile.engine, "fp32", tmp_path, samples.samples)
+    changed = []
+    for model in (normalised, *normalised.batches):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model.model)
+        scaled("w2", 0.5)(copy)
+        changed.append(replace(model, model=copy, batches=()))
+    emitted = target.emit(replace(job, source=replace(changed[0], batches=tuple(changed[1:]))))
+    place = locate(lambda _: None, job, emitted.artifact)
+    assert (place.tensor, place.node) == ("logits", "second")
+
+
+def test_a_file_s_tensors_are_tied_to_nodes_by_their_scopes() -> None:
+    assert scope_of("/backbone/conv:0") == "t_backbone_conv_0"
+    assert scopes_in(f"{scope_of('/act')}/Relu;{scope_of('conv.1')}/BiasAdd;Const_3") == ["t_act", "conv.1"]
+    assert scopes_in("serving_default_x:0") == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["scope_in", "scope_of"]
+__all__ = ["scope_of", "scopes_in"]
 
 
 def scope_of(tensor: str) -> str:
@@ -16,9 +16,10 @@ def scope_of(tensor: str) -> str:
     return plain if re.match(r"[A-Za-z0-9.]", plain) else f"t{plain}"
 
 
-def scope_in(name: str) -> str:
-    """The scope that a tensor of the file was made in, "" when there is none.
+def scopes_in(name: str) -> list[str]:
+    """The scopes that a tensor of the file was made in.
 
-    The converter names a tensor of fused operators after all of them (``last/Relu;first/BiasAdd;…``); the first made the values.
+    The converter names a tensor of fused operators after all of them, in an order that differs from kernel to kernel
+    (``last/Relu;first/BiasAdd;…``, ``first/MatMul;last/Relu;first/add``): its values are those of the node that comes last in the model.
     """
-    return name.split(";", 1)[0].partition("/")[0] if "/" in name.split(";", 1)[0] else ""
+    return [part.partition("/")[0] for part in name.split(";") if "/" in part]
