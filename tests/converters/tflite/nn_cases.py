@@ -118,9 +118,13 @@ CASES: list[Case] = [
     Case("MaxPool-where-one-axis", "MaxPool", (floats(2, 3, 11),), attrs={"kernel_shape": [3], "dilations": [2]}, outputs=2),
     Case("MaxPool-where-three", "MaxPool", (_VOLUME,), attrs={"kernel_shape": [2, 2, 2], "strides": [2, 2, 2]}, outputs=2),
     Case(
-        "AveragePool-dilated", "AveragePool", (_IMAGE,), attrs={"kernel_shape": [2, 3], "dilations": [2, 2], "pads": [1, 1, 1, 1]}, opset=19
+        "AveragePool-dilated-pads",
+        "AveragePool",
+        (_IMAGE,),
+        attrs={"kernel_shape": [2, 3], "dilations": [2, 2], "pads": [1, 1, 1, 1]},
+        opset=19,
     ),
-    Case("AveragePool-ceil", "AveragePool", (_IMAGE,), attrs={"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}, opset=19),
+    Case("AveragePool-ceil-wide", "AveragePool", (_IMAGE,), attrs={"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}, opset=19),
     Case("GlobalLpPool", "GlobalLpPool", (_IMAGE,), attrs={"p": 3}, after_conv=True),
     *(Case(f"LpPool-{p}", "LpPool", (_IMAGE,), attrs={"kernel_shape": [3, 2], "p": p, "pads": [1, 0, 1, 0]}) for p in (1, 2, 3)),
     Case("LpPool-one-axis", "LpPool", (floats(1, 3, 10),), attrs={"kernel_shape": [3], "strides": [2]}),
@@ -139,10 +143,7 @@ CASES: list[Case] = [
     Case("LayerNormalization-statistics", "LayerNormalization", (floats(2, 3, 8),), (floats(3, 8), floats(3, 8)), {"axis": 1}, outputs=3),
     Case("RMSNormalization", "RMSNormalization", (floats(2, 3, 8),), (floats(8),), {"axis": -1}, 23),
     *(Case(f"LpNormalization-{p}", "LpNormalization", (_IMAGE,), attrs={"p": p, "axis": 1}, after_conv=True) for p in (1, 2)),
-    *(
-        Case(f"LRN-{size}", "LRN", (floats(1, 7, 3, 4),), attrs={"size": size, "alpha": 0.2, "beta": 0.6, "bias": 1.5})
-        for size in (3, 5)
-    ),
+    *(Case(f"LRN-{size}", "LRN", (floats(1, 7, 3, 4),), attrs={"size": size, "alpha": 0.2, "beta": 0.6, "bias": 1.5}) for size in (3, 5)),
     # sampling
     *(
         sampled(mode, padding, align)
