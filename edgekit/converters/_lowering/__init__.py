@@ -9,7 +9,20 @@ from __future__ import annotations
 
 from edgekit.converters._lowering._driver import Lowered, Refusal, lower_model, lower_until, lowered_graph
 from edgekit.converters._lowering._piece import CannotLowerError, Piece
+from edgekit.converters._lowering._retype import dtypes_of, retyped
 from edgekit.converters._lowering._rules import Rule
 from edgekit.converters._lowering._view import name_nodes
 
-__all__ = ["CannotLowerError", "Lowered", "Piece", "Refusal", "Rule", "lower_model", "lower_until", "lowered_graph", "name_nodes"]
+__all__ = [
+    "CannotLowerError",
+    "Lowered",
+    "Piece",
+    "Refusal",
+    "Rule",
+    "dtypes_of",
+    "lower_model",
+    "lower_until",
+    "lowered_graph",
+    "name_nodes",
+    "retyped",
+]

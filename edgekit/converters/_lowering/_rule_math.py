@@ -169,6 +169,30 @@ def determinant(piece: Piece) -> None:
     piece.op("Identity", result, into=_out(piece))
 
 
+@lowers("MatMul")
+def matmul(piece: Piece) -> None:
+    """A vector becomes a matrix of one row or column, and the result loses that axis again."""
+    left, right = piece.node.inputs
+    ranks = [len(piece.around.shape(name)) for name in (left, right)]
+    if min(ranks) > 1:
+        raise CannotLowerError("it is a product of matrices")
+    row = piece.unsqueeze(left, [0]) if ranks[0] == 1 else left
+    column = piece.unsqueeze(right, [1]) if ranks[1] == 1 else right
+    product = piece.op("MatMul", row, column)
+    piece.squeeze(product, [axis for axis, rank in ((-2, ranks[0]), (-1, ranks[1])) if rank == 1], into=_out(piece))
+
+
+@lowers("ReduceMax", "ReduceMin")
+def reduce_truth(piece: Piece) -> None:
+    """Truth values as the integers 0 and 1."""
+    tensor = piece.node.inputs[0]
+    if piece.around.dtype(tensor) != "bool":
+        raise CannotLowerError("it reduces numbers")
+    wide = piece.op("Cast", tensor, to=6)
+    result = piece.op(piece.node.op, wide, *piece.node.inputs[1:], **piece.node.attrs)
+    piece.op("Cast", result, to=9, into=_out(piece))
+
+
 # --- bits ---------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -188,8 +212,8 @@ def bitwise(piece: Piece) -> None:
 
     left, right = piece.node.inputs
     kind = np.iinfo(piece.around.dtype(left))
-    if kind.bits == 64:
-        raise CannotLowerError("64-bit integers have no wider type to be taken apart in")
+    if kind.dtype == np.uint64:
+        raise CannotLowerError("uint64 has no wider type to be taken apart in")
     pieces = [_bits(piece, each, kind.bits) for each in (left, right)]
     match piece.node.op:
         case "BitwiseAnd":
@@ -200,7 +224,7 @@ def bitwise(piece: Piece) -> None:
             bits = piece.op("Sub", piece.op("Add", *pieces), piece.op("Mul", *pieces))
     weights = [1 << bit for bit in range(kind.bits)]
     if kind.min < 0:
-        weights[-1] = -weights[-1]
+        weights[-1] = -weights[-1]  # -2^63 of int64
     total = piece.reduce("ReduceSum", piece.op("Mul", bits, np.array(weights, np.int64)), [-1])
     piece.op("Cast", total, to=helper.np_dtype_to_tensor_dtype(kind.dtype), into=_out(piece))
 
@@ -208,6 +232,15 @@ def bitwise(piece: Piece) -> None:
 def _bits(piece: Piece, tensor: str, count: int) -> str:
     """0 or 1 for every bit, on a new last axis, lowest first."""
     wide = piece.op("Cast", tensor, to=7)
+    if count == 64:
+        low = piece.op("Mod", wide, np.asarray(1 << 32, np.int64))
+        high = piece.op("Div", piece.op("Sub", wide, low), np.asarray(1 << 32, np.int64))
+        return piece.op("Concat", _low_bits(piece, low, tensor, 32), _low_bits(piece, high, tensor, 32), axis=-1)
+    return _low_bits(piece, wide, tensor, count)
+
+
+def _low_bits(piece: Piece, wide: str, tensor: str, count: int) -> str:
+    """The lowest bits of an int64 in the shape of ``tensor``."""
     unsigned = piece.op("Mod", wide, np.asarray(1 << count, np.int64))  # Mod follows the divisor's sign
     shifted = piece.op(
         "Div", piece.unsqueeze(unsigned, [len(piece.around.shape(tensor))]), np.array([1 << bit for bit in range(count)], np.int64)

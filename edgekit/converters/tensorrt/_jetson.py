@@ -47,7 +47,7 @@ class JetsonEmitter:
         notes: tuple[str, ...] = ("the engine is built on the device: run edgekit finalize there, or let the first load do it",)
         if kit.recipe.shapes:
             notes += ("dynamic inputs take the sizes that the samples had, from smallest to largest",)
-        return Emitted(artifact, kit.fallback, kit.tools, kit.report, notes)
+        return Emitted(artifact, kit.fallback, kit.tools, kit.report, notes + kit.notes)
 
     def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
         """Run the lowered graph with ONNX Runtime; let NVIDIA's parser and builder read it where TensorRT-RTX is installed.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from edgekit.bundle import Artifact, GoldenSample, Signature
+from edgekit.bundle import Artifact, GoldenSample, Signature, TensorBinding, TensorSpec
 from edgekit.converters._emitter import EmitJob
-from edgekit.converters._onnxruntime import plain_bindings
 from edgekit.converters._opset import opset_of
 from edgekit.converters._precision import FLOAT16_SCALES, lower_to_fp16
 from edgekit.converters._verify import run_artifact
@@ -42,6 +41,7 @@ class Kit:
         lowered: the file that TensorRT parses, as an ONNX Runtime artifact: what can be run anywhere.
         tools: versions that shaped the bytes.
         report: facts for ``report.json``.
+        notes: for the user.
     """
 
     recipe: Recipe
@@ -49,6 +49,7 @@ class Kit:
     lowered: Artifact
     tools: dict[str, str]
     report: dict[str, object]
+    notes: tuple[str, ...] = ()
 
 
 def write_kit(job: EmitJob) -> Kit:
@@ -63,18 +64,18 @@ def write_kit(job: EmitJob) -> Kit:
 
     _check_types(job.source.signature)
     ceiling = job.claim.opset_max or _OLDEST_CEILING
-    plain, lowering = readable(job.source.model, ceiling, lambda made, data: _recipe(job, made, data, ()))
+    read = readable(job.source.model, ceiling, lambda made, data: _recipe(job, made, data, ()))
+    plain, samples = read.model, _carried(job.samples, read.carriers)
     report: dict[str, object] = {"opset": opset_of(plain), "ir_version": plain.ir_version}
-    if lowering.expanded:
-        report["lowered"] = list(lowering.expanded)
+    report |= {"lowered": list(read.expanded)} if read.expanded else {}
     model, kept = plain, []
     if job.precision == "int8":
-        model, _ = readable(job.written.model, ceiling, lambda made, data: _recipe(job, made, data, ()))
+        model = readable(job.written.model, ceiling, lambda made, data: _recipe(job, made, data, ())).model
     if job.precision == "fp16" or (job.precision == "int8" and opset_of(model) >= FLOAT16_SCALES):
-        model, report["fp16"] = lower_to_fp16(model, job.samples)
+        model, report["fp16"] = lower_to_fp16(model, samples)
         kept = [entry["name"] for entry in report["fp16"]["kept"]]  # type: ignore[index]
     data = _write(job, MODEL, model)
-    inputs, outputs = plain_bindings(job.source.signature)
+    inputs, outputs = (_bindings(specs, read.carriers) for specs in (job.source.signature.inputs, job.source.signature.outputs))
     lowered = Artifact("onnxruntime", MODEL, job.precision, inputs, outputs)
     fallback = lowered
     if job.precision != "fp32":
@@ -84,7 +85,7 @@ def write_kit(job: EmitJob) -> Kit:
     encoded = msgspec.json.format(msgspec.json.encode(recipe, order="sorted"), indent=2) + b"\n"
     (job.directory / RECIPE).write_bytes(encoded)
     report["recipe"] = msgspec.to_builtins(recipe)
-    return Kit(recipe, fallback, lowered, {"onnx": onnx.__version__}, report)
+    return Kit(recipe, fallback, lowered, {"onnx": onnx.__version__}, report, _notes(read.carriers))
 
 
 def _write(job: EmitJob, name: str, model: onnx.ModelProto) -> bytes:
@@ -95,13 +96,27 @@ def _write(job: EmitJob, name: str, model: onnx.ModelProto) -> bytes:
 
 def _check_types(signature: Signature) -> None:
     for spec in (*signature.inputs, *signature.outputs):
-        if spec.dtype in ("string", "float64", "uint16", "uint32", "uint64", "int16"):
-            raise ModelError(
-                f"tensor {spec.name!r}",
-                f"dtype {spec.dtype}",
-                "a type that TensorRT has (float32, float16, int64, int32, int8, uint8, bool)",
-                "cast it inside the model, or build for onnxruntime",
-            )
+        if spec.dtype == "string":
+            raise ModelError(f"tensor {spec.name!r}", "dtype string", "numbers", "build for onnxruntime")
+
+
+def _bindings(specs: Sequence[TensorSpec], carriers: Mapping[str, str]) -> tuple[TensorBinding, ...]:
+    return tuple(TensorBinding(spec.name, spec.name, carriers.get(spec.dtype, spec.dtype)) for spec in specs)
+
+
+def _carried(samples: Sequence[GoldenSample], carriers: Mapping[str, str]) -> Sequence[GoldenSample]:
+    """Samples in the dtypes of the file."""
+    if not carriers:
+        return samples
+
+    def convert(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: array.astype(carriers.get(array.dtype.name, array.dtype), copy=False) for name, array in arrays.items()}
+
+    return [GoldenSample(convert(sample.inputs), convert(sample.outputs)) for sample in samples]
+
+
+def _notes(carriers: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"TensorRT does not compute in {old}: {new} stands for it" for old, new in sorted(carriers.items()))
 
 
 def _recipe(job: EmitJob, model: onnx.ModelProto, data: bytes, kept: Sequence[str]) -> Recipe:

@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.converters._lowering import Lowered, lower_until, name_nodes
+from edgekit.converters._graph import Graph, Node
+from edgekit.converters._lowering import dtypes_of, lower_model, lower_until, name_nodes, retyped
 from edgekit.converters._opset import to_opset
-from edgekit.errors import EnvironmentMissingError
+from edgekit.errors import BuildError, EnvironmentMissingError, UnsupportedOperatorsError
 from edgekit.runtime._tensorrt_build import find_package, parse_model
 from edgekit.runtime._tensorrt_plan import Recipe
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["readable"]
+__all__ = ["Readable", "readable"]
 
+RecipeFor = Callable[["onnx.ModelProto", bytes], Recipe]
+
+_TARGET = "TensorRT"
 _TIMEOUT_S = 600.0
+# TensorRT has none of these (NvInfer DataType: float, half, bfloat16, int64, int32, int8, uint8, bool and narrower floats and integers).
+_CARRIERS = {"float64": "float32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
+# Only moved and cast at the borders, not computed with (onnx-tensorrt docs/operators.md): carried where the parser refuses the model otherwise.
+_WEAK = {"uint8": "int32", "int8": "int32"}
 
 
-def readable(
-    model: onnx.ModelProto, ceiling: int, recipe_for: Callable[[onnx.ModelProto, bytes], Recipe]
-) -> tuple[onnx.ModelProto, Lowered]:
-    """The model at an opset that the device reads; what TensorRT-RTX's parser refuses, where that is installed, is lowered.
+@dataclass(frozen=True)
+class Readable:
+    """What TensorRT reads.
+
+    Attributes:
+        model: at an opset that the device reads.
+        carriers: dtypes of the source that others stand for, inputs and outputs included.
+        expanded: operators of the source that were lowered.
+    """
+
+    model: onnx.ModelProto
+    carriers: Mapping[str, str]
+    expanded: tuple[str, ...]
+
+
+def readable(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor) -> Readable:
+    """The model as the device reads it; what TensorRT-RTX's parser refuses, where that is installed, is lowered.
 
     Args:
         model: normalised.
@@ -39,10 +61,30 @@ def readable(
     """
     import onnx
 
-    package = _parser()
     named = onnx.ModelProto()
     named.CopyFrom(model)
     name_nodes(named)  # the parser's complaints are told apart by name
+    kinds = dtypes_of(named)
+    carriers = {old: new for old, new in _CARRIERS.items() if old in kinds}
+    weak = {old: new for old, new in _WEAK.items() if old in kinds}
+    try:
+        return _lowered(named, ceiling, recipe_for, carriers)
+    except (UnsupportedOperatorsError, BuildError) as exc:
+        if not weak:
+            raise
+        refused = exc
+    try:
+        return _lowered(named, ceiling, recipe_for, carriers | weak)
+    except (UnsupportedOperatorsError, BuildError):
+        raise refused from None  # about the model as it is, not as it was retried
+
+
+def _lowered(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor, carriers: Mapping[str, str]) -> Readable:
+    package = _parser()
+    typed = retyped(model, carriers, _TARGET) if carriers else model
+    first = lower_model(typed, _unnamed, static=False)
+    if first.refused:
+        raise UnsupportedOperatorsError(_TARGET, first.refused)
 
     def attempt(made: onnx.ModelProto) -> onnx.ModelProto:
         plain = to_opset(made, ceiling)
@@ -50,7 +92,14 @@ def readable(
             _parse(package, plain, recipe_for)
         return plain
 
-    return lower_until(named, attempt)
+    result, lowered = lower_until(first.model, attempt)
+    return Readable(result, carriers, tuple(sorted({*first.expanded, *lowered.expanded})))
+
+
+def _unnamed(node: Node, _: Graph) -> str:
+    """What TensorRT-RTX 1.7.1 refuses without saying which node it means: scatters that combine (``Unsupported reduction type``)."""
+    mode = node.attrs.get("reduction", "none")
+    return f"reduction {mode}" if node.op == "ScatterElements" and mode != "none" else ""
 
 
 def _parser() -> str:
@@ -61,7 +110,7 @@ def _parser() -> str:
         return ""
 
 
-def _parse(package: str, model: onnx.ModelProto, recipe_for: Callable[[onnx.ModelProto, bytes], Recipe]) -> None:
+def _parse(package: str, model: onnx.ModelProto, recipe_for: RecipeFor) -> None:
     data = model.SerializeToString(deterministic=True)
     recipe = recipe_for(model, data)
     with tempfile.TemporaryDirectory(prefix="edgekit-tensorrt-") as scratch:

@@ -43,10 +43,10 @@ class RtxEmitter:
         artifact = Artifact("tensorrt-rtx", ENGINE, job.precision, kit.lowered.inputs, kit.lowered.outputs, options)
         report = kit.report | {"layers": built.report.layers, "engine_bytes": built.report.engine_bytes}
         report["engine_reproduced"] = same = self._reproduced(job, builder, kit.recipe.workspace_bytes, level)
-        notes = (
+        notes: tuple[str, ...] = (
             () if same else (f"{builder.describe()} gave other bytes in a second build of the same model: equal builds differ in {ENGINE}",)
         )
-        return Emitted(artifact, kit.fallback, kit.tools | {"tensorrt-rtx": builder.version}, report, notes)
+        return Emitted(artifact, kit.fallback, kit.tools | {"tensorrt-rtx": builder.version}, report, notes + kit.notes)
 
     def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
         """Run the engine where a GPU is; elsewhere the lowered graph with ONNX Runtime, and say that the engine did not run."""

@@ -3,15 +3,17 @@
 import hashlib
 
 import msgspec
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit.converters._verify import judge
+from edgekit.bundle import GoldenSample
+from edgekit.converters._verify import judge, run_artifact
 from edgekit.converters.tensorrt import EMITTERS
 from edgekit.converters.tensorrt._builder import known_capabilities
 from edgekit.converters.tensorrt._kit import shape_ranges
-from edgekit.errors import BuildError, EnvironmentMissingError, ModelError, ShapeRequiredError, UnsupportedOperatorsError
+from edgekit.errors import BuildError, EnvironmentMissingError, ShapeRequiredError, UnsupportedOperatorsError
 from edgekit.runtime import _tensorrt_build
 from edgekit.runtime._tensorrt_plan import Recipe
 
@@ -103,12 +105,21 @@ def test_without_tensorrt_rtx_nothing_is_claimed(without_rtx, job_for, tiny_conv
 
 def test_a_refusal_of_the_parser_names_the_node(rtx, job_for, tmp_path):
     nodes = [helper.make_node("Relu", ["x"], ["t"], "first"), helper.make_node("Det", ["t"], ["y"], "determinant")]
+    path = save(tmp_path / "det.onnx", nodes, [("x", TensorProto.FLOAT, (2, 6, 6))], [("y", TensorProto.FLOAT, (2,))])
+    with pytest.raises(
+        UnsupportedOperatorsError, match=r"NVIDIA's parser \(tensorrt_rtx_bindings .*Det at 'determinant'.*6 rows"
+    ) as caught:
+        JETSON.emit(job_for(path, precision="fp32"))
+    assert [name for name, *_ in caught.value.nodes] == ["determinant"]
+
+
+def test_what_the_parser_refuses_is_lowered(rtx, job_for, tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["t"], "first"), helper.make_node("Det", ["t"], ["y"], "determinant")]
     path = save(tmp_path / "det.onnx", nodes, [("x", TensorProto.FLOAT, (2, 3, 3))], [("y", TensorProto.FLOAT, (2,))])
     job = job_for(path, precision="fp32")
     emitted = JETSON.emit(job)
-    with pytest.raises(UnsupportedOperatorsError, match=r"NVIDIA's parser \(tensorrt_rtx_bindings .*Det at 'determinant'") as caught:
-        JETSON.prove(job, emitted)
-    assert [name for name, *_ in caught.value.nodes] == ["determinant"]
+    assert emitted.report["lowered"] == ["Det"]
+    assert JETSON.prove(job, emitted).verified == "parser"
 
 
 def test_a_crash_of_the_builder_is_one_line_that_repeats_it(rtx, job_for, tiny_conv, monkeypatch):
@@ -133,11 +144,21 @@ def test_dynamic_inputs_get_the_sizes_of_the_samples(rtx, job_for, tiny_mlp):
         shape_ranges(job.source.signature, [])
 
 
-def test_types_that_tensorrt_has_not(job_for, tmp_path):
-    nodes = [helper.make_node("Neg", ["x"], ["y"], "neg")]
-    path = save(tmp_path / "double.onnx", nodes, [("x", TensorProto.DOUBLE, (2,))], [("y", TensorProto.DOUBLE, (2,))])
-    with pytest.raises(ModelError, match="tensor 'x': dtype float64"):
-        JETSON.emit(job_for(path, precision="fp32"))
+def test_types_that_tensorrt_has_not_are_carried_by_others(rtx, job_for, tmp_path):
+    nodes = [helper.make_node("Neg", ["x"], ["y"], "neg"), helper.make_node("Add", ["n", "n"], ["twice"], "double")]
+    ends = (
+        [("x", TensorProto.DOUBLE, (2,)), ("n", TensorProto.UINT16, (2,))],
+        [("y", TensorProto.DOUBLE, (2,)), ("twice", TensorProto.UINT16, (2,))],
+    )
+    job = job_for(save(tmp_path / "double.onnx", nodes, *ends), precision="fp32")
+    emitted = JETSON.emit(job)
+    assert [binding.native_dtype for binding in emitted.artifact.inputs] == ["float32", "int32"]
+    assert any("float64: float32 stands for it" in note for note in emitted.notes)
+    artifact = msgspec.structs.replace(emitted.artifact, engine="onnxruntime", options={})
+    sample = GoldenSample({"x": np.array([1.5, -2.0]), "n": np.array([40_000, 3], np.uint16)}, {})
+    outputs, _ = run_artifact(job.directory, artifact, job.source.signature, [sample])
+    assert outputs[0]["y"].tolist() == [-1.5, 2.0]
+    assert outputs[0]["twice"].tolist() == [14_464, 6]  # 80,000 wraps round
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
