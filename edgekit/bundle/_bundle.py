@@ -12,6 +12,7 @@ import errno
 import hashlib
 import io
 import os
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -268,7 +269,10 @@ def write_bundle(
                 for name, content in files.items():
                     path = staging / name
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+                    if isinstance(content, bytes):
+                        path.write_bytes(content)
+                    else:
+                        shutil.copyfile(content, path)  # weights may be larger than memory
     return Bundle.open(target)
 
 
