@@ -61,6 +61,31 @@ def moved(name: str, shape: tuple[int, ...], group: int, offset_group: int, *, m
     return Case(f"DeformConv-{name}", "DeformConv", (floats(*shape),), (weights, offsets, *extra), attrs, opset=19)
 
 
+def random_window(op: str, index: int) -> Case:
+    """Seeded attributes of a pool or a transposed convolution that leave something to compute."""
+    random = np.random.default_rng([41, index])
+    count = int(random.integers(1, 4))
+    sizes, kernel = [int(size) for size in random.integers(5, 9, count)], [int(size) for size in random.integers(1, 4, count)]
+    attrs: dict[str, Any] = {"strides": [int(step) for step in random.integers(1, 4, count)]}
+    mode = random.choice(["NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"])
+    if op == "ConvTranspose" or mode in ("NOTSET", "VALID"):
+        attrs["dilations"] = [int(step) for step in random.integers(1, 3, count)]
+    if mode == "NOTSET":
+        attrs["pads"] = [int(random.integers(0, size)) for size in (*kernel, *kernel)]
+    else:
+        attrs["auto_pad"] = str(mode)
+    name, x = f"{op}-random-{index}", floats(2, 4, *sizes)
+    if op == "ConvTranspose":
+        group = int(random.choice([1, 1, 2]))
+        if mode == "NOTSET":
+            attrs["output_padding"] = [int(random.integers(0, step)) for step in attrs["strides"]]
+        return conv(name.removeprefix(f"{op}-"), x, floats(4, 3, *kernel), floats(3 * group), op=op, group=group, **attrs)
+    attrs |= {"kernel_shape": kernel, "ceil_mode": int(random.integers(0, 2)) if mode == "NOTSET" else 0}
+    if op == "AveragePool":
+        attrs["count_include_pad"] = int(random.integers(0, 2))
+    return Case(name, op, (x,), attrs=attrs, opset=19 if op == "AveragePool" else 17)
+
+
 CASES: list[Case] = [
     # convolutions
     Case("Conv-computed", "Conv", (_IMAGE, floats(4, 3, 3, 3), floats(4)), attrs={"pads": [1, 1, 1, 1]}),
@@ -145,12 +170,10 @@ CASES: list[Case] = [
     *(Case(f"LpNormalization-{p}", "LpNormalization", (_IMAGE,), attrs={"p": p, "axis": 1}, after_conv=True) for p in (1, 2)),
     *(Case(f"LRN-{size}", "LRN", (floats(1, 7, 3, 4),), attrs={"size": size, "alpha": 0.2, "beta": 0.6, "bias": 1.5}) for size in (3, 5)),
     # sampling
-    *(
-        sampled(mode, padding, align)
-        for mode in ("linear", "nearest", "cubic")
-        for padding in ("zeros", "border", "reflection")
-        for align in (0, 1)
-    ),
+    *(sampled("linear", padding, align) for padding in ("zeros", "border", "reflection") for align in (0, 1)),
+    *(sampled("nearest", padding, 0) for padding in ("zeros", "border", "reflection")),
+    sampled("cubic", "zeros", 1),
+    sampled("cubic", "reflection", 0),
     Case("GridSample-computed", "GridSample", (floats(2, 3, 5, 6), _GRID), attrs={"padding_mode": "reflection"}, opset=16),
     Case("GridSample-three", "GridSample", (floats(1, 2, 4, 5, 6),), (_GRID_3D,), {"padding_mode": "border"}, 20),
     *(
@@ -215,4 +238,6 @@ CASES: list[Case] = [
     steps("LSTM", "activations", 4, **_ACTIVATIONS),
     steps("LSTM", "clip", 4, length=2, clip=0.3),
     steps("LSTM", "coupled", 4, length=2, input_forget=1),
+    # attributes drawn at random
+    *(random_window(op, index) for op in ("ConvTranspose", "MaxPool", "AveragePool") for index in range(10)),
 ]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edgekit.converters.tflite._layout import (
     axis_last,
     channels_last,
+    collapsed,
     drop_axes,
     identity,
     inverse,
@@ -113,3 +114,13 @@ def test_reshapes_of_images_that_lie_channels_last(before, after, expected):
 
 def test_axis_last():
     assert axis_last((0, 2, 3, 1), 2) == (0, 3, 1, 2)
+
+
+@given(st.data())
+def test_a_transpose_on_merged_axes_moves_the_same_elements(data):
+    shape = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=7))
+    perm = data.draw(st.permutations(range(len(shape))))
+    array = np.arange(np.prod(shape)).reshape(shape)
+    fewer, order = collapsed(shape, perm)
+    assert len(fewer) <= len(shape)
+    assert np.array_equal(array.reshape(fewer).transpose(order).ravel(), array.transpose(perm).ravel())
