@@ -33,7 +33,7 @@ def manifest_of(name: str, version: str, source: SourceModel, samples: SampleSet
         precision=delivery.job.precision,
         signature=normalised.signature,
         artifact=emitted.artifact,
-        verification=_verification(samples, delivery),
+        verification=_verification(source, samples, delivery),
         source=Source(source.path.name, source.format, source.sha256, source.opset),
         tools={"edgekit": __version__, **_versions("numpy", "onnx", "onnxruntime", "onnxslim"), **emitted.tools},
         fixed=normalised.fixed,
@@ -54,7 +54,7 @@ def report_of(source: SourceModel, samples: SampleSet, delivery: Delivery) -> di
     }
 
 
-def _verification(samples: SampleSet, delivery: Delivery) -> Verification:
+def _verification(source: SourceModel, samples: SampleSet, delivery: Delivery) -> Verification:
     proof = delivery.proof
     return Verification(
         verified=proof.verified,
@@ -63,7 +63,7 @@ def _verification(samples: SampleSet, delivery: Delivery) -> Verification:
         sample_source=samples.source,
         metrics=delivery.metrics,
         thresholds=thresholds_for(delivery.job.precision),
-        notes=(*samples.notes, *delivery.emitted.notes, *proof.notes),
+        notes=(*source.notes, *samples.notes, *delivery.emitted.notes, *proof.notes),
         left_to_device=tuple(proof.left_to_device),
     )
 
