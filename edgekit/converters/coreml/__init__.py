@@ -9,7 +9,23 @@ with its rules, the range scan (`edgekit.converters._ranges`) and the seam `edge
 """
 
 from edgekit.converters._emitter import Emitter
-from edgekit.converters.coreml import _math, _nn, _recurrent, _reduction, _resize, _tensor  # noqa: F401 # they register handlers
+from edgekit.converters.coreml import (  # noqa: F401 # they register handlers
+    _activation,
+    _arithmetic,
+    _conv,
+    _generate,
+    _index,
+    _linear,
+    _math,
+    _norm,
+    _pad,
+    _pool,
+    _quantised,
+    _recurrent,
+    _reduction,
+    _resize,
+    _tensor,
+)
 from edgekit.converters.coreml._context import ops
 from edgekit.converters.coreml._emitter import PACKAGE, CoreMLEmitter
 from edgekit.runtime.engines._coreml import logical_outputs, native_inputs

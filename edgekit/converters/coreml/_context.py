@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters._registry import Constraint, Registry
+from edgekit.converters.coreml._high_rank import MAX_RANK, unflattened_reason
 from edgekit.converters.coreml._toolchain import Toolchain
 from edgekit.errors import BuildError
 
@@ -33,15 +34,12 @@ __all__ = [
     "ops",
 ]
 
-MAX_RANK = 5
-"""Core ML's limit for tensors (coremltools, MIL operator definitions and its pass ``expand_high_rank_reshape_and_transpose``)."""
-
 INT32 = np.iinfo(np.int32)
 
 _DTYPES = {
     "float64": "fp32",
     "float32": "fp32",
-    "float16": "fp16",
+    "float16": "fp32",
     "bool": "bool",
     "int64": "int32",
     "int32": "int32",
@@ -55,7 +53,7 @@ _DTYPES = {
 
 NARROW = {"int8": (8, True), "uint8": (8, False), "int16": (16, True), "uint16": (16, False)}
 """Integer dtypes that wrap around before int32 does: bits, and whether signed. What is carried for one is always within its range."""
-_NUMPY = {"fp32": np.float32, "fp16": np.float16, "int32": np.int32, "bool": np.bool_}
+_NUMPY = {"fp32": np.float32, "int32": np.int32, "bool": np.bool_}
 
 # Words that MIL's text form uses (coremltools: sanitize_input_output_names).
 _RESERVED_WORDS = """any bool program func tensor list dict tuple true false string bf16 fp16 fp32 fp64 int8 int16 int32 int64
@@ -65,7 +63,10 @@ Handler = Callable[[Node, "MilContext"], None]
 
 
 def mil_dtype(dtype: str) -> str:
-    """MIL's name of the type that carries a NumPy dtype (``int64`` is carried as ``int32``); ``""`` when nothing does."""
+    """MIL's name of the type that carries a NumPy dtype (``int64`` is carried as ``int32``); ``""`` when nothing does.
+
+    All floats are computed in float32, a float16 model's too; an fp16 build turns that into float16, whatever the source was.
+    """
     return _DTYPES.get(dtype, "")
 
 
@@ -116,6 +117,7 @@ class MilContext:
         names: identifiers of tensors.
         values: MIL variable of each tensor made so far, constants excluded.
         origin: node that an emitted MIL operator came from, by the operator's name; the precision step reads it.
+        int8: pairs of quantisation become MIL's operators for it.
     """
 
     graph: Graph
@@ -123,6 +125,7 @@ class MilContext:
     names: Names = field(default_factory=Names)
     values: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, Node] = field(default_factory=dict)
+    int8: bool = False
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Shape that MIL sees: rank 0 is ``(1,)``."""
@@ -167,12 +170,32 @@ class MilContext:
         self.values[tensor] = self._emit(node, op_type, self.names.of(tensor), inputs)
 
     def pass_on(self, node: Node, value: Any, output: int = 0) -> None:
-        """The node's output is ``value`` itself; only an output of the graph needs an operator, because it needs its name."""
+        """The node's output is ``value`` itself.
+
+        What the node's own operators made gets the output's name, so that it is found again; what came from elsewhere keeps its own, and only an
+        output of the graph costs an operator then.
+        """
         tensor = node.outputs[output]
-        if any(tensor == spec.name for spec in self.graph.outputs) or isinstance(value, np.ndarray | np.generic):
+        if isinstance(value, np.ndarray | np.generic):
+            self.put(node, "identity", output=output, x=value)
+        elif self._made_by(node, value):
+            self._rename(value, self.names.of(tensor))
+            self.values[tensor] = value
+        elif any(tensor == spec.name for spec in self.graph.outputs):
             self.put(node, "identity", output=output, x=value)
         else:
             self.values[tensor] = value
+
+    def _made_by(self, node: Node, value: Any) -> bool:
+        """Whether an operator of this node computed ``value``, and no other tensor is it."""
+        made = value.op is not None and self.origin.get(value.op.name) is node
+        return made and not any(value is other for name in node.outputs if (other := self.values.get(name)) is not None)
+
+    def _rename(self, value: Any, name: str) -> None:
+        if len(value.op.outputs) == 1:
+            self.origin[name] = self.origin.pop(value.op.name)
+            value.op.name = name
+        value.name = name
 
     def put_wrapped(self, node: Node, op_type: str, /, **inputs: Any) -> None:
         """As `put`; a result of a narrow integer dtype wraps around at its own limits (ONNX operator Add and its like: as NumPy does)."""
@@ -313,7 +336,7 @@ def _carried(parameters: tuple[int, ...]) -> Constraint:
                 return f"constant {name!r} has values outside int32, Core ML's only wide integer"
         return ""
 
-    rule.__doc__ = "floats (float64 as float32), bool, and integers whose values fit int32"
+    rule.__doc__ = "floats (computed in float32), bool, and integers whose values fit int32"
     return rule
 
 
@@ -322,14 +345,14 @@ def _fits(value: np.ndarray) -> bool:
 
 
 def _rank(node: Node, graph: Graph) -> str:
-    """Tensors have rank 5 or less"""
-    for name in _data(node, ()):
-        if graph.types[name].rank > MAX_RANK:
-            return f"tensor {name!r} has rank {graph.types[name].rank}; Core ML takes {MAX_RANK} or less"
-    return ""
+    """Tensors have rank 5 or less, but for element-wise operators, reshapes, transpositions, and operators on neighbouring axes"""
+    return unflattened_reason(node, graph)
 
 
 def _not_empty(node: Node, graph: Graph) -> str:
-    """Data tensors have no dimension of size 0"""
-    empty = [name for name in node.outputs if name and 0 in graph.types[name].shape]
+    """A tensor without elements is neither an output of the graph nor read by anything but Concat"""
+    outputs = {spec.name for spec in graph.outputs}
+    empty = [name for name in node.outputs if name and 0 in graph.types[name].shape and name in outputs]
+    if node.op != "Concat" and not all(0 in graph.types[name].shape for name in node.outputs if name):
+        empty += [name for name in node.inputs[:1] if name and 0 in graph.types[name].shape]
     return f"tensor {empty[0]!r} has no elements" if empty else ""

@@ -9,6 +9,7 @@ import platform
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ import numpy as np
 
 from edgekit.bundle import Artifact
 from edgekit.converters._emitter import EmitJob, Emitted, Proof
+from edgekit.converters._lowering import lowered_graph
 from edgekit.converters._ranges import FLOAT16_FLAG, FLOAT16_MAX, Range, activation_ranges, largest_magnitude
+from edgekit.converters.coreml._context import ops
 from edgekit.converters.coreml._package import write_package
 from edgekit.converters.coreml._precision import Float16Selector
 from edgekit.converters.coreml._program import MilProgram, build_program
+from edgekit.converters.coreml._quantised import compressed
 from edgekit.converters.coreml._toolchain import Toolchain, load
+from edgekit.converters.quantization import with_float_constants
 from edgekit.errors import BuildError
 from edgekit.runtime.engines._coreml import CoreMLEngine, logical_outputs, native_inputs
 
@@ -39,17 +44,23 @@ class CoreMLEmitter:
 
     engine = "coreml"
     static_only = True
-    precisions: tuple[str, ...] = ("fp32", "fp16")
+    batch_probes: tuple[int, ...] = ()
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 
     def emit(self, job: EmitJob) -> Emitted:
         """Convert the normalised model; raises as `Emitter.emit` does."""
         tools = load()
         target = tools.target(job.claim.deployment_target)
-        built = build_program(job.source.graph(), tools, target)
-        ranges = activation_ranges(job.source.model, job.samples) if job.precision == "fp16" else {}
-        selector = Float16Selector(built.context, ranges) if job.precision == "fp16" else None
+        source, int8 = job.source, job.precision == "int8"
+        if job.quantization is not None:
+            source = replace(job.quantization.model, model=with_float_constants(job.quantization.model.model))
+        built = build_program(lowered_graph(source, ops), tools, target, int8=int8)
+        # What is not int8 is float16, as the Neural Engine wants it.
+        ranges = activation_ranges(source.model, job.samples) if job.precision != "fp32" else {}
+        selector = Float16Selector(built.context, ranges) if job.precision != "fp32" else None
         with tempfile.TemporaryDirectory(prefix="edgekit-coreml-") as folder:
             model = _convert(tools, built, target, selector, Path(folder) / PACKAGE)
+            model, stored = compressed(tools.ct, model, job.quantization, _quiet)
             _check_interface(model, built)
             size = write_package(model, job.directory / PACKAGE)
         artifact = Artifact("coreml", PACKAGE, job.precision, built.inputs, built.outputs)
@@ -58,6 +69,7 @@ class CoreMLEmitter:
             "specification_version": int(model.get_spec().specificationVersion),
             "operators": _operator_counts(model),
             "bytes": size,
+            **stored,
         }
         notes: tuple[str, ...] = ()
         if selector is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters._ranges import FLOAT16_MAX, Range, largest_magnitude
 from edgekit.converters.coreml._context import MilContext
+from edgekit.converters.coreml._quantised import tiny_scale
 from edgekit.converters.processing import POST_PREFIX
 
 __all__ = ["Float16Selector"]
@@ -46,6 +47,9 @@ class Float16Selector:
 
     def __call__(self, operation: Any) -> bool:
         """True when nothing that the operator touches is beyond float16."""
+        if tiny_scale(operation):
+            self.kept[operation.name] = (operation.op_type, operation.name, float(operation.scale.val))
+            return False
         if self._is_added(operation):
             return False
         limit = self._limit(operation)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from edgekit.bundle import TensorBinding, TensorSpec
 from edgekit.converters._graph import Graph
-from edgekit.converters.coreml._context import INT32, MAX_RANK, MilContext, mil_dtype, ops
+from edgekit.converters.coreml._context import INT32, MilContext, mil_dtype, ops
+from edgekit.converters.coreml._high_rank import flattened
 from edgekit.converters.coreml._toolchain import Toolchain
 from edgekit.errors import ModelError
 
 __all__ = ["MilProgram", "build_program"]
 
 # Core ML's array types are float32, float16, float64 and int32 (Core ML specification, ArrayFeatureType).
-_NATIVE = {"fp32": "float32", "fp16": "float16", "int32": "int32", "bool": "int32"}
+_NATIVE = {"fp32": "float32", "int32": "int32", "bool": "int32"}
 _MIL_OF_NATIVE = {"float32": "fp32", "float16": "fp16", "int32": "int32"}
 
 
@@ -37,22 +38,25 @@ class MilProgram:
     outputs: tuple[TensorBinding, ...]
 
 
-def build_program(graph: Graph, tools: Toolchain, target: Any) -> MilProgram:
+def build_program(graph: Graph, tools: Toolchain, target: Any, *, int8: bool = False) -> MilProgram:
     """Convert every node.
 
     Args:
         graph: static shapes.
         tools: coremltools.
         target: deployment target; it decides the version of each MIL operator.
+        int8: write pairs of quantisation as MIL's operators for it.
 
     Raises:
         UnsupportedOperatorsError: every node that cannot be taken, with its reason.
         ModelError: inputs or outputs that Core ML cannot have.
         BuildError: coremltools refuses an operator.
     """
+    graph = _without_empty(graph)
     ops.check(graph)
     _check_interface(graph)
-    ctx = MilContext(graph, tools)
+    graph = flattened(graph)
+    ctx = MilContext(graph, tools, int8=int8)
     inputs = tuple(_binding(ctx, spec) for spec in graph.inputs)
     reserved = tuple(_binding(ctx, spec) for spec in graph.outputs)
     placeholders = {
@@ -76,19 +80,26 @@ def build_program(graph: Graph, tools: Toolchain, target: Any) -> MilProgram:
     return MilProgram(program, ctx, inputs, tuple(outputs))
 
 
+def _without_empty(graph: Graph) -> Graph:
+    """Tensors without elements have no value to compute: they become constants, and what makes nothing else goes."""
+    given = {spec.name for spec in graph.inputs}
+    empty = {name: kind for name, kind in graph.types.items() if 0 in kind.shape and name not in given and mil_dtype(kind.dtype)}
+    constants = {name: np.empty(kind.shape, np.dtype(kind.dtype)) for name, kind in empty.items()}
+    nodes = tuple(node for node in graph.nodes if any(name and name not in empty for name in node.outputs))
+    return replace(graph, nodes=nodes, constants={**constants, **graph.constants}) if empty else graph
+
+
 def _check_interface(graph: Graph) -> None:
     faults = []
     for role, specs in (("input", graph.inputs), ("output", graph.outputs)):
         for spec in specs:
             if not mil_dtype(spec.dtype):
                 faults.append(f"{role} {spec.name!r} is {spec.dtype}")
-            if len(spec.shape) > MAX_RANK:
-                faults.append(f"{role} {spec.name!r} has rank {len(spec.shape)}")
             if 0 in spec.shape:
                 faults.append(f"{role} {spec.name!r} has no elements")
     for spec in graph.outputs:
         value = graph.constants.get(spec.name)
-        if value is not None and value.dtype.kind in "iu" and (int(value.min()) < INT32.min or int(value.max()) > INT32.max):
+        if value is not None and value.size and value.dtype.kind in "iu" and (int(value.min()) < INT32.min or int(value.max()) > INT32.max):
             faults.append(f"output {spec.name!r} is a constant outside int32")
     if not graph.inputs:
         faults.append("the model has no inputs")
@@ -96,31 +107,36 @@ def _check_interface(graph: Graph) -> None:
         raise ModelError(
             "Core ML",
             "; ".join(faults),
-            f"float32, float16, bool or integer tensors of rank {MAX_RANK} or less",
+            "float, bool or integer tensors with elements",
             "change the model, or build for an engine that takes it (onnxruntime, openvino)",
         )
 
 
 def _binding(ctx: MilContext, spec: TensorSpec) -> TensorBinding:
-    return TensorBinding(spec.name, ctx.names.of(spec.name), _NATIVE[mil_dtype(spec.dtype)])
+    native = "float16" if spec.dtype == "float16" else _NATIVE[mil_dtype(spec.dtype)]
+    return TensorBinding(spec.name, ctx.names.of(spec.name), native)
 
 
 def _from_input(ctx: MilContext, spec: TensorSpec, value: Any) -> Any:
-    """The tensor as handlers expect it; Core ML has no boolean arrays."""
-    if mil_dtype(spec.dtype) != "bool":
-        return value
-    return ctx.tools.mb.not_equal(x=value, y=np.int32(0), name=ctx.names.fresh(f"{ctx.names.of(spec.name)}_as_bool"))
+    """The tensor as handlers expect it: Core ML has no boolean arrays, and computing is in float32."""
+    stem = ctx.names.of(spec.name)
+    if spec.dtype == "float16":
+        return ctx.tools.mb.cast(x=value, dtype="fp32", name=ctx.names.fresh(f"{stem}_as_fp32"))
+    if mil_dtype(spec.dtype) == "bool":
+        return ctx.tools.mb.not_equal(x=value, y=np.int32(0), name=ctx.names.fresh(f"{stem}_as_bool"))
+    return value
 
 
 def _to_output(ctx: MilContext, graph: Graph, spec: TensorSpec, bound: TensorBinding) -> tuple[Any, str]:
     """The variable of an output, with a name of its own.
 
-    A node's result has the name already; an input or a constant that is an output, and a boolean result, get one more operator.
+    A node's result has the name already; an input or a constant that is an output, and a boolean or float16 result, get one more operator.
     """
-    mb, kind = ctx.tools.mb, mil_dtype(spec.dtype)
-    if kind == "bool":
-        name = ctx.names.fresh(f"{bound.native_name}_as_int32")
-        return mb.cast(x=ctx.tensor(spec.name), dtype="int32", name=name), name
+    mb = ctx.tools.mb
+    if mil_dtype(spec.dtype) == "bool" or spec.dtype == "float16":
+        kind = "fp16" if spec.dtype == "float16" else "int32"
+        name = ctx.names.fresh(f"{bound.native_name}_as_{kind}")
+        return mb.cast(x=ctx.tensor(spec.name), dtype=kind, name=name), name
     if spec.name in graph.constants or any(spec.name == given.name for given in graph.inputs):
         name = ctx.names.fresh(f"{bound.native_name}_out")
         return mb.identity(x=ctx.tensor(spec.name), name=name), name

@@ -59,7 +59,7 @@ def _state(node: Node, ctx: MilContext, index: int, shape: tuple[int, int, int])
     """Initial state (directions, batch, hidden) as MIL wants it: (batch, directions * hidden)."""
     directions, batch, hidden = shape
     if not node.input(index):
-        return np.zeros((batch, directions * hidden), np.float32 if ctx.dtype(node.inputs[0]) == "float32" else np.float16)
+        return np.zeros((batch, directions * hidden), np.float32)
     state = ctx.read(node.inputs[index])
     if isinstance(state, np.ndarray):
         return np.ascontiguousarray(state.transpose(1, 0, 2).reshape(batch, directions * hidden))

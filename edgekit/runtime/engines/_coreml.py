@@ -1,6 +1,6 @@
 """Core ML through coremltools. It runs on macOS only; on iOS an app loads the same ``.mlpackage`` with Apple's own framework.
 
-Core ML has neither 64-bit integers, booleans, nor tensors of rank 0: `native_inputs` and `logical_outputs` map them by what the artifact's bindings
+Core ML has neither 64-bit integers, booleans, nor tensors of rank 0 or above 5: `native_inputs` and `logical_outputs` map them by what the artifact's bindings
 record, and everyone who runs the package (this engine, the proof at build time) goes through these two.
 """
 
@@ -19,6 +19,9 @@ from edgekit.runtime.engines._base import Engine
 
 __all__ = ["COMPUTE_UNITS", "ENGINES", "CoreMLEngine", "logical_outputs", "native_inputs"]
 
+_MAX_RANK = 5
+"""Core ML's limit for tensors (coremltools, MIL operator definitions)."""
+
 COMPUTE_UNITS = {
     "": "ALL",
     "all": "ALL",
@@ -33,7 +36,7 @@ COMPUTE_UNITS = {
 
 
 def native_inputs(artifact: Artifact, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Inputs by logical name as the package takes them: native names and dtypes, rank 0 as shape ``(1,)``.
+    """Inputs by logical name as the package takes them: native names and dtypes, rank 0 as shape ``(1,)``, more than five axes as one.
 
     Raises:
         EngineError: an integer that Core ML's int32 cannot hold.
@@ -41,9 +44,9 @@ def native_inputs(artifact: Artifact, inputs: Mapping[str, np.ndarray]) -> dict[
     native = {}
     for binding in artifact.inputs:
         array = np.asarray(inputs[binding.name])
-        if binding.native_dtype == "int32" and array.dtype.itemsize > 4 and array.size and not _fits_int32(array):
+        if binding.native_dtype == "int32" and not np.can_cast(array.dtype, np.int32) and array.size and not _fits_int32(array):
             raise EngineError(f"input {binding.name!r}", "holds integers beyond 32 bits", "values that fit int32, Core ML's widest integer")
-        native[binding.native_name] = np.ascontiguousarray(array, dtype=np.dtype(binding.native_dtype)).reshape(array.shape or (1,))
+        native[binding.native_name] = np.ascontiguousarray(array, dtype=np.dtype(binding.native_dtype)).reshape(_native_shape(array.shape))
     return native
 
 
@@ -52,8 +55,16 @@ def logical_outputs(artifact: Artifact, signature: Signature, outputs: Mapping[s
     logical = {}
     for binding, spec in zip(artifact.outputs, signature.outputs, strict=True):
         array = np.asarray(outputs[binding.native_name])
-        logical[binding.name] = (array if spec.shape else array.reshape(())).astype(np.dtype(spec.dtype), copy=False)
+        shape = spec.shape if _native_shape(spec.shape) != spec.shape else array.shape
+        logical[binding.name] = array.reshape([int(dim) for dim in shape]).astype(np.dtype(spec.dtype), copy=False)
     return logical
+
+
+def _native_shape(shape: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The shape of a tensor in the package; Core ML has one to five axes."""
+    if not shape:
+        return (1,)
+    return (-1,) if len(shape) > _MAX_RANK else shape
 
 
 def _fits_int32(array: np.ndarray) -> bool:

@@ -84,8 +84,8 @@ class Emission:
         return dict(proof.outputs[0])
 
 
-def emission(folder: Path, model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], precision: str = "fp32", target: str = "") -> Emission:
-    """Emit a model for one sample."""
+def model_signature(model: onnx.ModelProto) -> Signature:
+    """What goes in and out of a model with static shapes."""
 
     def specs(values: Sequence[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
         return tuple(
@@ -95,7 +95,13 @@ def emission(folder: Path, model: onnx.ModelProto, inputs: Mapping[str, np.ndarr
             for value in values
         )
 
-    signature = Signature(specs(model.graph.input), specs(model.graph.output))
+    return Signature(specs(model.graph.input), specs(model.graph.output))
+
+
+def emission(folder: Path, model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], precision: str = "fp32", target: str = "") -> Emission:
+    """Emit a model for one sample."""
+
+    signature = model_signature(model)
     source = NormalisedModel(model, signature, model.opset_import[0].version, {}, (), static=True)
     claim = EngineClaim("coreml", deployment_target=target)
     job = EmitJob("test", source, PROFILE, claim, precision, folder, [GoldenSample(dict(inputs), {})])
@@ -107,6 +113,12 @@ def emission(folder: Path, model: onnx.ModelProto, inputs: Mapping[str, np.ndarr
 def make() -> Callable[..., onnx.ModelProto]:
     """`make_model`."""
     return make_model
+
+
+@pytest.fixture(scope="session")
+def signature_of() -> Callable[[onnx.ModelProto], Signature]:
+    """`model_signature`."""
+    return model_signature
 
 
 @pytest.fixture(scope="session")

@@ -163,6 +163,53 @@ case("math", "Gemm_column_bias", "Gemm", run(3, 4), normal(4, 5), normal(3, 1))
 case("math", "Gemm_scalar_bias", "Gemm", run(3, 4), normal(4, 5), scalar(0.5))
 case("math", "Gemm_run_time", "Gemm", run(3, 4), run(5, 4), run(5), alpha=0.5, beta=2.0, transB=1)
 
+# --- integers and other dtypes -------------------------------------------------------------------------------------------------------------
+
+for dtype in (np.int8, np.uint8, np.int16, np.uint16):
+    limits, name = np.iinfo(dtype), np.dtype(dtype).name
+    whole = {"low": int(limits.min), "high": int(limits.max) + 1, "dtype": dtype}
+    for op in ("Add", "Sub", "Mul"):
+        case("integers", f"{op}_{name}", op, ints(3, 5, **whole), ints(5, **whole))
+    case("integers", f"Div_{name}", "Div", ints(3, 5, **whole), ints(5, low=1, high=9, dtype=dtype))
+    if dtype in (np.int8, np.uint8):  # ONNX Runtime has no other
+        case("integers", f"Max_{name}", "Max", ints(3, 5, **whole), ints(5, **whole))
+    case("integers", f"Cast_to_{name}", "Cast", ints(3, 5, low=-70000, high=70000), to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    case("integers", f"Less_{name}", "Less", ints(3, 5, **whole), ints(5, **whole))
+case("integers", "Div_towards_zero", "Div", Run(i64(7, -7, 7, -7, 0, 6)), Run(i64(2, 2, -2, -2, 5, 3)))
+case("integers", "Div_constant", "Div", Run(i64(7, -7, 9, -8)), i64(-2))
+case("integers", "Mod_divisor_sign", "Mod", Run(i64(7, -7, 7, -7)), Run(i64(3, 3, -3, -3)))
+case("integers", "Mod_dividend_sign", "Mod", Run(i64(7, -7, 7, -7)), Run(i64(3, 3, -3, -3)), fmod=1)
+case("integers", "Mod_float", "Mod", Run(f32(5.5, -5.5, 5.5, -5.5)), f32(2, 2, -2, -2), fmod=1, fp16=False)
+case("integers", "Pow_int", "Pow", ints(2, 3, low=-6, high=7), i64(0, 3, 5))
+case("integers", "Pow_int_one", "Pow", ints(2, 3, dtype=np.int32), scalar(4, np.int32))
+case("integers", "Neg_int8", "Neg", Run(np.array([-128, -1, 0, 127], np.int8)))
+case("integers", "Relu_int32", "Relu", ints(2, 3, dtype=np.int32))
+case("integers", "MatMul_int", "MatMul", ints(2, 3, dtype=np.int32), ints(3, 4, dtype=np.int32))
+case("integers", "ReduceSum_int32", "ReduceSum", ints(2, 3, dtype=np.int32), i64(1))
+case("integers", "Add_double", "Add", Run(RANDOM.normal(size=(2, 3))), Run(RANDOM.normal(size=3)))
+case("integers", "Relu_double", "Relu", Run(RANDOM.normal(size=(2, 3))))
+case("integers", "Max_uint32", "Max", ints(2, 3, low=0, dtype=np.uint32), ints(3, low=0, dtype=np.uint32))
+case("integers", "Sub_uint64", "Sub", ints(2, 3, low=0, dtype=np.uint64), ints(3, low=0, dtype=np.uint64))
+case("integers", "MaxPool_uint8", "MaxPool", ints(1, 2, 5, 5, low=0, high=256, dtype=np.uint8), kernel_shape=[3, 3])
+
+for op in ("Tan", "Asinh", "Atan", "Sinh", "Cosh"):
+    case("functions", op, op, run(2, 3, 4))
+for op in ("Asin", "Acos", "Atanh"):
+    case("functions", op, op, Run(RANDOM.uniform(-0.95, 0.95, (2, 3)).astype(np.float32)))
+case("functions", "Acosh", "Acosh", Run(f32(1.0, 1.01, 1.5, 1.99, 2.0, 7.5, 90.0)))
+case("functions", "Asinh_far", "Asinh", Run(f32(-200.0, -1.0, -0.01, 0.0, 0.02, 1.0, 150.0)))
+case("functions", "IsNaN", "IsNaN", Run(f32(1, np.nan, np.inf, -np.inf)))
+case("functions", "IsInf", "IsInf", Run(f32(1, np.nan, np.inf, -np.inf)))
+case("functions", "IsInf_positive", "IsInf", Run(f32(1, np.nan, np.inf, -np.inf)), detect_negative=0)
+case("functions", "IsInf_neither", "IsInf", Run(f32(1, np.nan, np.inf, -np.inf)), detect_negative=0, detect_positive=0)
+case("functions", "PRelu_channels", "PRelu", run(2, 3, 4, 2), normal(3, 1, 1))
+case("functions", "PRelu_channels_3d", "PRelu", run(2, 3, 4), normal(3, 1))
+case("functions", "PRelu_one", "PRelu", run(2, 3, 4), normal(1))
+case("functions", "PRelu_last_axis", "PRelu", run(2, 3, 4), normal(4))
+case("functions", "PRelu_run_time", "PRelu", run(2, 3), run(3))
+for approximate in ("none", "tanh"):
+    case("opset20", f"Gelu_{approximate}", "Gelu", run(2, 3, 4), opset=20, approximate=approximate)
+
 # --- nn ------------------------------------------------------------------------------------------------------------------------------------
 
 case("nn", "Conv", "Conv", run(1, 3, 8, 7), normal(4, 3, 3, 3), normal(4), pads=[1, 1, 1, 1])
@@ -204,6 +251,27 @@ case("nn", "AveragePool", "AveragePool", run(1, 3, 8, 7), kernel_shape=[3, 2], s
 case("nn", "AveragePool_exclude", "AveragePool", run(1, 3, 8, 7), kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2])
 case("nn", "AveragePool_include", "AveragePool", run(1, 3, 8, 7), kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)
 case("nn", "AveragePool_ceil", "AveragePool", run(1, 3, 8, 7), kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)
+case("nn", "MaxPool_dilated", "MaxPool", run(1, 3, 9, 8), kernel_shape=[3, 2], dilations=[2, 3], pads=[2, 1, 1, 1], strides=[1, 2])
+case("nn", "MaxPool_dilated_1d", "MaxPool", run(1, 3, 19), kernel_shape=[3], dilations=[4], ceil_mode=1, strides=[3])
+case("nn", "MaxPool_indices", "MaxPool", run(2, 3, 7, 8), outputs=("y", "i"), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+case("nn", "MaxPool_indices_only", "MaxPool", run(2, 3, 7, 8), outputs=("y", "i"), kernel_shape=[2, 3], storage_order=1)
+case("opset19", "AveragePool_dilated", "AveragePool", run(1, 3, 9, 8), opset=19, kernel_shape=[3, 2], dilations=[2, 3], pads=[2, 1, 1, 1])
+case(
+    "opset19",
+    "AveragePool_all",
+    "AveragePool",
+    run(1, 3, 9, 8),
+    opset=19,
+    kernel_shape=[3, 3],
+    strides=[2, 3],
+    dilations=[2, 1],
+    pads=[1, 2, 2, 1],
+    ceil_mode=1,
+    count_include_pad=1,
+)
+case("nn", "LogSoftmax", "LogSoftmax", run(2, 3, 4), axis=1)
+case("nn", "LogSoftmax_large", "LogSoftmax", Run(f32(1000, 1001, 1002.5, 990)[None]), axis=-1)
+case("nn", "LRN", "LRN", run(2, 7, 3, 4), size=5, alpha=0.02, beta=0.6, bias=1.5)
 case("nn", "GlobalAveragePool", "GlobalAveragePool", run(2, 3, 4, 5))
 case("nn", "GlobalAveragePool_1d", "GlobalAveragePool", run(2, 3, 4))
 case("nn", "GlobalMaxPool", "GlobalMaxPool", run(2, 3, 4, 5))
@@ -245,6 +313,11 @@ for mode in ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"):
     resize(f"linear_up_{mode}", run(1, 2, 3, 4), (1, 1, 2, 3), mode="linear", coordinate_transformation_mode=mode)
     resize(f"linear_sizes_{mode}", run(1, 2, 6, 9), sizes=(1, 2, 10, 4), mode="linear", coordinate_transformation_mode=mode)
 resize("linear_1d", run(1, 2, 5), (1, 1, 2), mode="linear")
+resize("linear_all_axes", run(5, 4), (0.7, 2.5), mode="linear")
+resize("linear_part_of_a_pixel", run(1, 2, 4, 4), (1, 1, 1.3, 0.6), mode="linear")
+resize("cubic", run(1, 2, 5, 6), (1, 1, 2, 1.5), mode="cubic")
+resize("cubic_excluding", run(1, 2, 5, 6), sizes=(1, 2, 3, 9), mode="cubic", cubic_coeff_a=-0.5, exclude_outside=1)
+resize("nearest_int", ints(1, 2, 3, 4, dtype=np.int32), (1, 1, 2, 2))
 
 # --- tensor --------------------------------------------------------------------------------------------------------------------------------
 
@@ -275,6 +348,36 @@ case("tensor", "Gather_run_time", "Gather", run(5, 4), ints(2, 3, low=-5, high=5
 case("tensor", "Gather_run_time_scalar", "Gather", run(5, 4), Run(scalar(-2, np.int64)), axis=0)
 case("tensor", "Gather_table", "Gather", normal(5, 4), ints(3, low=0, high=5, dtype=np.int32), axis=0)
 case("tensor", "Gather_int", "Gather", ints(3, 4), i64(2, 0), axis=1)
+case("tensor", "Gather_bool", "Gather", bools(3, 4), i64(2, 0), axis=0)
+case("tensor", "GatherElements", "GatherElements", run(3, 4), np.array([[0, -1, 2], [1, 0, -3]], np.int64), axis=0)
+case("tensor", "GatherElements_run_time", "GatherElements", run(3, 4), ints(3, 2, low=-4, high=4), axis=1)
+case("tensor", "GatherElements_bool", "GatherElements", bools(3, 4), i64(0, 1, 2, 0)[None], axis=0)
+case("tensor", "GatherND", "GatherND", run(3, 4, 2), np.array([[[0, -1]], [[2, 1]]], np.int64))
+case("tensor", "GatherND_batch", "GatherND", run(2, 4, 3), ints(2, 5, 1, low=-4, high=4), batch_dims=1)
+case("tensor", "ScatterElements", "ScatterElements", run(3, 4), np.array([[0, -1, 2]], np.int64), normal(1, 3), axis=1)
+case("tensor", "ScatterElements_whole", "ScatterElements", run(3, 4), ints(3, 2, low=-4, high=-2), run(3, 2), axis=1, reduction="add")
+case("tensor", "ScatterElements_corner", "ScatterElements", run(3, 4), ints(2, 2, low=0, high=2), run(2, 2), axis=0, reduction="mul")
+case("tensor", "ScatterElements_bool", "ScatterElements", bools(3, 4), i64(2, 1, 0, 0)[None], np.ones((1, 4), bool), axis=0)
+case("tensor", "ScatterND", "ScatterND", run(4, 3), i64(-1, 1)[:, None], run(2, 3))
+case("opset18", "ScatterND_max", "ScatterND", run(4, 3), i64(0, 1, 1)[:, None], run(3, 3), opset=18, reduction="max")
+case("tensor", "TopK", "TopK", run(3, 5), i64(2), outputs=("y", "i"))
+case("tensor", "TopK_smallest_axis_0", "TopK", run(5, 2, 3), i64(3), outputs=("y", "i"), axis=0, largest=0)
+case("tensor", "TopK_ties", "TopK", ints(4, 9, low=0, high=3), i64(5), outputs=("y", "i"))
+case("tensor", "TopK_ties_smallest", "TopK", ints(4, 9, low=0, high=3), i64(9), outputs=("y", "i"), largest=0)
+case("tensor", "CumSum", "CumSum", run(3, 4), scalar(1, np.int64))
+case("tensor", "CumSum_all", "CumSum", ints(3, 4), scalar(-2, np.int64), exclusive=1, reverse=1)
+case("tensor", "Trilu_upper", "Trilu", run(2, 4, 5), scalar(-1, np.int64))
+case("tensor", "Trilu_upper_mask", "Trilu", run(2, 4, 5), scalar(2, np.int64))
+case("tensor", "Trilu_lower", "Trilu", ints(4, 5), scalar(1, np.int64), upper=0)
+case("tensor", "Trilu_lower_mask", "Trilu", ints(4, 5), scalar(-2, np.int64), upper=0)
+case("tensor", "OneHot", "OneHot", ints(2, 3, low=-4, high=6), scalar(4, np.int64), f32(0.5, 2.0), axis=1)
+case("tensor", "Dropout_mask", "Dropout", run(2, 3), outputs=("y", "mask"))
+case("opset19", "Pad_wrap", "Pad", run(2, 3), i64(1, 2, 0, 4), opset=19, mode="wrap")
+case("tensor", "Pad_negative", "Pad", run(4, 5), i64(-1, 2, 0, -2))
+case("tensor", "Pad_int", "Pad", ints(2, 3), i64(1, 0, 0, 2), scalar(7, np.int64))
+case("tensor", "Pad_bool", "Pad", bools(2, 3), i64(1, 0, 0, 2), np.array(True))
+case("tensor", "Pad_reflect_channels", "Pad", run(3, 4, 2, 5), i64(2, 1, 0, 0, 0, 3, 1, 0), mode="reflect")
+case("tensor", "Pad_edge_first_axis", "Pad", ints(3, 2, 2), i64(2, 0, 0, 1, 0, 3), mode="edge")
 case("tensor", "Pad_constant", "Pad", run(2, 3), i64(1, 0, 0, 2))
 case("tensor", "Pad_value", "Pad", run(1, 2, 3, 4), i64(0, 1, 1, 2, 1, 0, 0, 1), scalar(1.5))
 case("tensor", "Pad_reflect", "Pad", run(1, 8), i64(0, 3, 0, 2), mode="reflect")
@@ -286,6 +389,21 @@ case("tensor", "Expand_nothing", "Expand", run(3, 4), i64(1, 4))
 case("tensor", "Expand_scalar", "Expand", Run(scalar(2.5)), i64(2, 3))
 case("tensor", "Expand_bool", "Expand", bools(3, 1), i64(3, 4))
 case("tensor", "Tile", "Tile", run(2, 3), i64(2, 1))
+
+# --- more axes than Core ML has ------------------------------------------------------------------------------------------------------------
+
+case("rank", "Transpose_6", "Transpose", run(2, 3, 2, 2, 3, 2), perm=[3, 0, 5, 1, 4, 2])
+case("rank", "Transpose_7_default", "Transpose", run(2, 1, 2, 2, 3, 2, 2))
+case("rank", "Reshape_to_6", "Reshape", run(4, 3, 8), i64(2, 2, 3, 2, 2, 2))
+case("rank", "Add_6", "Add", run(2, 3, 1, 2, 2, 2), normal(2, 3, 1, 2, 2, 2))
+case("rank", "Relu_6_bool", "Not", bools(2, 3, 1, 2, 2, 2))
+case("rank", "Softmax_6", "Softmax", run(2, 3, 1, 2, 2, 2), axis=1)
+case("rank", "Concat_6", "Concat", run(2, 3, 1, 2, 2, 2), normal(2, 1, 1, 2, 2, 2), axis=1)
+case("rank", "Gather_6", "Gather", run(2, 3, 1, 2, 2, 2), np.array([[2, 0], [1, 1]], np.int64), axis=1)
+case("rank", "GatherElements_6", "GatherElements", run(2, 3, 1, 2, 2, 2), ints(2, 1, 1, 2, 2, 2, low=-3, high=3), axis=1)
+case("rank", "ReduceSum_6", "ReduceSum", run(2, 3, 1, 2, 2, 2), i64(1, 2), keepdims=0)
+case("rank", "ReduceMax_6_all", "ReduceMax", run(2, 3, 1, 2, 2, 2), keepdims=0)
+case("rank", "ArgMax_6", "ArgMax", run(2, 3, 1, 2, 2, 2), axis=4)
 
 # --- reductions and recurrent layers -------------------------------------------------------------------------------------------------------
 
@@ -299,6 +417,10 @@ case("reduction", "ReduceSum_int", "ReduceSum", ints(2, 3), i64(1), keepdims=0)
 case("reduction", "ReduceMax_int", "ReduceMax", ints(2, 3), axes=[0], keepdims=1)
 case("reduction", "ArgMax", "ArgMax", run(3, 5), axis=1, keepdims=0)
 case("reduction", "ArgMax_keep", "ArgMax", run(3, 5), axis=0)
+case("reduction", "ArgMax_last", "ArgMax", ints(4, 9, low=0, high=3, dtype=np.int32), axis=1, select_last_index=1)
+case("reduction", "ArgMin_last", "ArgMin", ints(4, 9, low=0, high=3, dtype=np.int32), axis=0, select_last_index=1, keepdims=0)
+case("reduction", "ReduceLogSum", "ReduceLogSum", positive(2, 3), axes=[1])
+case("opset20", "ReduceMax_bool", "ReduceMax", bools(3, 4), i64(1), opset=20, keepdims=0)
 case("reduction", "ArgMin_vector", "ArgMin", run(5), axis=0, keepdims=0)
 
 
@@ -313,6 +435,25 @@ lstm("one_step_with_state", 1, None, run(1, 2, 3), run(1, 2, 3), steps=1)
 lstm("reverse", 1, None, run(1, 2, 3), run(1, 2, 3), direction="reverse")
 lstm("bidirectional", 2, None, run(2, 2, 3), run(2, 2, 3), direction="bidirectional")
 lstm("constant_state_and_lengths", 1, np.array([5, 5], np.int32), normal(1, 2, 3), normal(1, 2, 3))
+lstm("clip", 1, clip=0.4)
+lstm("lengths", 1, np.array([5, 2], np.int32), direction="reverse")
+lstm("peepholes", 1, None, None, None, normal(1, 9))
+lstm("other_activations", 2, direction="bidirectional", activations=["HardSigmoid", "Relu", "Softsign"] * 2)
+
+
+def gru(name: str, directions: int, *states: Any, outputs: tuple[str, ...] = ("y", "h"), op: str = "GRU", **attrs: Any) -> None:
+    size, hidden, gates = 4, 3, 3 if op == "GRU" else 1
+    w, r, b = normal(directions, gates * hidden, size), normal(directions, gates * hidden, hidden), normal(directions, 2 * gates * hidden)
+    case("recurrent", f"{op}_{name}", op, run(5, 2, size), w, r, b, *states, outputs=outputs, hidden_size=hidden, **attrs)
+
+
+for op in ("GRU", "RNN"):
+    gru("forward", 1, op=op)
+    gru("reverse_with_state", 1, None, run(1, 2, 3), op=op, direction="reverse")
+    gru("bidirectional", 2, None, run(2, 2, 3), op=op, direction="bidirectional")
+    gru("lengths", 1, np.array([5, 2], np.int32), op=op)
+gru("reset_after", 1, linear_before_reset=1)
+gru("relu", 1, op="RNN", activations=["Relu"])
 lstm("last_state_only", 1, outputs=("", "h"))
 
 # --- older opsets: the normalised graph has 13 or newer, these forms cost nothing ------------------------------------------------------------
@@ -388,4 +529,5 @@ def test_every_handler_has_a_case():
     from edgekit.converters.coreml import ops
 
     untested = {registration.op for registration in ops.registrations()} - {one.op for one in CASES}
-    assert untested == {"Upsample"}  # its opset is below what normalisation gives; Resize's cases go through the same handler
+    # Of opsets below what normalisation gives; Resize's and ScatterElements' cases go through the same handlers.
+    assert untested - {"QuantizeLinear", "DequantizeLinear"} == {"Upsample", "Scatter", "Swish"}
