@@ -77,6 +77,15 @@ def _taps(x: Any, window: Window, axis: int) -> list[Any]:
     return taps
 
 
+def _begins_inside(node: Node, graph: Graph) -> str:
+    """The last window begins in the image or in the padding before it; ONNX Runtime leaves out others, which ``ceil_mode`` can ask for."""
+    window = window_of(node, graph, node.attrs["kernel_shape"])
+    for result, step, size, begin in zip(window.results, window.strides, window.sizes, window.begins, strict=True):
+        if (result - 1) * step >= size + begin:
+            return f"window {result} of {size} elements begins at {(result - 1) * step - begin}"
+    return ""
+
+
 def _window(node: Node, ctx: Context) -> Window:
     return at_least_two(window_of(node, ctx.graph, node.attrs["kernel_shape"]))
 
@@ -92,7 +101,7 @@ def _native(window: Window) -> bool:
     return len(window.kernel) == 2 and set(window.dilations) == {1} and window.padding != "EXPLICIT"
 
 
-@operator("MaxPool", rules=(dtypes("float32", *_SMALL), rank_between(3, 5)))
+@operator("MaxPool", rules=(dtypes("float32", *_SMALL), rank_between(3, 5), _begins_inside))
 def max_pool(node: Node, ctx: Context) -> None:
     """Maximum over a window, and where it was found; padding never wins."""
     tf, window = ctx.tf, _window(node, ctx)
@@ -143,7 +152,7 @@ def _padded_positions(window: Window, column_major: bool) -> np.ndarray:
     return np.pad(plane, window.pads, constant_values=-1)
 
 
-@operator("AveragePool", rules=(float_only, rank_between(3, 5)))
+@operator("AveragePool", rules=(float_only, rank_between(3, 5), _begins_inside))
 def average_pool(node: Node, ctx: Context) -> None:
     """Mean over a window, with or without the padding in the count."""
     tf, window = ctx.tf, _window(node, ctx)
@@ -183,7 +192,7 @@ def _counts(window: Window, include_padding: bool) -> np.ndarray:
 # --- norms -----------------------------------------------------------------------------------------------------------------------------------
 
 
-@operator("LpPool", rules=(float_only, rank_between(3, 5)))
+@operator("LpPool", rules=(float_only, rank_between(3, 5), _begins_inside))
 def lp_pool(node: Node, ctx: Context) -> None:
     """``(sum |x|^p)^(1/p)`` over a window."""
     window, power = _window(node, ctx), float(node.attrs.get("p", 2))

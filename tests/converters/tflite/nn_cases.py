@@ -74,13 +74,14 @@ def random_window(op: str, index: int) -> Case:
         attrs["pads"] = [int(random.integers(0, size)) for size in (*kernel, *kernel)]
     else:
         attrs["auto_pad"] = str(mode)
+        attrs["strides"] = [min(pair) for pair in zip(attrs["strides"], kernel, strict=True)]  # else ONNX Runtime finds negative padding
     name, x = f"{op}-random-{index}", floats(2, 4, *sizes)
     if op == "ConvTranspose":
         group = int(random.choice([1, 1, 2]))
         if mode == "NOTSET":
             attrs["output_padding"] = [int(random.integers(0, step)) for step in attrs["strides"]]
         return conv(name.removeprefix(f"{op}-"), x, floats(4, 3, *kernel), floats(3 * group), op=op, group=group, **attrs)
-    attrs |= {"kernel_shape": kernel, "ceil_mode": int(random.integers(0, 2)) if mode == "NOTSET" else 0}
+    attrs |= {"kernel_shape": kernel, "ceil_mode": int(random.integers(0, 2)) if not any(attrs.get("pads", [1])) else 0}
     if op == "AveragePool":
         attrs["count_include_pad"] = int(random.integers(0, 2))
     return Case(name, op, (x,), attrs=attrs, opset=19 if op == "AveragePool" else 17)

@@ -82,7 +82,7 @@ def test_real_models(real_model, job, name, transposes):
         }
     operators = emitted.report["operators"]
     assert isinstance(operators, dict)
-    assert operators.get("TRANSPOSE", 0) <= transposes
+    assert operators.get("TRANSPOSE", 0) == transposes
     assert not [operator for operator in operators if operator in ("CUSTOM", "UNKNOWN") or operator.startswith("FLEX")]
 
 
