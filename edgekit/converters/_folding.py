@@ -135,13 +135,17 @@ def _fold_once(model: onnx.ModelProto, outputs: bool, stuck: set[str]) -> bool:
 
 def _replace(model: onnx.ModelProto, values: Mapping[str, np.ndarray], outputs: bool) -> None:
     """Constants in the place of the nodes that produce them."""
-    from onnx import numpy_helper
+    from onnx import helper, numpy_helper
 
     kept = [node for node in model.graph.node if not any(name in values for name in node.output)]
     used = _reads(kept) | ({value.name for value in model.graph.output} if outputs else set())
     del model.graph.node[:]
     model.graph.node.extend(kept)
     model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items() if name in used)
+    for output in model.graph.output:
+        if output.name in values:  # shape inference does not look at initializers for the type of an output
+            array = values[output.name]
+            output.type.CopyFrom(helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
 
 
 def _reads(nodes: Iterable[onnx.NodeProto]) -> set[str]:

@@ -111,6 +111,16 @@ def atanh(piece: Piece) -> None:
     piece.op("Where", piece.op("Less", square, _scalar(piece, 0.01)), near, far, into=_out(piece))
 
 
+@lowers("Celu")
+def celu(piece: Piece) -> None:
+    """``max(0, x) + min(0, alpha (exp(x / alpha) - 1))``; ONNX's own function is written for float32 only."""
+    tensor = piece.node.inputs[0]
+    alpha, zero = _scalar(piece, float(piece.node.attrs.get("alpha", 1.0))), _scalar(piece, 0.0)
+    grown = piece.op("Sub", piece.op("Exp", piece.op("Div", tensor, alpha)), _scalar(piece, 1.0))
+    below = piece.op("Min", piece.op("Mul", grown, alpha), zero)
+    piece.op("Add", piece.op("Max", tensor, zero), below, into=_out(piece))
+
+
 # --- along an axis ------------------------------------------------------------------------------------------------------------------------
 
 
