@@ -435,25 +435,27 @@ lstm("one_step_with_state", 1, None, run(1, 2, 3), run(1, 2, 3), steps=1)
 lstm("reverse", 1, None, run(1, 2, 3), run(1, 2, 3), direction="reverse")
 lstm("bidirectional", 2, None, run(2, 2, 3), run(2, 2, 3), direction="bidirectional")
 lstm("constant_state_and_lengths", 1, np.array([5, 5], np.int32), normal(1, 2, 3), normal(1, 2, 3))
-lstm("clip", 1, clip=0.4)
-lstm("lengths", 1, np.array([5, 2], np.int32), direction="reverse")
-lstm("peepholes", 1, None, None, None, normal(1, 9))
-lstm("other_activations", 2, direction="bidirectional", activations=["HardSigmoid", "Relu", "Softsign"] * 2)
+lstm("clip", 1, steps=2, clip=0.4)
+lstm("lengths", 1, np.array([3, 2], np.int32), steps=3, direction="reverse")
+lstm("peepholes", 1, None, None, None, normal(1, 9), steps=2)
+lstm("other_activations", 2, steps=2, direction="bidirectional", activations=["HardSigmoid", "Relu", "Softsign"] * 2)
 
 
-def gru(name: str, directions: int, *states: Any, outputs: tuple[str, ...] = ("y", "h"), op: str = "GRU", **attrs: Any) -> None:
+def gru(
+    name: str, directions: int, *states: Any, steps: int = 5, outputs: tuple[str, ...] = ("y", "h"), op: str = "GRU", **attrs: Any
+) -> None:
     size, hidden, gates = 4, 3, 3 if op == "GRU" else 1
     w, r, b = normal(directions, gates * hidden, size), normal(directions, gates * hidden, hidden), normal(directions, 2 * gates * hidden)
-    case("recurrent", f"{op}_{name}", op, run(5, 2, size), w, r, b, *states, outputs=outputs, hidden_size=hidden, **attrs)
+    case("recurrent", f"{op}_{name}", op, run(steps, 2, size), w, r, b, *states, outputs=outputs, hidden_size=hidden, **attrs)
 
 
 for op in ("GRU", "RNN"):
     gru("forward", 1, op=op)
     gru("reverse_with_state", 1, None, run(1, 2, 3), op=op, direction="reverse")
     gru("bidirectional", 2, None, run(2, 2, 3), op=op, direction="bidirectional")
-    gru("lengths", 1, np.array([5, 2], np.int32), op=op)
-gru("reset_after", 1, linear_before_reset=1)
-gru("relu", 1, op="RNN", activations=["Relu"])
+    gru("lengths", 1, np.array([3, 2], np.int32), op=op, steps=3)
+gru("reset_after", 1, steps=2, linear_before_reset=1)
+gru("relu", 1, op="RNN", steps=2, activations=["Relu"])
 lstm("last_state_only", 1, outputs=("", "h"))
 
 # --- older opsets: the normalised graph has 13 or newer, these forms cost nothing ------------------------------------------------------------
