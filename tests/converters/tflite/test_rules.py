@@ -33,7 +33,9 @@ def graph(op, inputs=(IMAGE,), constants=(), outputs=(IMAGE,), attrs=None, opset
 
 
 REFUSED = [
-    ("no handler", graph("NonMaxSuppression"), "no handler"),
+    ("no handler", graph("TfIdfVectorizer"), "no handler"),
+    ("unknown count", graph("NonMaxSuppression"), "how many values it gives depends on data"),
+    ("random numbers", graph("RandomNormalLike"), "it draws random numbers, so that nothing could be proven"),
     ("eight-bit float", graph("Relu", (TensorType("float8_e4m3fn", (2,)),), (), (IMAGE,)), "tensor 'x0' is float8_e4m3fn"),
     (
         "bits of a double",
