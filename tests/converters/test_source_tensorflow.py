@@ -210,6 +210,13 @@ def test_where_a_vendors_converter_fails_the_onnx_path_makes_the_artifact(models
     assert any("tried first, and" in note and "Rank-0" in note for note in bundle.manifest.verification.notes)
 
 
+@pytest.mark.parametrize("device", ["generic-arm64", "intel-nuc"])
+def test_a_recurrent_layer_is_an_operator_not_a_loop(models, tmp_path, device):
+    bundle = build(models / "series.keras", device=device, precision="fp32", output=tmp_path / "b.edgekit", isolate=False, cache=False)
+    assert bundle.report()["emitter"]["path"] == "onnx"
+    assert any("loop(s) over steps" in note for note in bundle.manifest.verification.notes)
+
+
 def test_where_a_vendors_converter_is_wrong_the_onnx_path_makes_the_artifact(models, tmp_path, monkeypatch):
     from edgekit.converters._direct import _openvino
 

@@ -37,10 +37,11 @@ def convert(job: EmitJob) -> Emitted:
         model = _convert(tools.ct, function, target, job.precision, Path(folder) / _emitter.PACKAGE)
         inputs, outputs = _bindings(model, function, job)
         size = write_package(model, job.directory / _emitter.PACKAGE)
+    counts = _emitter._operator_counts(model)
     return Emitted(
         Artifact("coreml", _emitter.PACKAGE, job.precision, inputs, outputs),
         tools={"coremltools": tools.version, "tensorflow": str(tf.__version__)},
-        report={"deployment_target": target.name, "operators": _emitter._operator_counts(model), "bytes": size},
+        report={"deployment_target": target.name, "operators": counts, "loops": counts.get("while_loop", 0), "bytes": size},
     )
 
 

@@ -51,4 +51,5 @@ def convert(job: EmitJob) -> Emitted:
     options = {"threads": str(job.profile.threads)} if job.profile.threads else {}
     artifact = Artifact("openvino", "model.xml", job.precision, *plain_bindings(signature), options)
     tools = {name: importlib.metadata.version(name) for name in ("openvino",)} | {"tensorflow": str(tf.__version__)}
-    return Emitted(artifact, tools=tools, report={"operations": len(model.get_ordered_ops())})
+    kinds = [operation.get_type_name() for operation in model.get_ordered_ops()]
+    return Emitted(artifact, tools=tools, report={"operations": len(kinds), "loops": kinds.count("Loop") + kinds.count("TensorIterator")})

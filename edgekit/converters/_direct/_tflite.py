@@ -34,4 +34,5 @@ def convert(job: EmitJob) -> Emitted:
         {"threads": str(job.profile.threads)} if job.profile.threads else {},
     )
     tools = {"tensorflow": importlib.metadata.version(_emit._tensorflow_distribution())}
-    return Emitted(artifact, tools=tools, report={"operators": _emit.operator_counts(data)})
+    counts = _emit.operator_counts(data)
+    return Emitted(artifact, tools=tools, report={"operators": counts, "loops": counts.get("WHILE", 0)})
