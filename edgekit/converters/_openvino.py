@@ -25,7 +25,6 @@ class OpenVinoEmitter:
     engine = "openvino"
     static_only = False
     batch_probes: tuple[int, ...] = ()
-    batch_probes: tuple[int, ...] = ()
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 
     def emit(self, job: EmitJob) -> Emitted:
