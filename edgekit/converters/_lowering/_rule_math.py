@@ -224,37 +224,41 @@ def bitwise(piece: Piece) -> None:
     kind = np.iinfo(piece.around.dtype(left))
     if kind.dtype == np.uint64:
         raise CannotLowerError("uint64 has no wider type to be taken apart in")
-    pieces = [_bits(piece, each, kind.bits) for each in (left, right)]
+    kind_number = helper.np_dtype_to_tensor_dtype(kind.dtype)
+    if kind.bits < 64:
+        total = _combined(piece, *(piece.op("Cast", name, to=7) for name in (left, right)), kind.bits, kind.min < 0)
+        piece.op("Cast", total, to=kind_number, into=_out(piece))
+        return
+    # In halves: sums of bits beyond 2^53 would not be exact everywhere.
+    size = np.asarray(1 << 32, np.int64)
+    lows = [piece.op("Mod", name, size) for name in (left, right)]
+    highs = [piece.op("Div", piece.op("Sub", name, low), size) for name, low in zip((left, right), lows, strict=True)]
+    top = piece.op("Mul", _combined(piece, highs[0], highs[1], 32, True), size)
+    piece.op("Add", top, _combined(piece, lows[0], lows[1], 32, False), into=_out(piece))
+
+
+def _combined(piece: Piece, left: str, right: str, count: int, signed: bool) -> str:
+    """The operator on the lowest bits of two int64 tensors."""
+    ranks = [len(piece.around.shape(name)) for name in piece.node.inputs]
+    a, b = (_bits(piece, name, ranks[index], count) for index, name in enumerate((left, right)))
     match piece.node.op:
         case "BitwiseAnd":
-            bits = piece.op("Mul", *pieces)
+            bits = piece.op("Mul", a, b)
         case "BitwiseXor":
-            bits = piece.op("Abs", piece.op("Sub", *pieces))
+            bits = piece.op("Abs", piece.op("Sub", a, b))
         case _:
-            bits = piece.op("Sub", piece.op("Add", *pieces), piece.op("Mul", *pieces))
-    weights = [1 << bit for bit in range(kind.bits)]
-    if kind.min < 0:
-        weights[-1] = -weights[-1]  # -2^63 of int64
-    total = piece.reduce("ReduceSum", piece.op("Mul", bits, np.array(weights, np.int64)), [-1])
-    piece.op("Cast", total, to=helper.np_dtype_to_tensor_dtype(kind.dtype), into=_out(piece))
+            bits = piece.op("Sub", piece.op("Add", a, b), piece.op("Mul", a, b))
+    weights = [1 << bit for bit in range(count)]
+    if signed:
+        weights[-1] = -weights[-1]
+    return piece.reduce("ReduceSum", piece.op("Mul", bits, np.array(weights, np.int64)), [-1])
 
 
-def _bits(piece: Piece, tensor: str, count: int) -> str:
+def _bits(piece: Piece, wide: str, rank: int, count: int) -> str:
     """0 or 1 for every bit, on a new last axis, lowest first."""
-    wide = piece.op("Cast", tensor, to=7)
-    if count == 64:
-        low = piece.op("Mod", wide, np.asarray(1 << 32, np.int64))
-        high = piece.op("Div", piece.op("Sub", wide, low), np.asarray(1 << 32, np.int64))
-        return piece.op("Concat", _low_bits(piece, low, tensor, 32), _low_bits(piece, high, tensor, 32), axis=-1)
-    return _low_bits(piece, wide, tensor, count)
-
-
-def _low_bits(piece: Piece, wide: str, tensor: str, count: int) -> str:
-    """The lowest bits of an int64 in the shape of ``tensor``."""
     unsigned = piece.op("Mod", wide, np.asarray(1 << count, np.int64))  # Mod follows the divisor's sign
-    shifted = piece.op(
-        "Div", piece.unsqueeze(unsigned, [len(piece.around.shape(tensor))]), np.array([1 << bit for bit in range(count)], np.int64)
-    )
+    apart = piece.unsqueeze(unsigned, [rank])
+    shifted = piece.op("Div", apart, np.array([1 << bit for bit in range(count)], np.int64))
     return piece.op("Mod", shifted, np.asarray(2, np.int64))
 
 

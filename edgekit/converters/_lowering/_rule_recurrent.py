@@ -213,7 +213,7 @@ def _lstm_step(direction: _Direction, x: str, hidden: str, cell: str) -> list[st
     kept = piece.op("Sub", np.asarray(1, direction.dtype), entering) if piece.node.attrs.get("input_forget", 0) else gate(2, cell)
     fresh = piece.op("Mul", entering, g(_clipped(direction, gates[3])))
     new = piece.op("Add", piece.op("Mul", kept, cell), fresh)
-    return [piece.op("Mul", gate(1, new), h(_clipped(direction, new))), new]
+    return [piece.op("Mul", gate(1, new), h(new)), new]  # ONNX Runtime clips what the gates sum up, not the cell
 
 
 def _gru_step(direction: _Direction, x: str, hidden: str) -> str:

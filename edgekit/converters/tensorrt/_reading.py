@@ -66,6 +66,10 @@ def readable(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor) -> Rea
     name_nodes(named)  # the parser's complaints are told apart by name
     kinds = dtypes_of(named)
     carriers = {old: new for old, new in _CARRIERS.items() if old in kinds}
+    if "int8" in kinds and not any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in named.graph.node):
+        carriers["int8"] = (
+            "int32"  # its builder knows int8 between Q and DQ only ("Quantized constant … is only allowed before DQ", RTX 1.7.1)
+        )
     weak = {old: new for old, new in _WEAK.items() if old in kinds}
     try:
         return _lowered(named, ceiling, recipe_for, carriers)
