@@ -17,13 +17,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgekit.bundle import Artifact, TensorBinding, TensorSpec, write_file
+from edgekit.bundle import Artifact, GoldenSample, TensorBinding, TensorSpec, write_file
+from edgekit.converters._batch_proof import prove_larger_batch
 from edgekit.converters._emitter import EmitJob, Emitted, Proof
 from edgekit.converters._graph import Graph
 from edgekit.converters._lowering import lowered_graph
-from edgekit.converters._verify import prove_on_host
+from edgekit.converters._verify import prove_on_host, run_artifact
 from edgekit.converters.tflite._batch import BATCHES, BatchError, open_batch
-from edgekit.converters.tflite._batch_proof import prove_larger_batch
 from edgekit.converters.tflite._blocks import with_ordered_blocks
 from edgekit.converters.tflite._carry import carried, carrier
 from edgekit.converters.tflite._context import Context, ops
@@ -107,7 +107,11 @@ class TfliteEmitter:
         proof = prove_on_host(job, emitted)
         if not job.source.batches:
             return proof
-        return dataclasses.replace(proof, notes=(*proof.notes, prove_larger_batch(job, emitted)))
+
+        def run(sample: GoldenSample) -> tuple[list[dict[str, np.ndarray]], str]:
+            return run_artifact(job.directory, emitted.artifact, job.source.signature, [sample])
+
+        return dataclasses.replace(proof, notes=(*proof.notes, prove_larger_batch(job, emitted, run)))
 
 
 EMITTERS = {"tflite": TfliteEmitter()}

@@ -1,14 +1,15 @@
-"""The proof of a file with an open batch at a size that no sample has."""
+"""The proof of an artifact with an open batch, whose target made it from fixed sizes, at a size that no sample has."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgekit.bundle import GoldenSample
 from edgekit.converters._emitter import EmitJob, Emitted
-from edgekit.converters._verify import judge, run_artifact
+from edgekit.converters._verify import judge
 from edgekit.errors import VerificationError
 
 __all__ = ["PROVEN_BATCH", "prove_larger_batch"]
@@ -16,8 +17,16 @@ __all__ = ["PROVEN_BATCH", "prove_larger_batch"]
 PROVEN_BATCH = 5
 
 
-def prove_larger_batch(job: EmitJob, emitted: Emitted) -> str:
-    """Run the first sample's rows, shifted and repeated to `PROVEN_BATCH`, through the file and through ONNX Runtime.
+Run = Callable[[GoldenSample], tuple[Sequence[dict[str, np.ndarray]], str]]
+
+
+def prove_larger_batch(job: EmitJob, emitted: Emitted, run: Run) -> str:
+    """Run the first sample's rows, shifted and repeated to `PROVEN_BATCH`, through the artifact and through ONNX Runtime.
+
+    Args:
+        job: with an open batch.
+        emitted: what was made.
+        run: outputs of the artifact for a sample, in a list, and what ran it.
 
     Returns:
         the note that says so.
@@ -26,7 +35,7 @@ def prove_larger_batch(job: EmitJob, emitted: Emitted) -> str:
         VerificationError: the numbers differ.
     """
     inputs = _widened(job)
-    outputs, engine = run_artifact(job.directory, emitted.artifact, job.source.signature, [GoldenSample(inputs, {})])
+    outputs, engine = run(GoldenSample(inputs, {}))
     sample = GoldenSample(inputs, _reference(job, inputs))
     try:
         judge(
