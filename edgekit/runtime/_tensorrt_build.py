@@ -155,7 +155,7 @@ def build_engine(
         )
 
 
-def parse_model(package: str, recipe_path: Path, *, timeout_s: float = DEVICE_TIMEOUT_S) -> None:
+def parse_model(package: str, recipe_path: Path, *, timeout_s: float = DEVICE_TIMEOUT_S) -> ChildReport:
     """Let the parser read a model in a child process.
 
     Raises:
@@ -168,8 +168,8 @@ def parse_model(package: str, recipe_path: Path, *, timeout_s: float = DEVICE_TI
         command = _command(package, recipe_path, None, report_path, Attempt(0, 0), ())
         code, output = _run(command, timeout_s)
         report = msgspec.json.decode(report_path.read_bytes(), type=ChildReport) if report_path.is_file() else None
-        if code == BUILT:
-            return
+        if code == BUILT and report is not None:
+            return report
         if code == UNFIT:
             raise EnvironmentMissingError(package, output.strip(), "", "update it, or build the bundle again")
         if code == REFUSED and report is not None:

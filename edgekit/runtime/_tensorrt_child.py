@@ -65,7 +65,8 @@ def _build(trt: Any, recipe: Recipe, plan: BuildPlan, options: argparse.Namespac
     if not parsed:
         return REFUSED, report(refusals=tuple(_refusal(parser.get_error(i)) for i in range(parser.num_errors)))
     if options.engine is None:
-        return BUILT, report()
+        inputs = [network.get_input(index) for index in range(network.num_inputs)]
+        return BUILT, report(shape_inputs=tuple(tensor.name for tensor in inputs if tensor.is_shape_tensor))
     config = _config(trt, builder, network, recipe, plan, options)
     cache = _timing_cache(config, plan, options.timing_cache)
     started = time.monotonic()

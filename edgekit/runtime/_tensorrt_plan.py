@@ -184,6 +184,7 @@ class ChildReport(msgspec.Struct, frozen=True):
         build_s: seconds for building.
         engine_bytes: size of the engine, 0 when there is none.
         layers: layers of the parsed network.
+        shape_inputs: inputs whose values decide shapes; an engine needs ranges for their values.
     """
 
     version: str
@@ -194,6 +195,7 @@ class ChildReport(msgspec.Struct, frozen=True):
     build_s: float = 0.0
     engine_bytes: int = 0
     layers: int = 0
+    shape_inputs: tuple[str, ...] = ()
 
 
 def generations(*, has_float16: bool, has_quantisation: bool, float32_scales: bool = False) -> tuple[Generation, ...]:

@@ -42,7 +42,7 @@ class Lowered:
     """What came out.
 
     Attributes:
-        model: ONNX; the given one when nothing had to be changed.
+        model: ONNX, as far as it could be lowered; the given one when nothing had to be changed.
         refused: what still stands in the way: name, operator and opset of the node of the source, and the reason.
         expanded: operators of the source that were expanded, sorted.
     """
@@ -160,8 +160,7 @@ class _Lowering:
             around = view(model)
             refused, blind = self._ask(model, around)
             if not refused and not blind:
-                expanded = tuple(sorted({origin.op for origin in self._origins.values()}))
-                return Lowered(model if self._origins or folded else self._given, (), expanded)
+                return Lowered(model if self._origins or folded else self._given, (), self._expanded())
             if not folded:
                 _tidy(model)
                 folded = True
@@ -170,7 +169,10 @@ class _Lowering:
                 break
             _tidy(model)
             self._settle(model)
-        return Lowered(self._given, self._reasons(refused or blind))
+        return Lowered(model, self._reasons(refused or blind), self._expanded())
+
+    def _expanded(self) -> tuple[str, ...]:
+        return tuple(sorted({origin.op for origin in self._origins.values()}))
 
     def _expand(self, model: onnx.ModelProto, around: Surroundings, refused: Sequence[tuple[Node, str]]) -> bool:
         """Replace what can be; False when nothing can."""

@@ -226,7 +226,8 @@ def bitwise(piece: Piece) -> None:
         raise CannotLowerError("uint64 has no wider type to be taken apart in")
     kind_number = helper.np_dtype_to_tensor_dtype(kind.dtype)
     if kind.bits < 64:
-        total = _combined(piece, *(piece.op("Cast", name, to=7) for name in (left, right)), kind.bits, kind.min < 0)
+        wide = [piece.op("Cast", name, to=7) for name in (left, right)]
+        total = _combined(piece, wide[0], wide[1], kind.bits, kind.min < 0)
         piece.op("Cast", total, to=kind_number, into=_out(piece))
         return
     # In halves: sums of bits beyond 2^53 would not be exact everywhere.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import msgspec
 
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters._lowering import dtypes_of, lower_model, lower_until, name_nodes, retyped
-from edgekit.converters._opset import to_opset
+from edgekit.converters._opset import opset_of, to_opset
 from edgekit.errors import BuildError, EnvironmentMissingError, UnsupportedOperatorsError
 from edgekit.runtime._tensorrt_build import find_package, parse_model
 from edgekit.runtime._tensorrt_plan import Recipe
@@ -26,6 +26,7 @@ RecipeFor = Callable[["onnx.ModelProto", bytes], Recipe]
 
 _TARGET = "TensorRT"
 _TIMEOUT_S = 600.0
+_CONTROL = ("If", "Loop", "Scan")
 # TensorRT has none of these (NvInfer DataType: float, half, bfloat16, int64, int32, int8, uint8, bool and narrower floats and integers).
 _CARRIERS = {"float64": "float32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 # Only moved and cast at the borders, not computed with (onnx-tensorrt docs/operators.md): carried where the parser refuses the model otherwise.
@@ -86,9 +87,9 @@ def readable(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor) -> Rea
 def _lowered(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor, carriers: Mapping[str, str]) -> Readable:
     package = _parser()
     typed = retyped(model, carriers, _TARGET) if carriers else model
-    first = lower_model(typed, _unnamed, static=False)
-    if first.refused:
-        raise UnsupportedOperatorsError(_TARGET, first.refused)
+    first = lower_model(typed, _weak_point, static=False)
+    if refused := [node for node in first.refused if node[1] not in _CONTROL]:
+        raise UnsupportedOperatorsError(_TARGET, refused)
 
     def attempt(made: onnx.ModelProto) -> onnx.ModelProto:
         plain = to_opset(made, ceiling)
@@ -100,10 +101,16 @@ def _lowered(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor, carrie
     return Readable(result, carriers, tuple(sorted({*first.expanded, *lowered.expanded})))
 
 
-def _unnamed(node: Node, _: Graph) -> str:
-    """What TensorRT-RTX 1.7.1 refuses without saying which node it means: scatters that combine (``Unsupported reduction type``)."""
+def _weak_point(node: Node, _: Graph) -> str:
+    """What TensorRT-RTX 1.7.1 refuses without saying which node it means, or parses and then fails to build for some models.
+
+    The first are scatters that combine (``Unsupported reduction type``), the second loops and branches (``Myelin … CHECK(is_tensor())`` in
+    ``test_linear_attention_prefill_with_past_expanded``); those that cannot be unrolled are left to it.
+    """
     mode = node.attrs.get("reduction", "none")
-    return f"reduction {mode}" if node.op == "ScatterElements" and mode != "none" else ""
+    if node.op == "ScatterElements" and mode != "none":
+        return f"reduction {mode}"
+    return "control flow" if node.op in _CONTROL else ""
 
 
 def _parser() -> str:
@@ -121,4 +128,15 @@ def _parse(package: str, model: onnx.ModelProto, recipe_for: RecipeFor) -> None:
         (Path(scratch) / recipe.onnx).write_bytes(data)
         path = Path(scratch) / "recipe.json"
         path.write_bytes(msgspec.json.encode(recipe))
-        parse_model(package, path, timeout_s=_TIMEOUT_S)
+        report = parse_model(package, path, timeout_s=_TIMEOUT_S)
+    if report.shape_inputs:
+        raise UnsupportedOperatorsError(_TARGET, list(_deciding(model, report.shape_inputs)))
+
+
+def _deciding(model: onnx.ModelProto, inputs: Sequence[str]) -> Iterator[tuple[str, str, int, str]]:
+    """Nodes that read an input whose values decide shapes."""
+    for node in model.graph.node:
+        for name in node.input:
+            if name in inputs:
+                reason = f"the values of input {name!r} decide shapes, for which an engine would have to know their range"
+                yield node.name, node.op_type, opset_of(model), reason
