@@ -40,7 +40,6 @@ _UNARY_FLOAT: dict[str, Unary] = {
     "Sin": lambda c, x, _: c.tf.sin(x),
     "Softsign": lambda c, x, _: x / (c.tf.abs(x) + 1.0),
     "Sqrt": lambda c, x, _: c.tf.sqrt(x),
-    "Tanh": lambda c, x, _: c.tf.tanh(x),
 }
 
 

@@ -51,6 +51,18 @@ def test_operands_keep_their_places_behind_a_transpose(nodes, graph_of, run_tfli
         assert counts == {"SUB": 1}  # and nothing is added where it does not
 
 
+def test_mish_of_old_exports(graph_of, run_tflite, run_onnx):
+    """Softplus, Tanh and Mul: right where the softplus is tiny, and without its logarithm."""
+    model = chain(("Softplus", ("x",), "s"), ("Tanh", ("s",), "t"), ("Mul", ("x", "t"), "y"), shape=(81,))
+    x = np.linspace(-20, 20, 81, dtype=np.float32)
+    outputs, counts = run_tflite(graph_of(model), {"x": x})
+    wide = x.astype(np.float64)
+    assert np.allclose(outputs["y"], wide * np.tanh(np.log1p(np.exp(wide))), rtol=1e-5, atol=1e-12)
+    assert "LOG" not in counts
+    assert "ABS" not in counts
+    assert np.allclose(outputs["y"], run_onnx(model, {"x": x})[0], atol=1e-5)
+
+
 def test_infinite_constants_stay_infinite(graph_of, run_tflite):
     model = chain(
         ("Less", ("x", "zero"), "c"), ("Where", ("c", "low", "x"), "y"), constants={"zero": np.float32(0), "low": np.float32(-np.inf)}
