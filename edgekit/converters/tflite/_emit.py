@@ -7,12 +7,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import keyword
-import logging
-import os
 import re
-import sys
-import tempfile
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +18,7 @@ from edgekit.converters._emitter import EmitJob, Emitted, Proof
 from edgekit.converters._graph import Graph
 from edgekit.converters._lowering import lowered_graph
 from edgekit.converters._verify import prove_on_host, run_artifact
+from edgekit.converters.sources._tensorflow import import_tensorflow, quiet_tensorflow
 from edgekit.converters.tflite._batch import BATCHES, BatchError, open_batch
 from edgekit.converters.tflite._blocks import with_ordered_blocks
 from edgekit.converters.tflite._carry import carried, carrier
@@ -164,10 +160,10 @@ def tflite_from_graph(
     graph = with_ordered_blocks(graph)
     logical = with_fewer_axes(graph)
     graph = carried(logical)
-    tf = _import_tensorflow()
+    tf = import_tensorflow()
     names = _native_names(graph)
     orders = {spec.name: _input_order(graph, spec) for spec in graph.inputs}
-    with _quiet():
+    with quiet_tensorflow():
         module, function, result_orders = _function(tf, graph, logical, names, orders, precision)
     data = _convert(tf, module, function, precision, integer_io)
     _check_signature(data, {names[spec.name] for spec in (*graph.inputs, *graph.outputs)})
@@ -286,41 +282,6 @@ def _tensorflow_distribution() -> str:
     raise EnvironmentMissingError.for_extra("target tflite", "tensorflow", "convert")
 
 
-def _import_tensorflow() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        with _quiet():
-            import tensorflow as tf
-    except ImportError as exc:
-        raise EnvironmentMissingError.for_extra("target tflite", "tensorflow", "convert") from exc
-    return tf
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[list[str]]:
-    """Keep TensorFlow's chatter off stderr; the list holds what was written once the block has ended.
-
-    Its C++ side writes to the descriptor, so the descriptor is what is redirected. Errors come as exceptions and are not touched.
-    """
-    written: list[str] = []
-    logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield written
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            logger.setLevel(level)
-            sink.seek(0)
-            written.extend(sink.read().decode(errors="replace").splitlines())
-
-
 def _function(
     tf: Any, graph: Graph, logical: Graph, names: dict[str, str], orders: dict[str, Order], precision: str
 ) -> tuple[Any, Any, dict[str, Order]]:
@@ -376,7 +337,7 @@ def _convert(tf: Any, module: Any, function: Any, precision: str, integer_io: bo
     if precision == "int8":
         configure(tf, converter, integer_io=integer_io)
     try:
-        with _quiet() as written:
+        with quiet_tensorflow() as written:
             data = bytes(converter.convert())
     except Exception as exc:
         cause = next((line for line in written if "error:" in line), _line(exc))
