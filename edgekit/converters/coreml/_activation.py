@@ -101,3 +101,37 @@ def acosh(node: Node, ctx: MilContext) -> None:
     near = ctx.mid(node, "atanh", x=ctx.mid(node, "real_div", x=root, y=x))
     far = ctx.mid(node, "log", x=ctx.mid(node, "add", x=x, y=root), epsilon=ctx.scalar(node, 0))
     ctx.put(node, "select", cond=ctx.mid(node, "less", x=x, y=ctx.scalar(node, 2)), a=near, b=far)
+
+
+@op("Selu", constraints=(floats,))
+def selu(node: Node, ctx: MilContext) -> None:
+    """Elu with alpha, times gamma (ONNX operator Selu: the defaults are its float32 constants)."""
+    alpha, gamma = node.attrs.get("alpha", 1.67326319217681884765625), node.attrs.get("gamma", 1.05070102214813232421875)
+    bent = ctx.mid(node, "elu", x=ctx.read(node.inputs[0]), alpha=ctx.scalar(node, alpha))
+    ctx.put(node, "mul", x=bent, y=ctx.scalar(node, gamma))
+
+
+@op("Celu", constraints=(floats,))
+def celu(node: Node, ctx: MilContext) -> None:
+    """Elu of x / alpha, times alpha."""
+    alpha = ctx.scalar(node, node.attrs.get("alpha", 1.0))
+    bent = ctx.mid(node, "elu", x=ctx.mid(node, "real_div", x=ctx.read(node.inputs[0]), y=alpha), alpha=ctx.scalar(node, 1))
+    ctx.put(node, "mul", x=bent, y=alpha)
+
+
+@op("ThresholdedRelu", constraints=(floats,))
+def thresholded_relu(node: Node, ctx: MilContext) -> None:
+    """What is above alpha; MIL's operator of that name keeps alpha itself too."""
+    x, alpha = ctx.tensor(node.inputs[0]), ctx.scalar(node, node.attrs.get("alpha", 1.0))
+    zeros = np.zeros(ctx.shape(node.inputs[0]), np.float32)
+    ctx.put(node, "select", cond=ctx.mid(node, "greater", x=x, y=alpha), a=x, b=zeros)
+
+
+@op("Shrink", constraints=(floats,))
+def shrink(node: Node, ctx: MilContext) -> None:
+    """Zero between -lambd and lambd, moved towards zero by bias outside."""
+    x = ctx.tensor(node.inputs[0])
+    limit, bias = (ctx.scalar(node, node.attrs.get(name, default)) for name, default in (("lambd", 0.5), ("bias", 0.0)))
+    zeros = np.zeros(ctx.shape(node.inputs[0]), np.float32)
+    upper = ctx.mid(node, "select", cond=ctx.mid(node, "greater", x=x, y=limit), a=ctx.mid(node, "sub", x=x, y=bias), b=zeros)
+    ctx.put(node, "select", cond=ctx.mid(node, "less", x=x, y=-limit), a=ctx.mid(node, "add", x=x, y=bias), b=upper)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.converters._graph import Graph, Node
-from edgekit.converters.coreml._context import MilContext, mil_dtype, numbers, op
+from edgekit.converters.coreml._context import MAX_RANK, MilContext, mil_dtype, numbers, op
 
 __all__: list[str] = []
 
@@ -141,3 +141,39 @@ def _float_power(node: Node, ctx: MilContext) -> None:
         kind = mil_dtype(ctx.dtype(node.inputs[0]))
         y = ctx.read(node.inputs[1])
         ctx.put(node, "pow", x=x, y=y if mil_dtype(ctx.dtype(node.inputs[1])) == kind else ctx.cast(node, y, kind))
+
+
+# --- bits ----------------------------------------------------------------------------------------------------------------------------------
+
+_BITS = 31  # of an int32 beside its sign
+
+
+def _signed(node: Node, graph: Graph) -> str:
+    """Bitwise operators here are on int32 and int64 of rank 4 or less"""
+    kind = graph.types[node.outputs[0]]
+    return "" if kind.dtype in ("int32", "int64") and kind.rank < MAX_RANK else f"{kind.dtype} of rank {kind.rank}"
+
+
+@op("BitwiseAnd", "BitwiseOr", "BitwiseXor", since=18, constraints=(_signed,))
+def bitwise(node: Node, ctx: MilContext) -> None:
+    """Each of the 31 bits and the sign by itself: MIL has no bitwise operators."""
+    powers = (1 << np.arange(_BITS)).astype(np.int32)
+    low, high = [], []
+    for name in node.inputs:
+        x = ctx.tensor(name)
+        wide = ctx.mid(node, "expand_dims", x=x, axes=[-1])
+        low.append(ctx.mid(node, "mod", x=ctx.mid(node, "floor_div", x=wide, y=powers), y=np.int32(2)))
+        high.append(ctx.mid(node, "cast", x=ctx.mid(node, "less", x=x, y=np.int32(0)), dtype="int32"))
+    bits = ctx.mid(node, "mul", x=_combined(node, ctx, *low), y=powers)
+    size = ctx.mid(node, "reduce_sum", x=bits, axes=[-1], keep_dims=False)
+    sign = ctx.mid(node, "mul", x=_combined(node, ctx, *high), y=np.int32(-(1 << _BITS)))
+    ctx.put(node, "add", x=size, y=sign)
+
+
+def _combined(node: Node, ctx: MilContext, x: Any, y: Any) -> Any:
+    """And, or, exclusive or of bits as arithmetic of 0 and 1."""
+    both = ctx.mid(node, "mul", x=x, y=y)
+    if node.op == "BitwiseAnd":
+        return both
+    taken = both if node.op == "BitwiseOr" else ctx.mid(node, "mul", x=both, y=np.int32(2))
+    return ctx.mid(node, "sub", x=ctx.mid(node, "add", x=x, y=y), y=taken)

@@ -22,6 +22,7 @@ __all__ = [
     "INT32",
     "MAX_RANK",
     "NARROW",
+    "Call",
     "MilContext",
     "Names",
     "constant_at",
@@ -107,6 +108,26 @@ class Names:
 # --- the context ---------------------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Call:
+    """One operator as it was emitted.
+
+    Attributes:
+        op_type: of MIL.
+        inputs: variables, NumPy values, Python values, or lists of them.
+        result: the variable, or a tuple of them.
+    """
+
+    op_type: str
+    inputs: dict[str, Any]
+    result: Any
+
+    @property
+    def results(self) -> tuple[Any, ...]:
+        """The variables."""
+        return tuple(self.result) if isinstance(self.result, tuple | list) else (self.result,)
+
+
 @dataclass
 class MilContext:
     """State of one conversion.
@@ -118,6 +139,7 @@ class MilContext:
         values: MIL variable of each tensor made so far, constants excluded.
         origin: node that an emitted MIL operator came from, by the operator's name; the precision step reads it.
         int8: pairs of quantisation become MIL's operators for it.
+        calls: all operators, in order; a program with an open batch is made from two such lists.
     """
 
     graph: Graph
@@ -126,6 +148,7 @@ class MilContext:
     values: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, Node] = field(default_factory=dict)
     int8: bool = False
+    calls: list[Call] = field(default_factory=list)
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Shape that MIL sees: rank 0 is ``(1,)``."""
@@ -227,10 +250,16 @@ class MilContext:
             return value.astype(_NUMPY[dtype])
         return self.mid(node, "cast", x=value, dtype=dtype)
 
+    def call(self, op_type: str, name: str, inputs: dict[str, Any]) -> Any:
+        """Emit an operator that belongs to no node; all go through here."""
+        result = getattr(self.tools.mb, op_type)(**inputs, name=name)
+        self.calls.append(Call(op_type, inputs, result))
+        return result
+
     def _emit(self, node: Node, op_type: str, name: str, inputs: dict[str, Any]) -> Any:
         self.origin[name] = node
         try:
-            return getattr(self.tools.mb, op_type)(**inputs, name=name)
+            return self.call(op_type, name, inputs)
         except Exception as exc:
             raise BuildError(
                 f"Core ML, {node.op} at {node.name!r}",

@@ -11,23 +11,28 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bundle import Artifact
-from edgekit.converters._emitter import EmitJob, Emitted, Proof
+from edgekit.bundle import Artifact, GoldenSample
+from edgekit.converters._batch_proof import prove_larger_batch
+from edgekit.converters._emitter import EmitJob, Emitted, NormalisedModel, Proof
 from edgekit.converters._lowering import lowered_graph
 from edgekit.converters._ranges import FLOAT16_FLAG, FLOAT16_MAX, Range, activation_ranges, largest_magnitude
 from edgekit.converters.coreml._context import ops
+from edgekit.converters.coreml._open_batch import BATCHES, MAX_BATCH, BatchError, open_batch
 from edgekit.converters.coreml._package import write_package
 from edgekit.converters.coreml._precision import Float16Selector
 from edgekit.converters.coreml._program import MilProgram, build_program
 from edgekit.converters.coreml._quantised import compressed
 from edgekit.converters.coreml._toolchain import Toolchain, load
 from edgekit.converters.quantization import with_float_constants
-from edgekit.errors import BuildError
+from edgekit.errors import BuildError, UsageError
 from edgekit.runtime.engines._coreml import CoreMLEngine, logical_outputs, native_inputs
+
+if TYPE_CHECKING:
+    from edgekit.converters.coreml_reference import Interpreter
 
 __all__ = ["PACKAGE", "CoreMLEmitter"]
 
@@ -36,6 +41,7 @@ _LEFT_TO_DEVICE = "on-device parity with Core ML's own runtime: edgekit verify o
 # Runs with float16 only and narrows integer operands of gather and top-k to 16 bits without knowing their values: -1 came back as 65535
 # (coremltools 9.0; tests/converters/coreml/test_ops.py, Gather_int).
 _NARROWING = "common::add_int16_cast"
+_REFERENCE = "edgekit Core ML reference interpreter (numpy)"
 _LISTED = 10  # tensors and operators that a report names; the rest is counted
 
 
@@ -44,17 +50,17 @@ class CoreMLEmitter:
 
     engine = "coreml"
     static_only = True
-    batch_probes: tuple[int, ...] = ()
+    batch_probes: tuple[int, ...] = BATCHES
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 
     def emit(self, job: EmitJob) -> Emitted:
         """Convert the normalised model; raises as `Emitter.emit` does."""
         tools = load()
         target = tools.target(job.claim.deployment_target)
-        source, int8 = job.source, job.precision == "int8"
+        source = job.source
         if job.quantization is not None:
             source = replace(job.quantization.model, model=with_float_constants(job.quantization.model.model))
-        built = build_program(lowered_graph(source, ops), tools, target, int8=int8)
+        built = _program(job, source, tools, target)
         # What is not int8 is float16, as the Neural Engine wants it.
         ranges = activation_ranges(source.model, job.samples) if job.precision != "fp32" else {}
         selector = Float16Selector(built.context, ranges) if job.precision != "fp32" else None
@@ -93,15 +99,56 @@ class CoreMLEmitter:
         saved = Interpreter(path)
         outputs = []
         for sample in job.samples:
-            native = saved.run(native_inputs(emitted.artifact, sample.inputs))
-            outputs.append(logical_outputs(emitted.artifact, job.source.signature, native))
+            outputs.append(_run(saved, job, emitted, sample))
+        notes: tuple[str, ...] = ()
+        if job.source.batches:
+            notes = (prove_larger_batch(job, emitted, lambda sample: ([_run(saved, job, emitted, sample)], _REFERENCE)),)
         return Proof(
             "reference",
-            "edgekit Core ML reference interpreter (numpy)",
+            _REFERENCE,
             outputs,
-            notes=("the saved .mlpackage was re-read and evaluated by an independent interpreter; Core ML itself did not run",),
+            notes=(
+                *notes,
+                "the saved .mlpackage was re-read and evaluated by an independent interpreter; Core ML itself did not run",
+            ),
             left_to_device=(_LEFT_TO_DEVICE,),
         )
+
+
+def _run(saved: Interpreter, job: EmitJob, emitted: Emitted, sample: GoldenSample) -> dict[str, np.ndarray]:
+    """Logical outputs of the saved package for a sample."""
+    return logical_outputs(emitted.artifact, job.source.signature, saved.run(native_inputs(emitted.artifact, sample.inputs)))
+
+
+def _program(job: EmitJob, source: NormalisedModel, tools: Toolchain, target: Any) -> MilProgram:
+    """The program of a model; where its batch stays open, made from two.
+
+    Raises:
+        UsageError: the model, or its precision, does not allow an open batch.
+    """
+    int8 = job.precision == "int8"
+    if not source.batches:
+        return build_program(lowered_graph(source, ops), tools, target, int8=int8)
+    next_step = "give --shape with a number for the first dimension"
+    if int8:
+        raise UsageError("--precision int8", "with an open batch", "a fixed batch", next_step)
+    first, second = (build_program(lowered_graph(each, ops), tools, target) for each in source.batches)
+    try:
+        return open_batch((first, second), tools, target)
+    except BatchError as exc:
+        raise UsageError("an open batch", f"this model cannot have one in Core ML: {exc}", "a fixed batch", next_step) from exc
+
+
+def _flexible_inputs(ct: Any, built: MilProgram) -> list[Any] | None:
+    """Ranges of the inputs, where a length is open; None where none is."""
+    if not built.open_axes:
+        return None
+    given = []
+    for bound in built.inputs:
+        axis = built.open_axes.get(bound.native_name)
+        shape = [size if place != axis else ct.RangeDim(1, MAX_BATCH, default=1) for place, size in enumerate(built.shape_of(bound))]
+        given.append(ct.TensorType(name=bound.native_name, shape=ct.Shape(shape), dtype=np.dtype(bound.native_dtype).type))
+    return given
 
 
 def _convert(tools: Toolchain, built: MilProgram, target: Any, selector: Float16Selector | None, package: Path) -> Any:
@@ -119,6 +166,7 @@ def _convert(tools: Toolchain, built: MilProgram, target: Any, selector: Float16
                 compute_precision=precision,
                 pass_pipeline=passes,
                 minimum_deployment_target=target,
+                inputs=_flexible_inputs(ct, built),
                 skip_model_load=True,
                 package_dir=str(package),
             )

@@ -56,6 +56,8 @@ def _carried(node: Node, graph: Graph) -> bool:
     if node.op in _REDUCTIONS:
         axes = _reduced(node, graph)
         return bool(axes) and axes == list(range(axes[0], axes[-1] + 1))
+    if node.op == "Slice":
+        return _cut(node, graph) is not None
     if node.op in ("Softmax", "LogSoftmax"):
         return node.opset >= _NEW_SOFTMAX
     if node.op == "GatherElements":
@@ -75,6 +77,28 @@ def _reduced(node: Node, graph: Graph) -> list[int]:
     if not given:
         return [] if node.attrs.get("noop_with_empty_axes", 0) else list(range(rank))
     return sorted(int(axis) % rank for axis in given)
+
+
+def _cut(node: Node, graph: Graph) -> tuple[int, dict[str, object]] | None:
+    """The one axis that a Slice with constant bounds cuts, and how; None when it is not one."""
+    values = []
+    for index, name in enumerate(("starts", "ends", "axes", "steps"), start=1):
+        given = graph.constants[node.input(index)].reshape(-1).tolist() if node.input(index) in graph.constants else node.attrs.get(name)
+        values.append(given)
+    starts, ends, axes, steps = values
+    before, after = graph.types[node.inputs[0]].shape, graph.types[node.outputs[0]].shape
+    axes = [axis % len(before) for axis in axes or range(len(starts or []))]
+    cut = [axis for axis in range(len(before)) if before[axis] != after[axis]]
+    if not starts or not ends or len(cut) > 1 or any(step < 0 for step in steps or []):
+        return None
+    axis = cut[0] if cut else 0
+    place = axes.index(axis) if axis in axes else -1
+    one = (
+        {"starts": [0], "ends": [before[axis]], "steps": [1]}
+        if place < 0
+        else {"starts": [starts[place]], "ends": [ends[place]], "steps": [(steps or [1] * len(starts))[place]]}
+    )
+    return axis, {**one, "axes": [1]}
 
 
 # --- the rewrite ---------------------------------------------------------------------------------------------------------------------------
@@ -110,6 +134,9 @@ def _rewritten(node: Node, graph: Graph, types: dict[str, TensorType]) -> list[N
         axes = _reduced(node, graph)
         plain = replace(node, inputs=node.inputs[:1], attrs={"axes": [1], "keepdims": 1})
         return _on_three_axes(plain, graph, types, (axes[0], axes[-1] + 1))
+    if node.op == "Slice" and (found := _cut(node, graph)) is not None:
+        axis, attrs = found
+        return _on_three_axes(replace(node, inputs=node.inputs[:1], attrs=attrs), graph, types, (axis, axis + 1))
     if node.op in _ONE_AXIS:
         axis = _axis(node, graph)
         attrs = {**node.attrs, "axis": 1, **({"keepdims": 1} if node.op in ("ArgMax", "ArgMin") else {})}

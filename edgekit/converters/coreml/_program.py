@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,23 @@ class MilProgram:
         context: where its operators came from.
         inputs: how the signature's inputs appear in it.
         outputs: the same for outputs.
+        open_axes: of inputs whose length is left open, by native name.
     """
 
     program: Any
     context: MilContext
     inputs: tuple[TensorBinding, ...]
     outputs: tuple[TensorBinding, ...]
+    open_axes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def function(self) -> Any:
+        """The main function."""
+        return self.program.functions["main"]
+
+    def shape_of(self, bound: TensorBinding) -> tuple[Any, ...]:
+        """Lengths of an input as the program has them; a symbol where one is open."""
+        return tuple(self.function.inputs[bound.native_name].shape)
 
 
 def build_program(graph: Graph, tools: Toolchain, target: Any, *, int8: bool = False) -> MilProgram:
@@ -121,9 +132,9 @@ def _from_input(ctx: MilContext, spec: TensorSpec, value: Any) -> Any:
     """The tensor as handlers expect it: Core ML has no boolean arrays, and computing is in float32."""
     stem = ctx.names.of(spec.name)
     if spec.dtype == "float16":
-        return ctx.tools.mb.cast(x=value, dtype="fp32", name=ctx.names.fresh(f"{stem}_as_fp32"))
+        return ctx.call("cast", ctx.names.fresh(f"{stem}_as_fp32"), {"x": value, "dtype": "fp32"})
     if mil_dtype(spec.dtype) == "bool":
-        return ctx.tools.mb.not_equal(x=value, y=np.int32(0), name=ctx.names.fresh(f"{stem}_as_bool"))
+        return ctx.call("not_equal", ctx.names.fresh(f"{stem}_as_bool"), {"x": value, "y": np.int32(0)})
     return value
 
 
@@ -132,12 +143,11 @@ def _to_output(ctx: MilContext, graph: Graph, spec: TensorSpec, bound: TensorBin
 
     A node's result has the name already; an input or a constant that is an output, and a boolean or float16 result, get one more operator.
     """
-    mb = ctx.tools.mb
     if mil_dtype(spec.dtype) == "bool" or spec.dtype == "float16":
         kind = "fp16" if spec.dtype == "float16" else "int32"
         name = ctx.names.fresh(f"{bound.native_name}_as_{kind}")
-        return mb.cast(x=ctx.tensor(spec.name), dtype=kind, name=name), name
+        return ctx.call("cast", name, {"x": ctx.tensor(spec.name), "dtype": kind}), name
     if spec.name in graph.constants or any(spec.name == given.name for given in graph.inputs):
         name = ctx.names.fresh(f"{bound.native_name}_out")
-        return mb.identity(x=ctx.tensor(spec.name), name=name), name
+        return ctx.call("identity", name, {"x": ctx.tensor(spec.name)}), name
     return ctx.values[spec.name], bound.native_name

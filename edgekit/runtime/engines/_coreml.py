@@ -56,7 +56,9 @@ def logical_outputs(artifact: Artifact, signature: Signature, outputs: Mapping[s
     for binding, spec in zip(artifact.outputs, signature.outputs, strict=True):
         array = np.asarray(outputs[binding.native_name])
         shape = spec.shape if _native_shape(spec.shape) != spec.shape else array.shape
-        logical[binding.name] = array.reshape([int(dim) for dim in shape]).astype(np.dtype(spec.dtype), copy=False)
+        logical[binding.name] = array.reshape([dim if isinstance(dim, int) else -1 for dim in shape]).astype(
+            np.dtype(spec.dtype), copy=False
+        )
     return logical
 
 

@@ -182,6 +182,16 @@ case("integers", "Mod_dividend_sign", "Mod", Run(i64(7, -7, 7, -7)), Run(i64(3, 
 case("integers", "Mod_float", "Mod", Run(f32(5.5, -5.5, 5.5, -5.5)), f32(2, 2, -2, -2), fmod=1, fp16=False)
 case("integers", "Pow_int", "Pow", ints(2, 3, low=-6, high=7), i64(0, 3, 5))
 case("integers", "Pow_int_one", "Pow", ints(2, 3, dtype=np.int32), scalar(4, np.int32))
+for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor"):
+    case(
+        "opset18",
+        f"{op}_int32",
+        op,
+        ints(3, 5, low=-(2**31), high=2**31, dtype=np.int32),
+        ints(5, low=-(2**31), high=2**31, dtype=np.int32),
+        opset=18,
+    )
+    case("opset18", f"{op}_uint8", op, ints(3, 5, low=0, high=256, dtype=np.uint8), ints(5, low=0, high=256, dtype=np.uint8), opset=18)
 case("integers", "Neg_int8", "Neg", Run(np.array([-128, -1, 0, 127], np.int8)))
 case("integers", "Relu_int32", "Relu", ints(2, 3, dtype=np.int32))
 case("integers", "MatMul_int", "MatMul", ints(2, 3, dtype=np.int32), ints(3, 4, dtype=np.int32))
@@ -204,6 +214,11 @@ case("functions", "IsInf_positive", "IsInf", Run(f32(1, np.nan, np.inf, -np.inf)
 case("functions", "IsInf_neither", "IsInf", Run(f32(1, np.nan, np.inf, -np.inf)), detect_negative=0, detect_positive=0)
 case("functions", "PRelu_channels", "PRelu", run(2, 3, 4, 2), normal(3, 1, 1))
 case("functions", "PRelu_channels_3d", "PRelu", run(2, 3, 4), normal(3, 1))
+case("functions", "Selu", "Selu", run(2, 3, 4), alpha=1.5)
+case("functions", "Celu", "Celu", run(2, 3, 4), alpha=0.7)
+case("functions", "ThresholdedRelu", "ThresholdedRelu", Run(f32(-1, 0.5, 0.75, 3)), alpha=0.5)
+case("functions", "ThresholdedRelu_below_zero", "ThresholdedRelu", Run(f32(-1, -0.5, -0.25, 3)), alpha=-0.5)
+case("functions", "Shrink", "Shrink", Run(f32(-2, -0.75, -0.5, 0, 0.75, 3)), lambd=0.75, bias=0.25)
 case("functions", "PRelu_one", "PRelu", run(2, 3, 4), normal(1))
 case("functions", "PRelu_last_axis", "PRelu", run(2, 3, 4), normal(4))
 case("functions", "PRelu_run_time", "PRelu", run(2, 3), run(3))
@@ -403,6 +418,7 @@ case("rank", "Gather_6", "Gather", run(2, 3, 1, 2, 2, 2), np.array([[2, 0], [1, 
 case("rank", "GatherElements_6", "GatherElements", run(2, 3, 1, 2, 2, 2), ints(2, 1, 1, 2, 2, 2, low=-3, high=3), axis=1)
 case("rank", "ReduceSum_6", "ReduceSum", run(2, 3, 1, 2, 2, 2), i64(1, 2), keepdims=0)
 case("rank", "ReduceMax_6_all", "ReduceMax", run(2, 3, 1, 2, 2, 2), keepdims=0)
+case("rank", "Slice_6", "Slice", run(2, 3, 5, 1, 2, 2), i64(0, 1), i64(2, 9), i64(0, 2), i64(1, 2))
 case("rank", "ArgMax_6", "ArgMax", run(2, 3, 1, 2, 2, 2), axis=4)
 
 # --- reductions and recurrent layers -------------------------------------------------------------------------------------------------------
