@@ -15,7 +15,9 @@ from edgekit.bundle import Artifact
 from edgekit.converters._emitter import EmitJob, Emitted, Proof
 from edgekit.converters.tensorrt._builder import rtx_builder
 from edgekit.converters.tensorrt._kit import MODEL, RECIPE, run_lowered, write_kit
+from edgekit.converters.tensorrt._reading import RTX_LACKS
 from edgekit.errors import EnvironmentMissingError
+from edgekit.runtime._tensorrt_build import parse_model
 from edgekit.runtime._tensorrt_plan import Recipe
 
 __all__ = ["JetsonEmitter"]
@@ -55,6 +57,8 @@ class JetsonEmitter:
         Raises:
             UnsupportedOperatorsError, BuildError: NVIDIA's parser or builder refused the file.
         """
+        import onnx
+
         lowered = msgspec.structs.replace(emitted.artifact, engine="onnxruntime", options={})
         outputs, runtime = run_lowered(job, lowered)
         numbers = f"the compared numbers are those of {MODEL} through {runtime} on the CPU, not of TensorRT"
@@ -64,6 +68,14 @@ class JetsonEmitter:
             note = f"NVIDIA's parser did not read {MODEL}: {exc.found}"
             return Proof("deferred", runtime, outputs, (numbers, note), _LEFT)
         recipe_path = job.directory / RECIPE
+        model = onnx.load(job.directory / MODEL)
+        if lacking := sorted({node.op_type for node in model.graph.node} & set(RTX_LACKS)):
+            report = parse_model(builder.package, recipe_path)
+            note = (
+                f"{builder.describe()} parsed {MODEL} ({report.layers} layers) and built nothing of it, because it has no {' and no '.join(lacking)}; "
+                "the TensorRT of a Jetson has"
+            )
+            return Proof("parser", builder.describe(), outputs, (numbers, note), _LEFT)
         recipe = msgspec.json.decode(recipe_path.read_bytes(), type=Recipe)
         with tempfile.TemporaryDirectory(prefix="edgekit-tensorrt-") as scratch:
             built = builder.build(recipe_path, Path(scratch) / "model.engine", recipe.workspace_bytes, recipe.optimization_level)

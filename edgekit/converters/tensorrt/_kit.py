@@ -15,7 +15,7 @@ from edgekit.converters._emitter import EmitJob
 from edgekit.converters._opset import opset_of
 from edgekit.converters._precision import FLOAT16_SCALES, lower_to_fp16
 from edgekit.converters._verify import run_artifact
-from edgekit.converters.tensorrt._reading import readable
+from edgekit.converters.tensorrt._reading import RTX_LACKS, readable
 from edgekit.errors import ModelError, ShapeRequiredError
 from edgekit.runtime._tensorrt_plan import RECIPE_FORMAT, Recipe, ShapeRange, generations
 
@@ -64,7 +64,8 @@ def write_kit(job: EmitJob) -> Kit:
 
     _check_types(job.source.signature)
     ceiling = job.claim.opset_max or _OLDEST_CEILING
-    read = readable(job.source.model, ceiling, lambda made, data: _recipe(job, made, data, ()))
+    lacking = RTX_LACKS if job.claim.name == "tensorrt-rtx" else {}
+    read = readable(job.source.model, ceiling, lambda made, data: _recipe(job, made, data, ()), lacking)
     plain, samples = read.model, _carried(job.samples, read.carriers)
     report: dict[str, object] = {"opset": opset_of(plain), "ir_version": plain.ir_version}
     report |= {"lowered": list(read.expanded)} if read.expanded else {}

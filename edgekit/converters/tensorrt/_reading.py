@@ -20,7 +20,10 @@ from edgekit.runtime._tensorrt_plan import Recipe
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Readable", "readable"]
+__all__ = ["RTX_LACKS", "Readable", "readable"]
+
+RTX_LACKS = {"NonMaxSuppression": "TensorRT-RTX 1.7.1 parses it and has no implementation to build (getSupportedFormats, measured 2026-11)"}
+"""Operators that TensorRT has and TensorRT-RTX only reads."""
 
 RecipeFor = Callable[["onnx.ModelProto", bytes], Recipe]
 
@@ -48,13 +51,14 @@ class Readable:
     expanded: tuple[str, ...]
 
 
-def readable(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor) -> Readable:
+def readable(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor, lacking: Mapping[str, str] | None = None) -> Readable:
     """The model as the device reads it; what TensorRT-RTX's parser refuses, where that is installed, is lowered.
 
     Args:
         model: normalised.
         ceiling: newest opset of the device's TensorRT.
         recipe_for: the recipe of a model and its bytes.
+        lacking: operators that the device's engine has not although the parser reads them, and why.
 
     Raises:
         UnsupportedOperatorsError: nodes of the source that stand in the way.
@@ -72,16 +76,22 @@ def readable(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor) -> Rea
             "int32"  # its builder knows int8 between Q and DQ only ("Quantized constant … is only allowed before DQ", RTX 1.7.1)
         )
     weak = {old: new for old, new in _WEAK.items() if old in kinds}
+    if refused := [
+        (node.name, node.op_type, opset_of(named), lacking[node.op_type])
+        for node in named.graph.node
+        if lacking and node.op_type in lacking
+    ]:
+        raise UnsupportedOperatorsError(_TARGET, refused, "build for onnxruntime")
     try:
         return _lowered(named, ceiling, recipe_for, carriers)
     except (UnsupportedOperatorsError, BuildError) as exc:
         if not weak:
             raise
-        refused = exc
+        first = exc
     try:
         return _lowered(named, ceiling, recipe_for, carriers | weak)
     except (UnsupportedOperatorsError, BuildError):
-        raise refused from None  # about the model as it is, not as it was retried
+        raise first from None  # about the model as it is, not as it was retried
 
 
 def _lowered(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor, carriers: Mapping[str, str]) -> Readable:

@@ -113,6 +113,24 @@ def test_a_refusal_of_the_parser_names_the_node(rtx, job_for, tmp_path):
     assert [name for name, *_ in caught.value.nodes] == ["determinant"]
 
 
+def boxes(path):
+    constants = [("n", np.array([2])), ("t", np.array([0.5], np.float32))]
+    tensors = [helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array)) for name, array in constants]
+    nodes = [*tensors, helper.make_node("NonMaxSuppression", ["x", "s", "n", "t"], ["y"], "suppression")]
+    inputs = [("x", TensorProto.FLOAT, (1, 6, 4)), ("s", TensorProto.FLOAT, (1, 1, 6))]
+    return save(path, nodes, inputs, [("y", TensorProto.INT64, ("boxes", 3))])
+
+
+def test_what_only_the_jetsons_tensorrt_has_is_parsed_for_it_and_refused_for_rtx(rtx, job_for, tmp_path):
+    path = boxes(tmp_path / "boxes.onnx")
+    job = job_for(path, precision="fp32")
+    proof = JETSON.prove(job, JETSON.emit(job))
+    assert proof.verified == "parser"
+    assert "built nothing of it, because it has no NonMaxSuppression" in proof.notes[1]
+    with pytest.raises(UnsupportedOperatorsError, match=r"NonMaxSuppression at 'suppression'.*no implementation to build"):
+        RTX.emit(job_for(path, "rtx-pc", "fp32"))
+
+
 def test_what_the_parser_refuses_is_lowered(rtx, job_for, tmp_path):
     nodes = [helper.make_node("Relu", ["x"], ["t"], "first"), helper.make_node("Det", ["t"], ["y"], "determinant")]
     path = save(tmp_path / "det.onnx", nodes, [("x", TensorProto.FLOAT, (2, 3, 3))], [("y", TensorProto.FLOAT, (2,))])
