@@ -40,6 +40,7 @@ _GREW = frozenset(
         *("OptionalHasElement", "QuantizeLinear", "Range", "ReduceLogSum", "ReduceLogSumExp", "ReverseSequence", "SpaceToDepth", "Unique"),
     }
 )
+_SHIFTED = frozenset({"tensor(uint8)", "tensor(uint32)", "tensor(uint64)"})  # ONNX Runtime has BitShift kernels for these
 _ROUNDS = 8  # a function body may hold operators with function bodies
 _MAIN = ("", "ai.onnx")
 
@@ -93,10 +94,12 @@ class _Cap:
         self.refused: list[tuple[str, str, int, str]] = []
         self.kinds: dict[str, onnx.TypeProto] = {}
         self.taken: set[str] = set()
+        self.constants: dict[str, onnx.TensorProto] = {}
         for graph in graphs(onnx.shape_inference.infer_shapes(model).graph):
             self.kinds |= {value.name: value.type for value in (*graph.input, *graph.value_info, *graph.output)}
             self.kinds |= {tensor.name: onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims) for tensor in graph.initializer}
             self.taken |= {node.name for node in graph.node}
+            self.constants |= {tensor.name: tensor for tensor in graph.initializer}
 
     def rewrite(self, graph: onnx.GraphProto) -> None:
         """Replace every node of a graph, and of the graphs inside it, that is not at the ceiling as it stands."""
@@ -144,7 +147,11 @@ class _Cap:
             return f"there is none at opset {self.ceiling}"
         old = onnx.defs.get_schema(node.op_type, self.ceiling)
         if node.op_type in _OWN:
-            return "" if _is_old(node, self._kind(node.input[0])) else f"its meaning is not that of version {old.since_version}"
+            return (
+                ""
+                if _is_old(node, self._kind(node.input[0]), self.constants.get(node.input[1]))
+                else f"its meaning is not that of version {old.since_version}"
+            )
         if node.op_type not in _GREW:
             return "its meaning changed"
         added = [attribute for attribute in node.attribute if attribute.name not in old.attributes]
@@ -185,10 +192,15 @@ def _type_name(kind: onnx.TypeProto) -> str:
 # --- bodies of our own -----------------------------------------------------------------------------------------------------------------------
 
 
-def _is_old(node: onnx.NodeProto, kind: str) -> bool:
-    """Whether a Mod or BitShift means what its older version did: a remainder of integers, or with ``fmod``; never a shift, whose amounts may
-    lie beyond the width only now.
+def _is_old(node: onnx.NodeProto, kind: str, right: onnx.TensorProto | None) -> bool:
+    """Whether a Mod or BitShift means what its older version did: a remainder of integers, or with ``fmod``; an unsigned shift by constant amounts
+    within the width, for others are defined only now.
     """
+    from onnx import TensorProto, numpy_helper
+
+    if node.op_type == "BitShift" and kind in _SHIFTED and right is not None and right.data_location != TensorProto.EXTERNAL:
+        amounts = numpy_helper.to_array(right)
+        return bool((amounts < amounts.dtype.itemsize * 8).all())
     return node.op_type == "Mod" and ("int" in kind or any(attribute.name == "fmod" and attribute.i for attribute in node.attribute))
 
 
