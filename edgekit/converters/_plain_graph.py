@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgekit.bundle import Signature, TensorSpec
 from edgekit.converters._graph import Graph, Node, TensorType
-from edgekit.converters.sources._judge import ONNX_DOMAINS, dtype_name, first_line, refuse_foreign, unique
+from edgekit.converters._plain import plain_constants, plain_node, plain_type
+from edgekit.converters.sources._judge import ONNX_DOMAINS, first_line, refuse_foreign, unique
 from edgekit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -36,16 +38,17 @@ def graph_from_onnx(model: onnx.ModelProto, signature: Signature) -> Graph:
     except onnx.shape_inference.InferenceError as exc:
         raise ModelError("model", f"shape inference failed: {first_line(exc)}", "", "check the model and the shapes given") from exc
     graph = inferred.graph
-    constants = {tensor.name: _array(onnx, tensor) for tensor in graph.initializer}
+    constants = plain_constants(graph)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     nodes = []
     taken: set[str] = set()
     for index, proto in enumerate(graph.node):
         if proto.op_type == "Constant":
-            constants[proto.output[0]] = _constant_value(onnx, proto)
+            _check_constant(proto, constants)
             continue
-        nodes.append(_node(onnx, proto, unique(proto.name or f"{proto.op_type}_{index}", taken), opsets.get(proto.domain, 0)))
-    types = {value.name: kind for value in (*graph.input, *graph.value_info, *graph.output) if (kind := _static_type(value))}
+        node = plain_node(proto, opsets.get(proto.domain, 0))
+        nodes.append(replace(node, name=unique(node.name or f"{proto.op_type}_{index}", taken)))
+    types = {value.name: kind for value in (*graph.input, *graph.value_info, *graph.output) if (kind := plain_type(value))}
     types.update({name: TensorType(array.dtype.name, array.shape) for name, array in constants.items()})
     _check_types(nodes, types, [spec.name for spec in signature.outputs])
     used = {name for node in nodes for name in node.inputs} | {spec.name for spec in signature.outputs}
@@ -58,49 +61,10 @@ def graph_from_onnx(model: onnx.ModelProto, signature: Signature) -> Graph:
     )
 
 
-def _array(onnx: Any, tensor: onnx.TensorProto) -> np.ndarray:
-    return cast("np.ndarray", onnx.numpy_helper.to_array(tensor))
-
-
-def _constant_value(onnx: Any, node: onnx.NodeProto) -> np.ndarray:
-    attribute = node.attribute[0]
-    value = onnx.helper.get_attribute_value(attribute)
-    match attribute.name:
-        case "value":
-            return _array(onnx, value)
-        case "value_float" | "value_floats":
-            return np.asarray(value, np.float32)
-        case "value_int" | "value_ints":
-            return np.asarray(value, np.int64)
-        case _:
-            raise ModelError(f"node {node.name!r}", f"a Constant with {attribute.name}", "a dense numeric constant", "export it again")
-
-
-def _attribute(onnx: Any, attribute: onnx.AttributeProto) -> Any:
-    value = onnx.helper.get_attribute_value(attribute)
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, onnx.TensorProto):
-        return _array(onnx, value)
-    if isinstance(value, Sequence):
-        return [item.decode() if isinstance(item, bytes) else item for item in value]
-    return value
-
-
-def _node(onnx: Any, proto: onnx.NodeProto, name: str, opset: int) -> Node:
-    graphs = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)  # control flow: no front end of ours reads it
-    attrs = {attribute.name: _attribute(onnx, attribute) for attribute in proto.attribute if attribute.type not in graphs}
-    domain = "" if proto.domain == "ai.onnx" else proto.domain
-    return Node(proto.op_type, name, tuple(proto.input), tuple(proto.output), attrs, opset, domain)
-
-
-def _static_type(value: onnx.ValueInfoProto) -> TensorType | None:
-    tensor = value.type.tensor_type
-    if value.type.WhichOneof("value") != "tensor_type" or not tensor.elem_type or not tensor.HasField("shape"):
-        return None
-    if any(not dim.HasField("dim_value") or dim.dim_value < 0 for dim in tensor.shape.dim):
-        return None
-    return TensorType(dtype_name(tensor.elem_type), tuple(dim.dim_value for dim in tensor.shape.dim))
+def _check_constant(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> None:
+    if node.output[0] not in constants:
+        given = node.attribute[0].name if node.attribute else "no value"
+        raise ModelError(f"node {node.name!r}", f"a Constant with {given}", "a dense numeric constant", "export it again")
 
 
 def _check_types(nodes: Sequence[Node], types: dict[str, TensorType], outputs: Sequence[str]) -> None:

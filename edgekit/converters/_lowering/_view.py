@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgekit.bundle import TensorSpec
 from edgekit.converters._graph import Graph, Node, TensorType
 from edgekit.converters._lowering._piece import Surroundings
-from edgekit.converters._lowering._plain import plain_constants, plain_node, plain_type
+from edgekit.converters._plain import plain_constants, plain_node, plain_type
 
 if TYPE_CHECKING:
     import onnx
