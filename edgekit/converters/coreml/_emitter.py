@@ -18,8 +18,10 @@ import numpy as np
 from edgekit.bundle import Artifact, GoldenSample
 from edgekit.converters._batch_proof import prove_larger_batch
 from edgekit.converters._emitter import EmitJob, Emitted, NormalisedModel, Proof
-from edgekit.converters._lowering import lowered_graph
+from edgekit.converters._graph import Graph
+from edgekit.converters._lowering import lower_model
 from edgekit.converters._ranges import FLOAT16_FLAG, FLOAT16_MAX, Range, activation_ranges, largest_magnitude
+from edgekit.converters._source import graph_from_onnx
 from edgekit.converters.coreml._context import ops
 from edgekit.converters.coreml._open_batch import BATCHES, MAX_BATCH, BatchError, open_batch
 from edgekit.converters.coreml._package import write_package
@@ -28,10 +30,12 @@ from edgekit.converters.coreml._program import MilProgram, build_program
 from edgekit.converters.coreml._quantised import compressed
 from edgekit.converters.coreml._toolchain import Toolchain, load
 from edgekit.converters.quantization import with_float_constants
-from edgekit.errors import BuildError, UsageError
+from edgekit.errors import BuildError, UnsupportedOperatorsError, UsageError
 from edgekit.runtime.engines._coreml import CoreMLEngine, logical_outputs, native_inputs
 
 if TYPE_CHECKING:
+    import onnx
+
     from edgekit.converters.coreml_reference import Interpreter
 
 __all__ = ["PACKAGE", "CoreMLEmitter"]
@@ -60,9 +64,9 @@ class CoreMLEmitter:
         source = job.source
         if job.quantization is not None:
             source = replace(job.quantization.model, model=with_float_constants(job.quantization.model.model))
-        built = _program(job, source, tools, target)
+        built, written = _program(job, source, tools, target)
         # What is not int8 is float16, as the Neural Engine wants it.
-        ranges = activation_ranges(source.model, job.samples) if job.precision != "fp32" else {}
+        ranges = activation_ranges(written, job.samples) if job.precision != "fp32" else {}
         selector = Float16Selector(built.context, ranges) if job.precision != "fp32" else None
         with tempfile.TemporaryDirectory(prefix="edgekit-coreml-") as folder:
             model = _convert(tools, built, target, selector, Path(folder) / PACKAGE)
@@ -77,10 +81,11 @@ class CoreMLEmitter:
             "bytes": size,
             **stored,
         }
-        notes: tuple[str, ...] = ()
+        notes = _carrier_notes(built.context.graph)
         if selector is not None:
-            facts, notes = _float16_report(selector, ranges)
+            facts, more = _float16_report(selector, ranges)
             report.update(facts)
+            notes += more
         return Emitted(artifact, tools={"coremltools": tools.version}, report=report, notes=notes)
 
     def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
@@ -120,23 +125,36 @@ def _run(saved: Interpreter, job: EmitJob, emitted: Emitted, sample: GoldenSampl
     return logical_outputs(emitted.artifact, job.source.signature, saved.run(native_inputs(emitted.artifact, sample.inputs)))
 
 
-def _program(job: EmitJob, source: NormalisedModel, tools: Toolchain, target: Any) -> MilProgram:
-    """The program of a model; where its batch stays open, made from two.
+def _program(job: EmitJob, source: NormalisedModel, tools: Toolchain, target: Any) -> tuple[MilProgram, onnx.ModelProto]:
+    """The program of a model, and the ONNX model whose tensors it holds; where the batch stays open, made from two.
 
     Raises:
         UsageError: the model, or its precision, does not allow an open batch.
     """
     int8 = job.precision == "int8"
     if not source.batches:
-        return build_program(lowered_graph(source, ops), tools, target, int8=int8)
+        graph, model = _lowered(source)
+        return build_program(graph, tools, target, int8=int8), model
     next_step = "give --shape with a number for the first dimension"
     if int8:
         raise UsageError("--precision int8", "with an open batch", "a fixed batch", next_step)
-    first, second = (build_program(lowered_graph(each, ops), tools, target) for each in source.batches)
+    first, second = (build_program(_lowered(each)[0], tools, target) for each in source.batches)
     try:
-        return open_batch((first, second), tools, target)
+        return open_batch((first, second), tools, target), source.model
     except BatchError as exc:
         raise UsageError("an open batch", f"this model cannot have one in Core ML: {exc}", "a fixed batch", next_step) from exc
+
+
+def _lowered(source: NormalisedModel) -> tuple[Graph, onnx.ModelProto]:
+    """The graph in operators that have handlers, also as a model that the range scan can run.
+
+    Raises:
+        UnsupportedOperatorsError: nodes that cannot be expressed so.
+    """
+    lowered = lower_model(source.model, ops.refusal, static=True)
+    if lowered.refused:
+        raise UnsupportedOperatorsError(ops.target, lowered.refused)
+    return graph_from_onnx(lowered.model, source.signature), lowered.model
 
 
 def _flexible_inputs(ct: Any, built: MilProgram) -> list[Any] | None:
@@ -213,6 +231,18 @@ def _operator_counts(model: Any) -> dict[str, int]:
                 if operation.type != "const":
                     counts[operation.type] = counts.get(operation.type, 0) + 1
     return dict(sorted(counts.items()))
+
+
+def _carrier_notes(graph: Graph) -> tuple[str, ...]:
+    """What is computed with less than the source asks for."""
+    computed = {graph.types[name].dtype for node in graph.nodes for name in node.outputs if name}
+    given = {spec.dtype for spec in (*graph.inputs, *graph.outputs)}
+    notes = []
+    if "float64" in computed | given:
+        notes.append("float64 is computed in float32: Core ML has no float64 operators")
+    if wide := sorted(given & {"int64", "uint32", "uint64"}):
+        notes.append(f"{', '.join(wide)} inputs and outputs are carried as int32, Core ML's widest integer; an input beyond it is refused")
+    return tuple(notes)
 
 
 def _float16_report(selector: Float16Selector, ranges: Mapping[str, Range]) -> tuple[dict[str, object], tuple[str, ...]]:

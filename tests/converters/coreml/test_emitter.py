@@ -313,6 +313,15 @@ def test_squares_inside_one_operator_count_too(make, emit, scale, islands):
     np.testing.assert_allclose(done.run()["y"], done.expected["y"], rtol=2e-2, atol=2e-2)
 
 
+def test_squares_of_an_operator_that_is_written_out_count_too(make, emit):
+    """RMSNormalization comes as products and a mean, whose values the scan sees as well."""
+    inputs = {"x": np.clip(normal(2, 16), -2, 2) * 600}
+    nodes = [node("RMSNormalization", ["x", "g"], ["n"]), node("Relu", ["n"], ["y"])]
+    done = emit(make(nodes, inputs, {"g": normal(16)}, ["y"], 23), inputs, precision="fp16")
+    assert done.emitted.report["fp16_kept_in_fp32"]
+    np.testing.assert_allclose(done.run()["y"], done.expected["y"], rtol=2e-2, atol=2e-2)
+
+
 def test_without_the_scan_the_same_model_would_be_wrong(make, emit):
     """The counterpart of the test above: no samples, no ranges, and float16 overflows."""
     model, inputs = overflowing(make)
