@@ -14,6 +14,7 @@ import pytest
 from onnx import compose, helper
 
 RANDOM = np.random.default_rng(7)
+SLOW = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -523,7 +524,7 @@ def family_results(make, emit_into, tmp_path_factory):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("one", CASES, ids=lambda one: one.name)
+@pytest.mark.parametrize("one", [pytest.param(one, id=one.name, marks=SLOW if one.family == "recurrent" else ()) for one in CASES])
 def test_same_as_onnx_runtime(one: Case, precision: str, family_results):
     expected, actual = family_results(one.family, precision)
     for output in filter(None, one.outputs):
