@@ -68,6 +68,7 @@ def build(
     calibration_method: Annotated[
         str, typer.Option(metavar="NAME", help="How int8 ranges are chosen: auto, minmax, percentile, entropy or error.")
     ] = "auto",
+    compress: Annotated[str, typer.Option(metavar="HOW", help="Smaller weights: prune=0.5, 2:4 or palette=6. See docs/precision.md.")] = "",
     min_agreement: Annotated[
         float | None, typer.Option(metavar="A", help="What int8 must keep of the float model's answers; 0.99 by default.")
     ] = None,
@@ -114,6 +115,7 @@ def build(
         precision=precision,
         calibration=calibration or None,
         calibration_method=calibration_method,
+        compress=compress or None,
         min_agreement=min_agreement,
         shapes=parse_shapes(shape),
         output=output or None,

@@ -130,7 +130,7 @@ def _judge(job: EmitJob, emitted: Emitted, proof: Proof, guard: Guard) -> dict[s
     artifact = emitted.artifact
     thing = f"{artifact.path} for {job.profile.id} ({artifact.precision}, {proof.engine})"
     try:
-        return judge(thing, job.samples, proof.outputs, job.source.signature, artifact.precision)
+        return judge(thing, job.samples, proof.outputs, job.source.signature, job.held_to)
     except VerificationError as exc:
         raise WrongNumbersError(exc, *_where(job, artifact, guard)) from exc
 

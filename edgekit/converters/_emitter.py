@@ -72,7 +72,7 @@ class EmitJob:
         precision: ``fp32``, ``fp16`` or ``int8``.
         directory: empty; artifact files go here, and their relative paths into `Artifact.path`.
         samples: sample inputs with float32 reference outputs, for range scans.
-        quantization: the int8 form of ``source`` for this engine; None for other precisions.
+        quantization: the int8 form of ``source`` for this engine, or the one with compressed weights; None where it is written as it is.
     """
 
     name: str
@@ -88,6 +88,11 @@ class EmitJob:
     def written(self) -> NormalisedModel:
         """What goes into the artifact: the int8 form where there is one, else the float32 model."""
         return self.source if self.quantization is None else self.quantization.model
+
+    @property
+    def held_to(self) -> str:
+        """Precision whose limits the artifact must keep: int8's also where float weights were compressed."""
+        return self.precision if self.quantization is None else "int8"
 
 
 @dataclass(frozen=True)

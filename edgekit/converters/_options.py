@@ -26,6 +26,9 @@ class BuildOptions(TypedDict, total=False):
     precision: str  # "auto" (default: the best that the profile calls fast; int8 only with ``calibration``), "fp32", "fp16" or "int8"
     calibration: Location | None  # samples for the proof and for int8's ranges (`edgekit.converters._samples`); synthetic ones without it
     calibration_method: str | None  # how int8's ranges are chosen: one of `quantization.METHODS`, or "auto" (default) for the best of them
+    compress: (
+        str | None
+    )  # "prune=SHARE", "N:M" or "palette=BITS": smaller weights where the engine stores them smaller; needs ``calibration``
     min_agreement: float | None  # what int8 must keep of the float model's answers; 0.99 by default
     shapes: Shapes | None  # input name to sizes, for inputs with open dimensions
     output: Location | None  # directory or ``.edgekit`` file; a folder where several devices are built; the current folder by default

@@ -9,7 +9,15 @@ from edgekit.converters._emitter import EmitJob
 from edgekit.converters._isolation import Guard
 from edgekit.converters._shared_model import SharedModel
 from edgekit.converters._targets import Target
-from edgekit.converters.quantization import DEFAULT_AGREEMENT, Quantization, quantise, scheme_for
+from edgekit.converters.quantization import (
+    COMPRESSING_ENGINES,
+    DEFAULT_AGREEMENT,
+    Quantization,
+    compress,
+    parse_compression,
+    quantise,
+    scheme_for,
+)
 from edgekit.errors import ModelError, UnsupportedOperatorsError, UsageError, VerificationError
 
 __all__ = ["deliver_best"]
@@ -49,17 +57,38 @@ def deliver_best(model: SharedModel, target: Target, job: EmitJob, guard: Guard)
 
 
 def _delivered(model: SharedModel, target: Target, job: EmitJob, guard: Guard, passed_over: list[str], *, worth_it: bool) -> Delivery:
-    quantization = _quantised(model, job, guard) if job.precision == "int8" else None
+    quantization = _changed(model, job, guard)
     if quantization is not None and worth_it and quantization.share < _WORTH_IT:
         raise VerificationError("int8", f"only {quantization.share:.0%} of the multiplications would be int8 within the agreement target")
     delivery = deliver(target.emitter, replace(job, quantization=quantization), guard)
     notes = (*(quantization.notes if quantization is not None else ()), *passed_over)
     report = dict(delivery.report)
     if quantization is not None:
-        report["int8"] = quantization.report
+        report["int8" if quantization.compression is None else "compression"] = quantization.report
     if passed_over:
         report["passed_over"] = list(passed_over)
     return replace(delivery, report=report, emitted=replace(delivery.emitted, notes=(*notes, *delivery.emitted.notes)))
+
+
+def _changed(model: SharedModel, job: EmitJob, guard: Guard) -> Quantization | None:
+    """The int8 form of the job's model, or the one with compressed weights; None when it is written as it is.
+
+    Raises:
+        UsageError: weights are to be compressed where that saves nothing, or in int8 as well.
+    """
+    wanted = parse_compression(given) if (given := model.options.get("compress")) else None
+    if wanted is None:
+        return _quantised(model, job, guard) if job.precision == "int8" else None
+    thing = f"--compress {wanted.describe()}"
+    if wanted.kind not in COMPRESSING_ENGINES.get(job.claim.name, ()):
+        engines = ", ".join(sorted(COMPRESSING_ENGINES))
+        raise UsageError(
+            thing, f"{job.claim.name} stores such weights no smaller and runs them no faster", f"a device of {engines}", "leave it out"
+        )
+    if job.precision == "int8":
+        raise UsageError(thing, "with --precision int8", "fp16 or fp32", "choose one of the two: int8 weights are compressed already")
+    guard.tell(f"compressing weights for {job.claim.name}")
+    return compress(job.source, model.calibrated(job.source), wanted, model.options.get("min_agreement") or DEFAULT_AGREEMENT)
 
 
 def _quantised(model: SharedModel, job: EmitJob, guard: Guard) -> Quantization:

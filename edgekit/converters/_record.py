@@ -62,7 +62,7 @@ def _verification(source: SourceModel, samples: SampleSet, delivery: Delivery) -
         samples=len(proof.outputs),
         sample_source=samples.source,
         metrics=delivery.metrics,
-        thresholds=thresholds_for(delivery.job.precision),
+        thresholds=thresholds_for(delivery.job.held_to),
         notes=(*source.notes, *samples.notes, *delivery.emitted.notes, *proof.notes),
         left_to_device=tuple(proof.left_to_device),
     )

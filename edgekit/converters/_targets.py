@@ -10,7 +10,7 @@ from edgekit.bundle import ARCHIVE_SUFFIX, check_destination
 from edgekit.converters._emitter import Emitter
 from edgekit.converters._emitters import emitter_for
 from edgekit.converters._options import BuildOptions
-from edgekit.converters.quantization import DEFAULT_AGREEMENT, check_settings
+from edgekit.converters.quantization import DEFAULT_AGREEMENT, check_settings, parse_compression
 from edgekit.device_profiles import DeviceProfile, load_profile
 from edgekit.errors import UsageError
 
@@ -71,8 +71,14 @@ def resolve_targets(stem: str, devices: Sequence[str], options: BuildOptions) ->
 def _target(given: str, profile: DeviceProfile, destination: Path, options: BuildOptions) -> Target:
     emitter = emitter_for(profile.engine.name)
     check_settings(options.get("calibration_method") or "auto", options.get("min_agreement") or DEFAULT_AGREEMENT)
+    compressed = options.get("compress")
+    if compressed:
+        parse_compression(compressed)
     chosen = precisions_to_try(
-        profile, options.get("precision", "auto"), emitter.precisions, calibrated=options.get("calibration") is not None
+        profile,
+        options.get("precision", "auto"),
+        emitter.precisions,
+        calibrated=options.get("calibration") is not None and not (compressed and options.get("precision", "auto") == "auto"),
     )
     check_destination(destination)
     return Target(given, profile, emitter, chosen, destination)

@@ -8,6 +8,7 @@
 """
 
 from edgekit.converters.quantization._calibration import METHODS, Calibration, TensorRange, collect
+from edgekit.converters.quantization._compress import COMPRESSING_ENGINES, Compression, compress, parse_compression
 from edgekit.converters.quantization._constants import with_float_constants
 from edgekit.converters.quantization._index import ModelIndex
 from edgekit.converters.quantization._ladder import Ladder, Rung, climb
@@ -26,11 +27,13 @@ from edgekit.converters.quantization._scheme import Scheme, scheme_for
 from edgekit.converters.quantization._write import write_quantised
 
 __all__ = [
+    "COMPRESSING_ENGINES",
     "DEFAULT_AGREEMENT",
     "MAX_CALIBRATION",
     "METHODS",
     "Calibrated",
     "Calibration",
+    "Compression",
     "Ladder",
     "ModelIndex",
     "Plan",
@@ -42,7 +45,9 @@ __all__ = [
     "check_settings",
     "climb",
     "collect",
+    "compress",
     "make_plan",
+    "parse_compression",
     "prepare",
     "quantise",
     "scheme_for",

@@ -1,7 +1,7 @@
 """Operators that an engine has no int8 kernel for, as several that it has; with the ranges of the tensors between, which follow from those that were measured.
 
-- ``HardSigmoid(x)``, everywhere in TensorFlow Lite: ``clip(6 a x + 6 b, 0, 6) / 6``, whose parts have kernels.
-- ``HardSwish(x)``, for the Edge TPU: ``x * (clip(x + 3, 0, 6) / 6)``.
+- ``HardSigmoid(x)``: ``clip(6 a x + 6 b, 0, 6) / 6``, whose parts have kernels.
+- ``HardSwish(x)``: ``x * (clip(x + 3, 0, 6) / 6)``, because neither the Edge TPU nor the CPU delegate has the int8 kernel that the interpreter has.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from edgekit.converters.quantization._calibration import METHODS, Calibration
 from edgekit.converters.quantization._plan import Plan, make_plan
 from edgekit.converters.quantization._scheme import Scheme
 from edgekit.converters.quantization._simulate import Simulation
+from edgekit.errors import VerificationError
+from edgekit.runtime._compare import check_metrics, compare_outputs, thresholds_for
 
 if TYPE_CHECKING:
     import onnx
@@ -31,16 +33,25 @@ _RUNGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _FEW_ROWS = 32
 """Fewer answers than this must all agree; from here on one may differ, also where that is more than the target allows: less than one cannot be measured."""
 _RETURNS = 6  # attempts to quantise a kept layer again
+_PROVEN = 8  # golden samples of a build
+_SPARE = 0.25
 _SCANNED = 3  # samples for the scan of single layers; it takes as many runs as there are layers
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One step: the layers kept in float, and what was measured then."""
+    """One step: the layers kept in float, and what was measured then.
+
+    Attributes:
+        held: the target was reached, and the proof's own limits for int8 hold with something to spare.
+        samples: how many it was measured on.
+    """
 
     kept: tuple[str, ...]
     agreement: float
     snr_db: float
+    held: bool = True
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,10 @@ class Ladder:
             "agreement": round(self.agreement, 6),
             "snr_db": self.snr_db,
             "samples": self.samples,
-            "ladder": [{"kept": list(rung.kept), "agreement": round(rung.agreement, 6), "snr_db": rung.snr_db} for rung in self.rungs],
+            "ladder": [
+                {"kept": list(rung.kept), "agreement": round(rung.agreement, 6), "snr_db": rung.snr_db, "samples": rung.samples}
+                for rung in self.rungs
+            ],
             "layer_snr_db": [
                 {"layer": name, "operator": ops[name], "snr_db": value}
                 for name, value in sorted(self.layer_snr_db.items(), key=lambda item: (item[1], item[0]))
@@ -114,6 +128,8 @@ def climb(
     samples: Samples,
     target: float,
     method: str = "auto",
+    plans: Mapping[str, Plan] | None = None,
+    few: int = 0,
 ) -> Ladder:
     """Find what to keep in float.
 
@@ -125,35 +141,30 @@ def climb(
         samples: inputs to measure on; at least one.
         target: agreement to reach, see `agreement`.
         method: one of `METHODS`, or ``auto`` for the best of them with everything quantised.
+        plans: by name, to choose from instead of those that the methods give.
+        few: steps are measured on the first so many samples, and on all of them where they hold there; 0 for all at once.
 
     Returns:
         the ladder; ``held`` is false only when keeping every layer did not reach the target either.
     """
-    wanted = (method,) if method != "auto" else (METHODS if scheme.activations else METHODS[:1])
-    tried = {name: _Climb(model, signature, make_plan(model, calibration, scheme, name), samples) for name in wanted}
-    name = max(wanted, key=lambda each: (min(tried[each].first.agreement, target), tried[each].first.snr_db))
+    wanted: tuple[str, ...] = (method,) if method != "auto" else (METHODS if scheme.activations else METHODS[:1])
+    made = plans or {name: make_plan(model, calibration, scheme, name) for name in wanted}
+    tried = {name: _Climb(model, signature, plan, samples, min(few or len(samples), len(samples)), target) for name, plan in made.items()}
+    name = max(made, key=lambda each: (tried[each].first.held, min(tried[each].first.agreement, target), tried[each].first.snr_db))
     climbing = tried[name]
-    kept = climbing.search(target)
-    least = climbing.least(target)
+    kept = climbing.search()
     last = next(rung for rung in reversed(climbing.rungs) if rung.kept == kept)
-    methods = {each: {"agreement": round(tried[each].first.agreement, 6), "snr_db": tried[each].first.snr_db} for each in wanted}
+    methods = {each: {"agreement": round(tried[each].first.agreement, 6), "snr_db": tried[each].first.snr_db} for each in made}
     return Ladder(
-        climbing.plan,
-        name,
-        kept,
-        last.agreement,
-        last.snr_db,
-        tuple(climbing.rungs),
-        climbing.alone,
-        methods,
-        len(samples),
-        last.agreement >= least,
+        climbing.plan, name, kept, last.agreement, last.snr_db, tuple(climbing.rungs), climbing.alone, methods, last.samples, last.held
     )
 
 
 class _Climb:
-    def __init__(self, model: onnx.ModelProto, signature: Signature, plan: Plan, samples: Samples) -> None:
-        self.plan, self.signature, self.samples = plan, signature, samples
+    """Steps on few samples; one that holds there is measured on all before it counts."""
+
+    def __init__(self, model: onnx.ModelProto, signature: Signature, plan: Plan, samples: Samples, few: int, target: float) -> None:
+        self.plan, self.signature, self.samples, self.few, self.target = plan, signature, samples, few, target
         self.simulation = Simulation(model, plan, signature)
         self.reference = self.simulation.run(samples, ())
         self.rungs: list[Rung] = []
@@ -163,34 +174,53 @@ class _Climb:
     def _measure(self, kept: tuple[str, ...]) -> Rung:
         out = set(kept)
         on = [index for index, layer in enumerate(self.plan.layers) if layer.name not in out]
-        actual = self.simulation.run(self.samples, on)
-        rung = Rung(kept, agreement(self.reference, actual, self.signature), decibel(noise(self.reference, actual, self.signature)))
+        actual = self.simulation.run(self.samples[: self.few], on)
+        rung = self._judged(kept, actual)
+        if rung.held and self.few < len(self.samples):
+            rung = self._judged(kept, actual + self.simulation.run(self.samples[self.few :], on))
         self.rungs.append(rung)
         return rung
 
-    def search(self, target: float) -> tuple[str, ...]:
+    def _judged(self, kept: tuple[str, ...], actual: list[dict[str, np.ndarray]]) -> Rung:
+        reference = self.reference[: len(actual)]
+        agreed = agreement(reference, actual, self.signature)
+        held = agreed >= self._least(reference) and self._within(actual)
+        return Rung(kept, agreed, decibel(noise(reference, actual, self.signature)), held, len(actual))
+
+    def _least(self, reference: Samples) -> float:
+        """Agreement that counts as the target, see `_FEW_ROWS`."""
+        rows = class_rows(reference, self.signature)
+        return min(self.target, 1 - 1 / rows) if rows >= _FEW_ROWS or len(reference) < len(self.samples) else self.target
+
+    def _within(self, actual: list[dict[str, np.ndarray]]) -> bool:
+        """The proof's own limits for int8 hold too, with `_SPARE` to spare, on samples like those that the proof will have."""
+        step = max(1, self.few // _PROVEN)
+        limits = {
+            key: limit * (1 - _SPARE) if key.startswith("max_") else limit + _SPARE * (1 - limit)
+            for key, limit in thresholds_for("int8").items()
+        }
+        try:
+            return not check_metrics(compare_outputs(self.reference[: self.few : step], actual[: self.few : step], self.signature), limits)
+        except VerificationError:
+            return False
+
+    def search(self) -> tuple[str, ...]:
         """Names of the layers to keep in float."""
-        least = self.least(target)
-        if self.first.agreement >= least or not self.plan.layers:
+        if self.first.held or not self.plan.layers:
             return ()
         order = self._by_noise()
         failed = 0
         for count in [count for count in _RUNGS if count < len(order)] + [len(order)]:
-            if self._measure(tuple(order[:count])).agreement >= least:
-                return self._give_back(tuple(order[: self._fewest(order, failed, count, least)]), least)
+            if self._measure(tuple(order[:count])).held:
+                return self._give_back(tuple(order[: self._fewest(order, failed, count)]))
             failed = count
         return tuple(order)
 
-    def least(self, target: float) -> float:
-        """Agreement that counts as the target, see `_FEW_ROWS`."""
-        rows = class_rows(self.reference, self.signature)
-        return min(target, 1 - 1 / rows) if rows >= _FEW_ROWS else target
-
-    def _fewest(self, order: list[str], failed: int, held: int, least: float) -> int:
+    def _fewest(self, order: list[str], failed: int, held: int) -> int:
         """Between a rung that failed and one that held, by halves."""
         while held - failed > 1:
             middle = (held + failed) // 2
-            if self._measure(tuple(order[:middle])).agreement >= least:
+            if self._measure(tuple(order[:middle])).held:
                 held = middle
             else:
                 failed = middle
@@ -204,12 +234,12 @@ class _Climb:
             self.alone[layer.name] = decibel(noise(self.reference[: len(few)], actual, self.signature))
         return sorted(self.alone, key=lambda name: (self.alone[name], name))
 
-    def _give_back(self, kept: tuple[str, ...], least: float) -> tuple[str, ...]:
+    def _give_back(self, kept: tuple[str, ...]) -> tuple[str, ...]:
         """Quantise kept layers again, the quietest first, while the target holds."""
         for name in list(reversed(kept))[:_RETURNS]:
             if len(kept) == 1:
                 break
             fewer = tuple(each for each in kept if each != name)
-            if self._measure(fewer).agreement >= least:
+            if self._measure(fewer).held:
                 kept = fewer
         return kept

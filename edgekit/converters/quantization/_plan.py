@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -16,7 +16,17 @@ from edgekit.converters.quantization._scheme import Scheme
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Layer", "Plan", "Quantiser", "WeightUse", "activation_quantiser", "channel_axis", "make_plan", "weight_quantiser"]
+__all__ = [
+    "ConstantForm",
+    "Layer",
+    "Plan",
+    "Quantiser",
+    "WeightUse",
+    "activation_quantiser",
+    "channel_axis",
+    "make_plan",
+    "weight_quantiser",
+]
 
 _TINY_SCALE = float(np.finfo(np.float32).tiny)
 
@@ -50,13 +60,25 @@ class Quantiser:
         return vector if self.axis is None else vector.reshape([-1 if axis == self.axis else 1 for axis in range(rank)])
 
 
+class ConstantForm(Protocol):
+    """How a constant is stored and what that stands for."""
+
+    def apply(self, values: np.ndarray, /) -> np.ndarray:
+        """Stored values."""
+        ...
+
+    def restore(self, levels: np.ndarray, /) -> np.ndarray:
+        """What they stand for, float32."""
+        ...
+
+
 @dataclass(frozen=True)
 class WeightUse:
     """A constant that one node reads and that is stored in int8 (a bias in int32)."""
 
     node: str
     position: int
-    quantiser: Quantiser
+    quantiser: ConstantForm
 
 
 @dataclass(frozen=True)

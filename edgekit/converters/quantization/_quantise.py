@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
     from edgekit.converters._emitter import NormalisedModel
+    from edgekit.converters.quantization._compress import Compression
 
 __all__ = ["DEFAULT_AGREEMENT", "MAX_CALIBRATION", "Calibrated", "Quantization", "calibrate", "check_settings", "quantise"]
 
@@ -31,6 +32,7 @@ DEFAULT_AGREEMENT = 0.99
 
 _PRODUCTS_PER_RUNG = 8 * 10**9  # multiplications of one measurement, about two seconds of one core in the simulation
 _FEWEST, _MOST = 8, 64  # samples that one measurement takes
+_CONFIRMED = 128  # samples that a set of layers must hold on in the end: the first number that can tell 1 %
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -43,11 +45,13 @@ class Calibrated:
         model: the prepared float32 model, see `prepare`.
         calibration: ranges of its tensors.
         samples: what the ladder measures on; a part of the calibration samples.
+        few: how many of the first take part in every step.
     """
 
     model: onnx.ModelProto
     calibration: Calibration
     samples: Sequence[Inputs] = ()
+    few: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Quantization:
         share: of all multiplications with weights, those in int8; of the layers where no sizes are known.
         report: JSON-able: calibration, ladder, scheme.
         notes: plain sentences for the user.
+        compression: set where weights are compressed and nothing is int8.
     """
 
     model: NormalisedModel
@@ -71,6 +76,7 @@ class Quantization:
     share: float = 1.0
     report: dict[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    compression: Compression | None = None
 
 
 def check_settings(method: str, min_agreement: float) -> None:
@@ -100,7 +106,12 @@ def calibrate(normalised: NormalisedModel, samples: Sequence[Inputs], source: st
         raise ModelError("int8", "the model is larger than 2 GB", "a smaller one", "build with --precision fp32 or fp16")
     model = prepare(normalised.model)
     calibration = collect(model, samples[:MAX_CALIBRATION], source=source)
-    return Calibrated(model, calibration, samples[: _measured(model, len(samples))])
+    few = _measured(model, len(samples))
+    every = max(1, min(_CONFIRMED, len(samples)) // few)
+    chosen = [samples[index * len(samples) // (few * every)] for index in range(few * every)]
+    # The few come first. Spread as golden samples are, those are among them: what the proof will judge is judged here before.
+    ordered = [*chosen[::every], *(sample for index, sample in enumerate(chosen) if index % every)]
+    return Calibrated(model, calibration, ordered, few)
 
 
 def _measured(model: onnx.ModelProto, available: int) -> int:
@@ -112,7 +123,8 @@ def _measured(model: onnx.ModelProto, available: int) -> int:
         if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in weights and node.output[0] in shapes:
             outputs = int(np.prod([dim.dim_value or 1 for dim in shapes[node.output[0]].dim]))
             products += outputs * int(np.prod(weights[node.input[1]])) // max(1, max(weights[node.input[1]], default=1))
-    return min(available, max(_FEWEST, min(_MOST, _PRODUCTS_PER_RUNG // products)))
+    wanted = max(_FEWEST, min(_MOST, _PRODUCTS_PER_RUNG // products)) // _FEWEST * _FEWEST
+    return min(available, wanted)
 
 
 def quantise(
@@ -133,7 +145,7 @@ def quantise(
     if progress is not None:
         progress(f"choosing int8 layers for {scheme.engine}")
     prepared, calibration = expand(calibrated.model, calibrated.calibration, scheme.expanded)
-    ladder = climb(prepared, normalised.signature, calibration, scheme, calibrated.samples, min_agreement, method)
+    ladder = climb(prepared, normalised.signature, calibration, scheme, calibrated.samples, min_agreement, method, few=calibrated.few)
     if not ladder.plan.layers:
         raise ModelError(
             "int8", "no convolution or matrix product with constant weights is in the model", "", "build with --precision fp32 or fp16"

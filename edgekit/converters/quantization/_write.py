@@ -127,7 +127,11 @@ class _Writer:
         if layer is None or layer not in self.on:
             return
         biases = [entry for entry in self.plan.biases.get(layer, []) if entry[0] == node.name]
-        uses = {use.position: use.quantiser for use in self.plan.weights.get(layer, []) if use.node == node.name}
+        uses = {
+            use.position: use.quantiser
+            for use in self.plan.weights.get(layer, [])
+            if use.node == node.name and isinstance(use.quantiser, Quantiser)
+        }
         for _, position, data, weights in biases:
             product = uses[weights].scale.reshape(-1).astype(np.float64) * float(self.plan.quantisers[data].scale)
             scale = np.asarray(product, np.float32)
@@ -135,8 +139,8 @@ class _Writer:
             if scale.size not in (1, bias.size) or bias.ndim != 1 or np.any(np.abs(bias.astype(np.float64)) > (2.0**31 - 1) * product):
                 continue
             axis = 0 if scale.size > 1 else None
-            quantiser = Quantiser(scale if axis == 0 else scale.reshape(()), np.zeros(scale.shape if axis == 0 else (), np.int32), axis)
-            node.input[position] = self._constant(f"{node.name}/bias_quantized", bias, quantiser)
+            own = Quantiser(scale if axis == 0 else scale.reshape(()), np.zeros(scale.shape if axis == 0 else (), np.int32), axis)
+            node.input[position] = self._constant(f"{node.name}/bias_quantized", bias, own)
         for position, quantiser in uses.items():
             name = node.input[position]
             node.input[position] = self._constant(f"{node.name}/{name}_quantized", self.index.constants[name], quantiser)

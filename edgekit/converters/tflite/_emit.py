@@ -118,7 +118,8 @@ _File = tuple[bytes, tuple[TensorBinding, ...], tuple[TensorBinding, ...]]
 def _fixed_file(job: EmitJob, edge: bool) -> tuple[Graph, _File]:
     graph = lowered_graph(job.source if job.quantization is None else emitted_form(job.quantization), ops)
     precision = "fp32" if job.precision == "fp16" and too_large(graph) else job.precision
-    return graph, tflite_from_graph(graph, precision, integer_io=edge)
+    sparse = job.quantization is not None and job.quantization.compression is not None
+    return graph, tflite_from_graph(graph, precision, integer_io=edge, sparse=sparse)
 
 
 def _open_file(job: EmitJob) -> tuple[Graph, _File]:
@@ -129,7 +130,7 @@ def _open_file(job: EmitJob) -> tuple[Graph, _File]:
     """
     next_step = "give --shape with a number for the first dimension"
     if job.quantization is not None:
-        raise UsageError("--precision int8", "with an open batch", "a fixed batch", next_step)
+        raise UsageError("int8 or compressed weights", "with an open batch", "a fixed batch", next_step)
     graphs = [lowered_graph(each, ops) for each in job.source.batches]
     precision = "fp32" if job.precision == "fp16" and too_large(graphs[0]) else job.precision
     (first, inputs, outputs), (second, *others) = (tflite_from_graph(graph, precision) for graph in graphs)
@@ -148,7 +149,7 @@ def load_handlers() -> None:
 
 
 def tflite_from_graph(
-    graph: Graph, precision: str = "fp32", *, integer_io: bool = False
+    graph: Graph, precision: str = "fp32", *, integer_io: bool = False, sparse: bool = False
 ) -> tuple[bytes, tuple[TensorBinding, ...], tuple[TensorBinding, ...]]:
     """The file's bytes, and how its inputs and outputs map to the graph's.
 
@@ -165,7 +166,7 @@ def tflite_from_graph(
     orders = {spec.name: _input_order(graph, spec) for spec in graph.inputs}
     with quiet_tensorflow():
         module, function, result_orders = _function(tf, graph, logical, names, orders, precision)
-    data = _convert(tf, module, function, precision, integer_io)
+    data = _convert(tf, module, function, precision, integer_io, sparse)
     _check_signature(data, {names[spec.name] for spec in (*graph.inputs, *graph.outputs)})
     inputs = tuple(_binding(spec, names, orders[spec.name]) for spec in graph.inputs)
     outputs = tuple(_binding(spec, names, result_orders[spec.name]) for spec in graph.outputs)
@@ -327,7 +328,7 @@ def _emit_node(node: Any, context: Context) -> None:
         raise BuildError(f"node {node.name!r} ({node.op})", f"TensorFlow refused it: {_line(exc)}", "", "report this model") from exc
 
 
-def _convert(tf: Any, module: Any, function: Any, precision: str, integer_io: bool = False) -> bytes:
+def _convert(tf: Any, module: Any, function: Any, precision: str, integer_io: bool = False, sparse: bool = False) -> bytes:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     converter.canonicalizing_inf_as_min_max_float = False  # an infinite constant stays infinite
@@ -336,6 +337,8 @@ def _convert(tf: Any, module: Any, function: Any, precision: str, integer_io: bo
         converter.target_spec.supported_types = [tf.float16]
     if precision == "int8":
         configure(tf, converter, integer_io=integer_io)
+    if sparse:  # tensors that are mostly zeros are stored without them
+        converter.optimizations = [*converter.optimizations, tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
     try:
         with quiet_tensorflow() as written:
             data = bytes(converter.convert())
