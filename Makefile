@@ -4,10 +4,10 @@ BIN := .venv/bin
 UV := 0.13.9
 SLOW_WORKERS ?= 2
 
-.PHONY: setup demo test check bench clean help
+.PHONY: setup demo test check bench conformance clean help
 
 help:
-	@echo "make setup | demo | test | check | bench | clean"
+	@echo "make setup | demo | test | check | bench | conformance | clean"
 
 setup: .venv/.ready .venv-triton/.ready
 
@@ -38,6 +38,13 @@ check: .venv/.ready
 	$(BIN)/mypy -p edgekit
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# ONNX's backend tests through every target; about an hour on two cores. The results are kept, the table is made from them.
+CONFORMANCE := generic-x86 intel-nuc raspberry-pi-5 iphone-15 jetson-orin rtx-pc
+conformance: .venv/.ready
+	mkdir -p docs/conformance
+	for device in $(CONFORMANCE); do $(BIN)/edgekit conformance --device $$device -o docs/conformance/$$device.json || exit 1; done
+	$(BIN)/python docs/generate.py
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -1,6 +1,6 @@
 """Writes the generated tables of the documentation: ``python docs/generate.py``; ``--check`` only says which are out of date.
 
-Sources are the profiles and the operator registries, so that the tables cannot say anything else than the code does.
+Sources are the profiles, the operator registries and the stored conformance results, so that the tables cannot say anything else than they do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from edgekit.converters._emitters import EMITTER_MODULES
 from edgekit.converters._registry import Registration
+from edgekit.converters.conformance import read_results, support_matrix
 from edgekit.device_profiles import PRECISIONS, list_profiles
 
 DOCS = Path(__file__).resolve().parent
@@ -68,6 +70,12 @@ def operators() -> str:
     return HEAD + "\n".join(lines) + "\n"
 
 
+def support() -> str:
+    """What passes ONNX's own backend tests, from the stored results of `edgekit conformance` (``make conformance`` renews them)."""
+    results = [read_results(path) for path in sorted((Path(__file__).resolve().parent / "conformance").glob("*.json"))]
+    return HEAD + support_matrix(sorted(results, key=lambda entry: list(EMITTER_MODULES).index(entry.engine)))
+
+
 def _registrations(target: str) -> list[Registration[object]]:
     """All handlers of a target; its family modules register them when imported."""
     package = importlib.import_module(f"edgekit.converters.{target}")
@@ -80,7 +88,7 @@ def _rules(entry: Registration[object]) -> list[str]:
     return [" ".join((rule.__doc__ or "").split()).rstrip(".") for rule in entry.constraints]
 
 
-PAGES: dict[str, Callable[[], str]] = {"devices.md": devices, "operators.md": operators}
+PAGES: dict[str, Callable[[], str]] = {"devices.md": devices, "operators.md": operators, "support-matrix.md": support}
 
 
 def outdated() -> list[str]:
