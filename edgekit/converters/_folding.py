@@ -21,8 +21,8 @@ __all__ = ["evaluate_nodes", "fold_constants"]
 
 _LARGEST_ELEMENTS = 1 << 20  # a folded value beyond this grows the file more than it saves work
 _RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"})
-# Constants that are stored small on purpose stay small: weights behind DequantizeLinear.
-_KEPT = frozenset({"DequantizeLinear"})
+# Quantisation is for the target to see: weights that are stored small on purpose stay small.
+_KEPT = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _CEILING, _IR_CEILING = 26, 13  # newest opset and IR version that ONNX Runtime 1.31 loads (measured)
 
 

@@ -87,7 +87,11 @@ def max_pool(piece: Piece) -> None:
     window = _window(piece)
     dtype = np.dtype(piece.around.dtype(piece.node.inputs[0]))
     lowest = -math.inf if dtype.kind == "f" else float(np.iinfo(dtype).min)
-    if len(piece.node.outputs) < 2 or not piece.node.outputs[1]:
+    single = len(piece.node.outputs) < 2 or not piece.node.outputs[1]
+    if single and max(window.dilations) > 1 and not any(map(_remainder, window.strides, window.dilations)):
+        _thinned(piece, window, lowest)
+        return
+    if single:
         piece.op("Identity", _gathered(piece, "Max", piece.node.inputs[0], window, lowest), into=piece.node.outputs[0])
         return
     taps = _taps(piece, piece.node.inputs[0], window, lowest)
@@ -98,6 +102,23 @@ def max_pool(piece: Piece) -> None:
         result = piece.op("Max", result, tap)
     piece.op("Identity", result, into=piece.node.outputs[0])
     piece.op("Expand", chosen, np.array(piece.around.shape(piece.node.outputs[0]), np.int64), into=piece.node.outputs[1])
+
+
+def _remainder(stride: int, dilation: int) -> int:
+    return stride % dilation
+
+
+def _thinned(piece: Piece, window: Window, filler: float) -> None:
+    """Where every window begins at a multiple of the dilation, the places between are never looked at: a plain pool of what is left."""
+    rank = len(window.sizes)
+    ends = [
+        (r - 1) * s + (k - 1) * d + 1 for r, s, k, d in zip(window.results, window.strides, window.kernel, window.dilations, strict=True)
+    ]
+    padded = _padded(piece, piece.node.inputs[0], window, filler)
+    axes = piece.ints(*range(2, rank + 2))
+    thin = piece.op("Slice", padded, piece.ints(*[0] * rank), piece.ints(*ends), axes, piece.ints(*window.dilations))
+    strides = [stride // dilation for stride, dilation in zip(window.strides, window.dilations, strict=True)]
+    piece.op("MaxPool", thin, into=piece.node.outputs[0], kernel_shape=list(window.kernel), strides=strides)
 
 
 def _numbers(piece: Piece, window: Window) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edgekit.converters._folding import fold_constants
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters._lowering import dtypes_of, lower_model, lower_until, name_nodes, retyped
 from edgekit.converters._opset import opset_of, to_opset
@@ -103,6 +104,8 @@ def _lowered(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor, carrie
 
     def attempt(made: onnx.ModelProto) -> onnx.ModelProto:
         plain = to_opset(made, ceiling)
+        if opset_of(made) > ceiling:
+            fold_constants(plain)  # bodies of newer operators compute their axes
         if package:
             _parse(package, plain, recipe_for)
         return plain

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from edgekit.converters._lowering import lower_model
-from tests.converters.lowering.models import refusing, run, single
+from tests.converters.lowering.models import operators, refusing, run, single
 
 RNG = np.random.default_rng(4)
 QUICK = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -68,6 +68,19 @@ def test_indices_of_pools(same, kernel, stride, pad, dilation, columns, kind):
     model = single("MaxPool", x, outputs=("y", "i"), storage_order=int(columns), **attrs)
     assume(runs(model, x) is not None)
     same(model, x, "MaxPool")
+
+
+def test_a_window_that_jumps_over_places_becomes_a_plain_one():
+    x = {"x": floats(1, 1, 60, 50)}
+    model = single("MaxPool", x, kernel_shape=[5, 4], strides=[4, 6], dilations=[4, 3], pads=[4, 2, 4, 2])
+
+    def dilated(node, _):
+        return "dilated" if max(node.attrs.get("dilations", [1])) > 1 else ""
+
+    lowered = lower_model(model, dilated, static=True)
+    assert not lowered.refused
+    assert operators(lowered.model) == ["Pad", "Slice", "MaxPool"]
+    np.testing.assert_array_equal(run(lowered.model, x)[0], run(model, x)[0])
 
 
 @QUICK
