@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Ladder", "Rung", "climb"]
 
 Samples = Sequence[Mapping[str, np.ndarray]]
+Answers = list[dict[str, np.ndarray]]
 
 _RUNGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _FEW_ROWS = 32
@@ -149,7 +150,11 @@ def climb(
     """
     wanted: tuple[str, ...] = (method,) if method != "auto" else (METHODS if scheme.activations else METHODS[:1])
     made = plans or {name: make_plan(model, calibration, scheme, name) for name in wanted}
-    tried = {name: _Climb(model, signature, plan, samples, min(few or len(samples), len(samples)), target) for name, plan in made.items()}
+    count = min(few or len(samples), len(samples))
+    tried: dict[str, _Climb] = {}
+    for each, plan in made.items():
+        known = next(iter(tried.values())).reference if tried else None
+        tried[each] = _Climb(model, signature, plan, samples, count, target, known)
     name = max(made, key=lambda each: (tried[each].first.held, min(tried[each].first.agreement, target), tried[each].first.snr_db))
     climbing = tried[name]
     kept = climbing.search()
@@ -163,20 +168,22 @@ def climb(
 class _Climb:
     """Steps on few samples; one that holds there is measured on all before it counts."""
 
-    def __init__(self, model: onnx.ModelProto, signature: Signature, plan: Plan, samples: Samples, few: int, target: float) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, signature: Signature, plan: Plan, samples: Samples, few: int, target: float, reference: Answers | None
+    ) -> None:
         self.plan, self.signature, self.samples, self.few, self.target = plan, signature, samples, few, target
         self.simulation = Simulation(model, plan, signature)
-        self.reference = self.simulation.run(samples, ())
+        self.reference = self.simulation.run(samples, ()) if reference is None else reference  # the float model's, whatever the plan
         self.rungs: list[Rung] = []
         self.alone: dict[str, float] = {}
-        self.first = self._measure(())
+        self.first = self._measure((), confirm=False)
 
-    def _measure(self, kept: tuple[str, ...]) -> Rung:
+    def _measure(self, kept: tuple[str, ...], *, confirm: bool = True) -> Rung:
         out = set(kept)
         on = [index for index, layer in enumerate(self.plan.layers) if layer.name not in out]
         actual = self.simulation.run(self.samples[: self.few], on)
         rung = self._judged(kept, actual)
-        if rung.held and self.few < len(self.samples):
+        if rung.held and confirm and self.few < len(self.samples):
             rung = self._judged(kept, actual + self.simulation.run(self.samples[self.few :], on))
         self.rungs.append(rung)
         return rung
@@ -206,7 +213,7 @@ class _Climb:
 
     def search(self) -> tuple[str, ...]:
         """Names of the layers to keep in float."""
-        if self.first.held or not self.plan.layers:
+        if not self.plan.layers or (self.first.held and self._measure(()).held):
             return ()
         order = self._by_noise()
         failed = 0
