@@ -37,6 +37,8 @@ MANIFEST = "bundle.json"
 GOLDEN = "golden.npz"
 REPORT = "report.json"
 SEAL = "bundle.sha256"
+# Made at import: msgspec resolves a type at its first use, and two threads that do so at once can crash the process.
+_MANIFEST_DECODER = msgspec.json.Decoder(Manifest)
 _COMMENT_BYTES = 64  # a SHA-256 in hex
 # A zip entry needs a date; the format's epoch keeps equal bundles equal byte for byte.
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -172,7 +174,7 @@ def _check_seal(source: Path, directory: Path, digest: str) -> None:
 
 def _decode_manifest(source: Path, raw: bytes) -> Manifest:
     try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
+        manifest = _MANIFEST_DECODER.decode(raw)
     except msgspec.DecodeError as exc:
         raise BundleError(f"{source} ({MANIFEST})", f"cannot be read: {exc}", FORMAT, "build the bundle again") from exc
     if manifest.format != FORMAT:

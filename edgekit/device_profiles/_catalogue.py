@@ -59,6 +59,10 @@ def _aliases() -> dict[str, str]:
     return {alias: profile.id for profile in list_profiles() for alias in profile.aliases}
 
 
+# Made at import: msgspec resolves a type at its first use, and two threads that do so at once can crash the process.
+msgspec.json.Decoder(DeviceProfile)
+
+
 @cache
 def _shipped(name: str) -> DeviceProfile:
     return _parse(name, (_DATA / f"{name}.toml").read_text("utf-8"), f"{name}.toml")

@@ -29,6 +29,10 @@ _CHUNK_BYTES = 1 << 20
 # What a kept-alive connection that the server has just closed shows; the request did not reach it, so one more try on a fresh one is safe.
 _STALE = (http.client.RemoteDisconnected, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
+# Made at import: msgspec resolves a type at its first use, and two threads that do so at once can crash the process.
+_METADATA = msgspec.json.Decoder(ModelMetadata)
+_STATISTICS = msgspec.json.Decoder(dict[str, list[dict[str, Any]]])
+
 
 class _Answer(NamedTuple):
     status: int
@@ -115,12 +119,12 @@ class HttpClient:
         return self._healthy(f"{_model_path(name, version)}/ready", timeout_s)
 
     def model_metadata(self, name: str, version: str = "", timeout_s: float = 5.0) -> ModelMetadata:
-        metadata: ModelMetadata = self._decode(self._get(_model_path(name, version), timeout_s), ModelMetadata)
+        metadata: ModelMetadata = self._decode(self._get(_model_path(name, version), timeout_s), _METADATA)
         return metadata
 
     def statistics(self, name: str = "", version: str = "", timeout_s: float = 5.0) -> list[dict[str, Any]]:
         path = f"{_model_path(name, version)}/stats" if name else "/models/stats"
-        found = self._decode(self._get(path, timeout_s), dict[str, list[dict[str, Any]]])
+        found = self._decode(self._get(path, timeout_s), _STATISTICS)
         return list(found.get("model_stats", []))
 
     def close(self) -> None:
@@ -156,9 +160,9 @@ class HttpClient:
     def _get(self, path: str, timeout_s: float) -> bytes | bytearray:
         return self._accept(self._exchange("GET", path, b"", {}, time.monotonic() + timeout_s, _Call()))
 
-    def _decode(self, body: bytes | bytearray, kind: Any) -> Any:
+    def _decode(self, body: bytes | bytearray, decoder: msgspec.json.Decoder[Any]) -> Any:
         try:
-            return msgspec.json.decode(body, type=kind)
+            return decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise bad_answer(self.url, exc) from exc
 

@@ -243,11 +243,11 @@ class _Application:
                 return _json({"model_stats": core.statistics()})
             case ["repository", "index"]:
                 _check_method(method, "POST", parts)
-                wanted = _parse_control(_decompress(body, encoding, self._limits), _IndexRequest)
+                wanted = _parse_control(_decompress(body, encoding, self._limits), _INDEX_REQUEST)
                 return _json(core.repository_index(wanted.ready))
             case ["repository", "models", name, ("load" | "unload") as verb]:
                 _check_method(method, "POST", parts)
-                asked = _parse_control(_decompress(body, encoding, self._limits), _LoadRequest)
+                asked = _parse_control(_decompress(body, encoding, self._limits), _LOAD_REQUEST)
                 (core.repository_load if verb == "load" else core.repository_unload)(name, asked.parameters)
                 return _json({})
         if not _is_model(parts):
@@ -276,6 +276,11 @@ class _IndexRequest(msgspec.Struct):
 
 class _LoadRequest(msgspec.Struct):
     parameters: Parameters = {}
+
+
+# Made at import: msgspec resolves a type at its first use, and two threads that do so at once can crash the process.
+_INDEX_REQUEST = msgspec.json.Decoder(_IndexRequest)
+_LOAD_REQUEST = msgspec.json.Decoder(_LoadRequest)
 
 
 async def _cancel_the_rest() -> None:
@@ -316,9 +321,9 @@ def _check_method(found: str, expected: str, parts: list[str]) -> None:
         raise _HttpError(405, f"/v2/{'/'.join(parts)[:200]}", f"method {found}", expected)
 
 
-def _parse_control(body: bytes, kind: type[Any]) -> Any:
+def _parse_control(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
+        return decoder.decode(body or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise RequestError("request body", f"cannot be read: {str(exc)[:200]}", "a JSON object") from exc
 

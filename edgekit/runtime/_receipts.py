@@ -64,6 +64,10 @@ class Receipt(msgspec.Struct, frozen=True):
     format: str = RECEIPT_FORMAT
 
 
+# Made at import: msgspec resolves a type at its first use, and two threads that do so at once can crash the process.
+_DECODER = msgspec.json.Decoder(Receipt)
+
+
 def receipts_directory() -> Path:
     """Where receipts are kept; it need not exist."""
     return state_directory() / "receipts"
@@ -90,7 +94,7 @@ def list_receipts(directory: Path | None = None) -> list[Receipt]:
     found = []
     for path in sorted((directory or receipts_directory()).glob("*.json")):
         try:
-            found.append(msgspec.json.decode(path.read_bytes(), type=Receipt))
+            found.append(_DECODER.decode(path.read_bytes()))
         except (OSError, msgspec.DecodeError) as exc:
             raise StorageError(str(path), f"is no receipt: {exc}", RECEIPT_FORMAT, "move it away") from exc
     return found

@@ -41,6 +41,10 @@ class _Identity(msgspec.Struct):
     version: str
 
 
+# Made at import: msgspec resolves a type at its first use, and two threads that do so at once can crash the process.
+_IDENTITY_DECODER = msgspec.json.Decoder(_Identity)
+
+
 def version_key(version: str) -> tuple[int, tuple[int, ...], str]:
     """Sorts versions: numbers and dotted numbers by value (``2`` < ``10`` < ``10.1``), other texts before them."""
     try:
@@ -299,7 +303,7 @@ def _identify(path: Path) -> FoundBundle:
         else:
             with zipfile.ZipFile(path) as archive:
                 raw = archive.read(_MANIFEST)
-        identity = msgspec.json.decode(raw, type=_Identity)
+        identity = _IDENTITY_DECODER.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, zipfile.BadZipFile, KeyError, OSError) as exc:
         return FoundBundle(path.stem, "", path, f"not a bundle that can be read ({exc})")
     return FoundBundle(identity.name, identity.version, path)

@@ -27,6 +27,8 @@ from edgekit.bundle import atomic_directory, cache_directory
 from edgekit.errors import BuildError, BundleError, EnvironmentMissingError, UnsupportedOperatorsError
 from edgekit.runtime._tensorrt_plan import (
     BUILT,
+    CHILD_REPORT_DECODER,
+    RECIPE_DECODER,
     RECIPE_FORMAT,
     REFUSED,
     UNFIT,
@@ -70,6 +72,10 @@ class BuiltEngine(msgspec.Struct, frozen=True):
     key: str = ""
 
 
+# Made at import: msgspec resolves a type at its first use, and two threads that do so at once can crash the process.
+_BUILT_ENGINE_DECODER = msgspec.json.Decoder(BuiltEngine)
+
+
 def find_package(engine: str) -> str:
     """Name of the importable package that brings an engine; it is not imported.
 
@@ -91,7 +97,7 @@ def read_recipe(path: Path) -> Recipe:
         BundleError: it cannot be read, or is for another file.
     """
     try:
-        recipe = msgspec.json.decode(path.read_bytes(), type=Recipe)
+        recipe = RECIPE_DECODER.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError) as exc:
         raise BundleError(str(path), f"cannot be read: {exc}", RECIPE_FORMAT, "build the bundle again") from exc
     if recipe.format != RECIPE_FORMAT:
@@ -136,7 +142,7 @@ def build_engine(
         for number, attempt in enumerate(tries, 1):  # noqa: B007 - both are reported after the last try
             command = _command(package, recipe_path, engine_path, report_path, attempt, capabilities, timing_cache)
             code, output = _run(command, timeout_s)
-            report = msgspec.json.decode(report_path.read_bytes(), type=ChildReport) if report_path.is_file() else None
+            report = CHILD_REPORT_DECODER.decode(report_path.read_bytes()) if report_path.is_file() else None
             if code == BUILT and report is not None:
                 return BuiltEngine(str(engine_path), True, time.monotonic() - started, attempt, report)
             if code == UNFIT:
@@ -167,7 +173,7 @@ def parse_model(package: str, recipe_path: Path, *, timeout_s: float = DEVICE_TI
         report_path = Path(scratch) / "report.json"
         command = _command(package, recipe_path, None, report_path, Attempt(0, 0), ())
         code, output = _run(command, timeout_s)
-        report = msgspec.json.decode(report_path.read_bytes(), type=ChildReport) if report_path.is_file() else None
+        report = CHILD_REPORT_DECODER.decode(report_path.read_bytes()) if report_path.is_file() else None
         if code == BUILT and report is not None:
             return report
         if code == UNFIT:
@@ -214,7 +220,7 @@ def cached_engine(engine: str, recipe_path: Path, cuda: Any, cache_dir: Path | N
     folder = root / "engines" / key
     record = folder / "engine.json"
     if record.is_file():
-        found = msgspec.json.decode(record.read_bytes(), type=BuiltEngine)
+        found = _BUILT_ENGINE_DECODER.decode(record.read_bytes())
         return msgspec.structs.replace(found, path=str(folder / "engine.plan"), built=False, seconds=time.monotonic() - started, key=key)
     timing = root / "timing" / f"{engine_key([package, identity.tensorrt, device.compute_capability, device.cuda])}.bin"
     tries = attempts(recipe.workspace_bytes, cuda.free_bytes(), recipe.optimization_level)
@@ -277,7 +283,7 @@ def _refused(package: str, report: ChildReport, recipe: Path) -> Exception:
     """The parser's complaints; ones without a node name are about the whole file."""
     nodes = [(message.node, message.operator or "?", message.message) for message in report.refusals]
     thing = f"NVIDIA's parser ({package} {report.version})"
-    opset = msgspec.json.decode(recipe.read_bytes(), type=Recipe).opset
+    opset = RECIPE_DECODER.decode(recipe.read_bytes()).opset
     if any(name for name, _, _ in nodes):
         return UnsupportedOperatorsError(thing, [(name, operator, opset, message) for name, operator, message in nodes])
     said = "; ".join(message for _, _, message in nodes) or "it gave no reason"
@@ -296,7 +302,7 @@ def _describe_failure(code: int, output: str, report: ChildReport | None, timeou
 
 def _reproducer(package: str, recipe_path: Path, attempt: Attempt, capabilities: Sequence[str]) -> list[str]:
     """The command that repeats a failure, on copies that outlive the failed job."""
-    recipe = msgspec.json.decode(recipe_path.read_bytes(), type=Recipe)
+    recipe = RECIPE_DECODER.decode(recipe_path.read_bytes())
     with atomic_directory(cache_directory() / "failed-builds" / recipe.onnx_sha256[:16]) as staging:
         for name in (recipe_path.name, recipe.onnx):
             shutil.copyfile(recipe_path.parent / name, staging / name)

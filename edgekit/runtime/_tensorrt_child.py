@@ -17,7 +17,18 @@ import msgspec
 
 from edgekit.bundle import write_file
 from edgekit.errors import EnvironmentMissingError
-from edgekit.runtime._tensorrt_plan import BUILT, GAVE_NOTHING, REFUSED, UNFIT, BuildPlan, ChildReport, ParserMessage, Recipe, plan_build
+from edgekit.runtime._tensorrt_plan import (
+    BUILT,
+    GAVE_NOTHING,
+    RECIPE_DECODER,
+    REFUSED,
+    UNFIT,
+    BuildPlan,
+    ChildReport,
+    ParserMessage,
+    Recipe,
+    plan_build,
+)
 
 __all__ = ["main"]
 
@@ -37,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--compute-capability", action="append", default=[], help="8.6; several times, for TensorRT-RTX")
     options = parser.parse_args(arguments)
     trt = importlib.import_module(options.package)
-    recipe = msgspec.json.decode(options.recipe.read_bytes(), type=Recipe)
+    recipe = RECIPE_DECODER.decode(options.recipe.read_bytes())
     try:
         plan = plan_build(trt, recipe)
     except EnvironmentMissingError as exc:

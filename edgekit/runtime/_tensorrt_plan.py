@@ -16,7 +16,9 @@ from edgekit.errors import EnvironmentMissingError
 
 __all__ = [
     "BUILT",
+    "CHILD_REPORT_DECODER",
     "GAVE_NOTHING",
+    "RECIPE_DECODER",
     "RECIPE_FORMAT",
     "REFUSED",
     "UNFIT",
@@ -196,6 +198,11 @@ class ChildReport(msgspec.Struct, frozen=True):
     engine_bytes: int = 0
     layers: int = 0
     shape_inputs: tuple[str, ...] = ()
+
+
+# Made at import: msgspec resolves a type at its first use, and two threads that do so at once can crash the process.
+RECIPE_DECODER = msgspec.json.Decoder(Recipe)
+CHILD_REPORT_DECODER = msgspec.json.Decoder(ChildReport)
 
 
 def generations(*, has_float16: bool, has_quantisation: bool, float32_scales: bool = False) -> tuple[Generation, ...]:

@@ -18,7 +18,7 @@ from edgekit.converters.tensorrt._kit import MODEL, RECIPE, run_lowered, write_k
 from edgekit.converters.tensorrt._reading import RTX_LACKS
 from edgekit.errors import EnvironmentMissingError
 from edgekit.runtime._tensorrt_build import parse_model
-from edgekit.runtime._tensorrt_plan import Recipe
+from edgekit.runtime._tensorrt_plan import RECIPE_DECODER
 
 __all__ = ["JetsonEmitter"]
 
@@ -76,7 +76,7 @@ class JetsonEmitter:
                 "the TensorRT of a Jetson has"
             )
             return Proof("parser", builder.describe(), outputs, (numbers, note), _LEFT)
-        recipe = msgspec.json.decode(recipe_path.read_bytes(), type=Recipe)
+        recipe = RECIPE_DECODER.decode(recipe_path.read_bytes())
         with tempfile.TemporaryDirectory(prefix="edgekit-tensorrt-") as scratch:
             built = builder.build(recipe_path, Path(scratch) / "model.engine", recipe.workspace_bytes, recipe.optimization_level)
         note = (
