@@ -7,7 +7,9 @@ Exit codes: 0 built (or parsed, without ``--engine``), 3 the parser refused the 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
+import signal
 import sys
 import time
 from pathlib import Path
@@ -33,6 +35,7 @@ from edgekit.runtime._tensorrt_plan import (
 __all__ = ["main"]
 
 _MESSAGES_KEPT = 20
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,5 +154,12 @@ def _timing_cache(config: Any, plan: BuildPlan, path: Path | None) -> Any:
     return cache
 
 
+def _end_with_parent() -> None:
+    """Let Linux kill this process when its parent dies: a builder that hangs must not outlive whoever waits for it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     sys.exit(main())
