@@ -6,6 +6,7 @@ Reference: https://github.com/open-inference/open-inference-protocol (v2 HTTP an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -23,8 +24,10 @@ __all__ = [
     "RepositoryEntry",
     "RequestedOutput",
     "ServerMetadata",
+    "SubmittingCore",
     "Tensor",
     "TensorMetadata",
+    "Ticket",
     "numpy_dtype",
     "oip_datatype",
 ]
@@ -202,4 +205,33 @@ class InferenceCore(Protocol):
 
     def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
         """Triton's statistics extension: one JSON object a model version (``inference_stats`` with count and ns)."""
+        ...
+
+
+class Ticket(Protocol):
+    """A request that was submitted."""
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more: what has not begun is dropped. ``done`` may still be called; does nothing after that."""
+        ...
+
+
+class SubmittingCore(InferenceCore, Protocol):
+    """A core that takes requests without a thread for each.
+
+    A transport calls `submit` for every request that one turn of its event loop brought, then `turn` once. A core may so run together what
+    arrived together, without a wait.
+    """
+
+    def submit(self, request: InferRequest, done: Callable[[InferResponse | Exception], None]) -> Ticket:
+        """Take a request; returns at once and never raises for what is wrong with the request.
+
+        Args:
+            request: as for `infer`.
+            done: called exactly once (at most once after `Ticket.cancel`), in any thread, maybe before this returns. Must be quick and must not raise.
+        """
+        ...
+
+    def turn(self) -> None:
+        """All requests of this turn were submitted: what can run now runs, here (when that is quick) or in the core's own threads."""
         ...
