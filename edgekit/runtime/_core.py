@@ -23,7 +23,8 @@ from edgekit.protocol import (
     TensorMetadata,
     oip_datatype,
 )
-from edgekit.runtime._repository import LoadedModel, ModelRepository
+from edgekit.runtime._loaded_model import LoadedModel
+from edgekit.runtime._repository import ModelRepository
 from edgekit.runtime._scheduler import QueueClosedError
 
 __all__ = ["ResultObserver", "RuntimeCore"]

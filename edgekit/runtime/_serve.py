@@ -11,8 +11,9 @@ import msgspec
 from edgekit.errors import StorageError
 from edgekit.protocol import Limits, Server, serve
 from edgekit.runtime._core import ResultObserver, RuntimeCore
+from edgekit.runtime._loaded_model import LoadedModel
 from edgekit.runtime._receipts import list_receipts
-from edgekit.runtime._repository import LoadedModel, ModelRepository
+from edgekit.runtime._repository import ModelRepository
 from edgekit.runtime.engines import EngineOptions
 from edgekit.telemetry import Meter, Telemetry
 

@@ -9,7 +9,7 @@ import pytest
 from edgekit.errors import BundleError, IntegrityError, NotFoundError, UsageError
 from edgekit.protocol import InferRequest, Tensor
 from edgekit.runtime import ModelRepository, RuntimeCore
-from edgekit.runtime._repository import find_bundles, version_key
+from edgekit.runtime._found import find_bundles, version_key
 from tests.runtime.serving_bundles import scale_model, write_scale, write_serving_bundle
 
 X = np.ones((1, 4), np.float32)
