@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +23,7 @@ from edgekit.protocol import (
     ServerMetadata,
     Tensor,
     TensorMetadata,
+    Ticket,
     oip_datatype,
 )
 from edgekit.runtime._loaded_model import LoadedModel
@@ -31,6 +34,8 @@ __all__ = ["ResultObserver", "RuntimeCore"]
 
 _log = logging.getLogger(__name__)
 _EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
+_INLINE_S = 1e-3
+_WORKERS = 64
 _IGNORED_LOAD_PARAMETERS = {"unload_dependents"}  # there are no ensembles
 
 
@@ -56,6 +61,8 @@ class RuntimeCore:
         self._repository = repository
         self._on_result = on_result
         self._name = name
+        self._inbox: deque[_Submitted] = deque()
+        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="edgekit-worker")
 
     def live(self) -> bool:
         return True
@@ -112,6 +119,25 @@ class RuntimeCore:
             except QueueClosedError:
                 continue  # replaced or unloaded between those two lines; look again
 
+    def submit(self, request: InferRequest, done: Callable[[InferResponse | Exception], None]) -> Ticket:
+        """See `SubmittingCore.submit`."""
+        submitted = _Submitted(request, done)
+        self._inbox.append(submitted)
+        return submitted
+
+    def turn(self) -> None:
+        """See `SubmittingCore.turn`."""
+        inbox = self._inbox
+        while inbox:
+            try:
+                submitted = inbox.popleft()
+            except IndexError:  # another thread's turn took it
+                return
+            if self._is_quick(submitted.request):
+                self._answer(submitted)
+            else:
+                self._workers.submit(self._answer, submitted)
+
     def repository_index(self, ready_only: bool = False) -> list[RepositoryEntry]:
         return [entry for entry in self._repository.index() if not ready_only or entry.state == "READY"]
 
@@ -145,7 +171,26 @@ class RuntimeCore:
 
     def close(self) -> None:
         """Unload all models; requests under way finish."""
+        self._workers.shutdown(wait=True)
         self._repository.close()
+
+    def _is_quick(self, request: InferRequest) -> bool:
+        """An instance is free and a run is so short that handing it to another thread costs more than it gives."""
+        try:
+            queue = self._repository.get(request.model_name, request.model_version).queue
+        except EdgeKitError:
+            return True  # a refusal is quick
+        return queue.running < queue.instances and 0 < queue.estimated_latency_s() < _INLINE_S
+
+    def _answer(self, submitted: _Submitted) -> None:
+        if submitted.cancelled:
+            return
+        answer: InferResponse | Exception
+        try:
+            answer = self.infer(submitted.request)
+        except Exception as exc:  # noqa: BLE001 - the caller tells errors of ours from bugs
+            answer = exc
+        submitted.done(answer)
 
     def _infer(self, model: LoadedModel, request: InferRequest) -> InferResponse:
         accepted_s = time.monotonic()
@@ -189,6 +234,21 @@ class RuntimeCore:
             self._on_result(model.name, model.version, model.engine, clock.queue_s, compute_s, outcome)
         except Exception:  # noqa: BLE001 - telemetry must not cost an answer
             _log.exception("the result observer failed")
+
+
+class _Submitted:
+    """A request that waits for its turn."""
+
+    __slots__ = ("cancelled", "done", "request")
+
+    def __init__(self, request: InferRequest, done: Callable[[InferResponse | Exception], None]) -> None:
+        self.request = request
+        self.done = done
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """See `Ticket.cancel`."""
+        self.cancelled = True
 
 
 class _StepClock:
