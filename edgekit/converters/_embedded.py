@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ import numpy as np
 
 from edgekit.bundle import storage_errors
 from edgekit.converters._options import BuildOptions
+from edgekit.converters._scratch import scratch_folder
 from edgekit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ def with_own_samples(path: Path, options: BuildOptions, folders: ExitStack) -> B
         return options
     from edgekit.converters.sources._onnx_file import parse_onnx
 
-    folder = folders.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-samples-"))
-    return {**options, "calibration": folder} if extract_samples(parse_onnx(path, data), Path(folder)) else options
+    folder = folders.enter_context(scratch_folder("samples"))
+    return {**options, "calibration": folder} if extract_samples(parse_onnx(path, data), folder) else options
 
 
 def _archive(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -21,7 +21,8 @@ from typing import Any
 
 from edgekit.bundle import storage_errors
 from edgekit.converters._isolation_process import Worker, available_memory
-from edgekit.converters._isolation_worker import IDLE_S, REQUEST, RESPONSE, resolve
+from edgekit.converters._isolation_worker import IDLE_S, REQUEST, RESPONSE, TEMPORARY, resolve
+from edgekit.converters._scratch import scratch_folder
 from edgekit.errors import BuildError
 
 __all__ = ["DEFAULT_TIME_S", "CancelledError", "Guard", "Limits", "ProcessEndedError", "close_workers", "default_limits"]
@@ -100,13 +101,13 @@ class Guard:
         """
         if not self.isolate:
             return resolve(function)(self.tell, *arguments)  # type: ignore[operator]
-        scratch = tempfile.TemporaryDirectory(prefix="edgekit-call-")
-        with storage_errors(scratch.name), scratch as folder, _borrowed(toolchain) as worker:
-            with open(Path(folder) / REQUEST, "wb") as file:
+        with storage_errors(tempfile.gettempdir()), scratch_folder("call") as folder, _borrowed(toolchain) as worker:
+            (folder / TEMPORARY).mkdir()
+            with open(folder / REQUEST, "wb") as file:
                 pickle.dump(list(sys.path), file, pickle.HIGHEST_PROTOCOL)
                 pickle.dump((function, arguments), file, pickle.HIGHEST_PROTOCOL)
             _Call(self, thing, worker).run(folder)
-            worked, result = pickle.loads((Path(folder) / RESPONSE).read_bytes())  # noqa: S301 - in a folder that only this user can write
+            worked, result = pickle.loads((folder / RESPONSE).read_bytes())  # noqa: S301 - in a folder that only this user can write
             worker.reusable = worker.memory_bytes() * _WORN < self.limits.memory_bytes
         if not worked:
             raise result
@@ -121,7 +122,7 @@ class _Call:
         self.doing = "starting"
         self.started_s = self.told_s = time.monotonic()
 
-    def run(self, folder: str) -> None:
+    def run(self, folder: Path) -> None:
         """Return when the response is there; the worker is gone after any error."""
         poll = select.poll()
         poll.register(self.worker.answers, select.POLLIN)

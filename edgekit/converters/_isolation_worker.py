@@ -5,6 +5,8 @@ Lines come in on one pipe and go out on another; what is called and what it give
     in    call FOLDER          request.pkl there: sys.path, then ("module:function", arguments)
     out   tell TEXT            what it does now
     out   done                 response.pkl there: (worked, result or error)
+
+``tmp`` in the folder is where temporary files go during the call.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ import threading
 import traceback
 from pathlib import Path
 
+from edgekit.converters._scratch import use
 from edgekit.errors import BuildError, EdgeKitError
 
-__all__ = ["IDLE_S", "REQUEST", "RESPONSE", "main", "resolve"]
+__all__ = ["IDLE_S", "REQUEST", "RESPONSE", "TEMPORARY", "main", "resolve"]
 
-REQUEST, RESPONSE = "request.pkl", "response.pkl"
+REQUEST, RESPONSE, TEMPORARY = "request.pkl", "response.pkl", "tmp"
 IDLE_S = 300.0
 """An idle worker ends: TensorFlow alone holds some 600 MB, and a build long after the last one can pay for a new start."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -78,6 +81,7 @@ def _serve(folder: Path, answers: int) -> None:
     def tell(text: str) -> None:
         os.write(answers, b"tell " + " ".join(text.split()).encode() + b"\n")
 
+    use(folder / TEMPORARY)  # what toolchains leave there goes with the call
     try:
         with open(folder / REQUEST, "rb") as file:
             sys.path[:] = pickle.load(file)  # noqa: S301 - in a folder that only this user can write

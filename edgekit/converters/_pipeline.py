@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from edgekit.converters._options import BuildOptions
 from edgekit.converters._precision_choice import deliver_best
 from edgekit.converters._record import manifest_of, report_of
 from edgekit.converters._reproducer import Reproduction, leave_reproducer
+from edgekit.converters._scratch import scratch_folder
 from edgekit.converters._shared_model import SharedModel
 from edgekit.converters._targets import Target
 from edgekit.errors import BuildError
@@ -39,8 +39,8 @@ def build_bundle(model: SharedModel, target: Target, guard: Guard, rebuild: Call
     refuse_large(normalised, target.emitter.engine, target.precision)
     options, source = model.options, model.source()
     name = options.get("name") or model.path.stem
-    with tempfile.TemporaryDirectory(prefix="edgekit-build-") as folder:
-        job = EmitJob(name, normalised, target.profile, target.profile.engine, target.precision, Path(folder), samples.samples)
+    with scratch_folder("build") as folder:
+        job = EmitJob(name, normalised, target.profile, target.profile.engine, target.precision, folder, samples.samples)
         try:
             delivery = deliver_best(model, target, job, guard)
         except BuildError as exc:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from edgekit.converters._emitter import EmitJob
 from edgekit.converters._isolation import CancelledError, ProcessEndedError
 from edgekit.converters._options import OF_THE_SOURCE, WITHOUT_EFFECT, BuildOptions, Progress
 from edgekit.converters._reduction import Cut, cut, reduce_model
+from edgekit.converters._scratch import scratch_folder
 from edgekit.errors import BuildError, EdgeKitError, VerificationError
 from edgekit.runtime.engines import one_line
 
@@ -89,11 +89,11 @@ def _left(error: BuildError, job: EmitJob, suspect: int, how: Reproduction) -> s
     how.progress("looking for the smallest part of the model that fails")
     clock = _Clock(error, how)
     samples = [sample.inputs for sample in job.samples]
-    with tempfile.TemporaryDirectory(prefix="edgekit-reproducer-") as folder:
+    with scratch_folder("reproducer") as folder:
 
         def fails(part: Cut) -> bool:
             how.progress(f"trying {len(part.nodes)} of {len(model.graph.node)} nodes")
-            return clock.timed(lambda: _fails_alike(error, part, Path(folder), how))
+            return clock.timed(lambda: _fails_alike(error, part, folder, how))
 
         found = reduce_model(model, samples, suspect, fails, clock.in_time)
     tried = found is not None
