@@ -1,5 +1,6 @@
 """Open Inference Protocol v2: types, codecs, clients and servers. Importing it brings no transport; those load in the calls that need them."""
 
+from edgekit.protocol._access import Access
 from edgekit.protocol._client import InferenceClient, InFlight, connect
 from edgekit.protocol._deadline import DEADLINE_HEADER, absolute_deadline
 from edgekit.protocol._server import Server, serve
@@ -25,6 +26,7 @@ from edgekit.protocol._types import (
 __all__ = [
     "DEADLINE_HEADER",
     "OIP_DTYPES",
+    "Access",
     "InFlight",
     "InferRequest",
     "InferResponse",

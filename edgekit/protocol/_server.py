@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
+from edgekit.errors import UsageError
+from edgekit.protocol._access import Access
+from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._tensors import Limits
 from edgekit.protocol._types import InferenceCore
 
@@ -28,7 +31,8 @@ class Server:
     """Listening transports and what to close after them. A context manager: leaving it stops the server.
 
     Attributes:
-        http_port, grpc_port: the ports that are listened on (``0`` in the request chose one); ``None`` when that transport is off.
+        http_port, grpc_port: the ports that are listened on (``0`` in the request chose one); ``None`` when that transport is off, 0 on a
+            unix socket.
     """
 
     def __init__(self, http: Transport | None, grpc: Transport | None, on_stop: Sequence[Callable[[], object]] = ()) -> None:
@@ -70,6 +74,7 @@ def serve(
     grpc: tuple[str, int] | None = ("127.0.0.1", 8001),
     *,
     limits: Limits | None = None,
+    access: Access | None = None,
     max_in_flight: int = 64,
     on_stop: Sequence[Callable[[], object]] = (),
 ) -> Server:
@@ -77,17 +82,22 @@ def serve(
 
     Args:
         core: what answers. It is not closed by the server, unless ``on_stop`` says so.
-        http: address of the HTTP transport, port 0 for any; ``None`` for none.
+        http: address of the HTTP transport, port 0 for any; ``None`` for none. The host ``unix:/path`` is a unix socket (its port is 0).
         grpc: the same for gRPC.
         limits: what one message may hold.
-        max_in_flight: most requests a transport works on at once; more are refused with `OverloadedError`.
+        access: TLS and bearer token, for both transports; neither when not given.
+        max_in_flight: most requests a transport works on at once when each takes a thread (a core without ``submit``); more are refused with
+            `OverloadedError`. A `SubmittingCore` bounds its queue itself.
         on_stop: called in order after the transports have stopped.
 
     Raises:
         BindError: an address that cannot be listened on.
-        EnvironmentMissingError: aiohttp or grpcio is not installed.
+        EnvironmentMissingError: what a transport needs is not installed.
+        StorageError: a certificate or key that cannot be read.
     """
     limits = limits or Limits()
+    access = access or Access()
+    extensions = Extensions(limits)
     started: list[Transport] = []
     http_transport: Transport | None = None
     grpc_transport: Transport | None = None
@@ -100,10 +110,12 @@ def serve(
         if grpc is not None:
             from edgekit.protocol._grpc_server import GrpcTransport
 
+            if access != Access():  # the gRPC transport takes ``access`` and ``extensions`` next
+                raise UsageError("gRPC", "no TLS and no bearer token yet", "the HTTP transport alone", "turn gRPC off")
             grpc_transport = GrpcTransport(core, grpc[0], grpc[1], limits, max_in_flight)
             started.append(grpc_transport)
     except BaseException:
         for transport in started:
             transport.stop(time.monotonic())
         raise
-    return Server(http_transport, grpc_transport, on_stop)
+    return Server(http_transport, grpc_transport, [*on_stop, extensions.close])

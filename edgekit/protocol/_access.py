@@ -1,0 +1,87 @@
+"""Who may talk to a server: TLS and a bearer token, the same for HTTP and gRPC."""
+
+from __future__ import annotations
+
+import hmac
+import ssl
+from collections.abc import Sequence
+
+import msgspec
+
+from edgekit.errors import StorageError, UsageError
+
+__all__ = ["Access"]
+
+_BEARER = "bearer "
+
+
+class Access(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a transport asks of its clients; the default asks nothing.
+
+    Health endpoints answer without the token: they tell probes yes or no, and nothing else.
+
+    Attributes:
+        certificate: PEM file, the server's certificate and its chain; TLS is off without it.
+        key: PEM file of its private key; the certificate's file when empty.
+        client_ca: PEM file; clients must show a certificate that one of these has signed (mutual TLS).
+        token: every request must carry ``Authorization: Bearer <token>``; off when empty.
+
+    Raises:
+        UsageError: parts that do not go together, or a token that no header can carry.
+    """
+
+    certificate: str = ""
+    key: str = ""
+    client_ca: str = ""
+    token: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.key or self.client_ca) and not self.certificate:
+            raise UsageError("TLS", "a key or a client CA without a certificate", "the server's certificate", "give the certificate too")
+        if any(not "!" <= char <= "~" for char in self.token):
+            raise UsageError("token", "spaces, control characters or characters beyond ASCII", "printable ASCII without spaces")
+
+    @property
+    def tls(self) -> bool:
+        """TLS is on."""
+        return bool(self.certificate)
+
+    def tls_context(self, alpn: Sequence[str]) -> ssl.SSLContext | None:
+        """The server's TLS context with these application protocols (``http/1.1``, ``h2``); ``None`` when TLS is off.
+
+        Raises:
+            StorageError: a file that cannot be read or is not what it should be.
+        """
+        if not self.certificate:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(list(alpn))
+        try:
+            context.load_cert_chain(self.certificate, self.key or None, password=_no_password)
+        except (OSError, ValueError) as exc:
+            raise _unreadable(f"certificate {self.certificate}", exc, "a PEM certificate and its unencrypted private key") from exc
+        if self.client_ca:
+            try:
+                context.load_verify_locations(self.client_ca)
+            except (OSError, ValueError) as exc:
+                raise _unreadable(f"client CA {self.client_ca}", exc, "PEM certificates") from exc
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def allows(self, authorization: str | None) -> bool:
+        """Whether the value of the ``Authorization`` header carries the token. Takes the same time for every wrong one."""
+        if not self.token:
+            return True
+        text = authorization or ""
+        given = text[len(_BEARER) :].strip() if text[: len(_BEARER)].lower() == _BEARER else ""
+        return hmac.compare_digest(given.encode(errors="replace"), self.token.encode())
+
+
+def _no_password() -> str:
+    """Instead of OpenSSL's prompt on the terminal."""
+    raise ValueError("the private key is encrypted")
+
+
+def _unreadable(thing: str, exc: BaseException, expected: str) -> StorageError:
+    return StorageError(thing, getattr(exc, "strerror", None) or str(exc) or type(exc).__name__, expected)
