@@ -25,7 +25,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Self
 
@@ -113,6 +112,8 @@ class UnknownNameError(UsageError):
     """A name that is not among the known ones; the message offers the nearest."""
 
     def __init__(self, thing: str, name: str, known: Iterable[str], next_step: str = "") -> None:
+        import difflib  # costs a device's start milliseconds that only a wrong name needs
+
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
         expected = f"one of {', '.join(near)}" if near else f"one of {', '.join(names[:12])}"

@@ -4,6 +4,8 @@ Layout: ``bundle.json`` (the manifest), artifact files, ``golden.npz`` (sample i
 outputs), ``report.json`` (how the artifact was made), ``bundle.sha256`` (the manifest's digest, as ``sha256sum -c`` reads it). The bundle's
 digest is the SHA-256 of ``bundle.json``, which holds the digest of every other file. An archive's zip comment is the SHA-256 of all
 bytes before it, so that no byte of it can change unseen either.
+
+What only writing or unpacking needs is imported there: a device that starts a model waits for none of it.
 """
 
 from __future__ import annotations
@@ -12,10 +14,6 @@ import errno
 import hashlib
 import io
 import os
-import shutil
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -40,6 +38,8 @@ SEAL = "bundle.sha256"
 # Made at import: msgspec resolves a type at its first use, and two threads that do so at once can crash the process.
 _MANIFEST_DECODER = msgspec.json.Decoder(Manifest)
 _COMMENT_BYTES = 64  # a SHA-256 in hex
+# What a run of the model does not read: `Bundle.open` may leave these to whoever asks for them.
+_NOT_RUN = (GOLDEN, REPORT)
 # A zip entry needs a date; the format's epoch keeps equal bundles equal byte for byte.
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -61,7 +61,7 @@ def _encode_manifest(manifest: Manifest) -> bytes:
 
 
 class Bundle:
-    """A bundle on disk whose digests were checked.
+    """A bundle on disk whose digests were checked, before anything of a file was used.
 
     Attributes:
         path: what was opened (directory or ``.edgekit`` file).
@@ -75,10 +75,15 @@ class Bundle:
         self.directory = directory
         self.manifest = manifest
         self.digest = digest
+        self._unchecked: frozenset[str] = frozenset()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, to_run: bool = False) -> Bundle:
         """Open a bundle directory or archive and check every file against its digest.
+
+        Args:
+            path: a directory or an ``.edgekit`` file.
+            to_run: leave the samples and the report to the call that reads them; they may be many times the model's size.
 
         Raises:
             BundleError: there is no bundle at ``path`` or its manifest cannot be read.
@@ -96,7 +101,11 @@ class Bundle:
             digest = hashlib.sha256(raw).hexdigest()
             _check_seal(source, directory, digest)
             bundle = cls(source, directory, _decode_manifest(source, raw), digest)
-            bundle._check_files()
+            late = frozenset(_NOT_RUN).intersection(bundle.manifest.files) if to_run else frozenset()
+            for name in bundle.manifest.files:
+                if name not in late:
+                    bundle._check_file(name)
+            bundle._unchecked = late
         return bundle
 
     @property
@@ -109,7 +118,8 @@ class Bundle:
         return (self.directory / artifact.path).resolve()
 
     def golden(self) -> list[GoldenSample]:
-        """The golden samples, in the order they were written."""
+        """The golden samples, in the order they were written. Raises `IntegrityError` when their check was left to this call and fails."""
+        self._check_late(GOLDEN)
         with np.load(self.directory / GOLDEN, allow_pickle=False) as archive:
             samples: dict[int, GoldenSample] = {}
             for key in archive.files:
@@ -125,22 +135,29 @@ class Bundle:
         return tuple((self.directory / LABELS).read_text(encoding="utf-8").splitlines())
 
     def report(self) -> dict[str, Any]:
-        """``report.json``: passes, precision, verification details."""
+        """``report.json``: passes, precision, verification details. Raises `IntegrityError` as `golden` does."""
+        self._check_late(REPORT)
         report: dict[str, Any] = msgspec.json.decode((self.directory / REPORT).read_bytes())
         return report
 
-    def _check_files(self) -> None:
-        for name, entry in self.manifest.files.items():
-            path = self.directory / _safe(self.path, name)
-            if not path.is_file():
-                raise IntegrityError(f"{self.path} ({name})", "the file is missing", "", "build or copy the bundle again")
-            if path.stat().st_size != entry.bytes or _sha256(path) != entry.sha256:
-                raise IntegrityError(
-                    f"{self.path} ({name})",
-                    "its content is not what was built",
-                    f"SHA-256 {entry.sha256[:16]}… of {entry.bytes} bytes",
-                    "build or copy the bundle again",
-                )
+    def _check_late(self, name: str) -> None:
+        if name in self._unchecked:
+            with storage_errors(self.path):
+                self._check_file(name)
+            self._unchecked -= {name}
+
+    def _check_file(self, name: str) -> None:
+        entry = self.manifest.files[name]
+        path = self.directory / _safe(self.path, name)
+        if not path.is_file():
+            raise IntegrityError(f"{self.path} ({name})", "the file is missing", "", "build or copy the bundle again")
+        if path.stat().st_size != entry.bytes or _sha256(path) != entry.sha256:
+            raise IntegrityError(
+                f"{self.path} ({name})",
+                "its content is not what was built",
+                f"SHA-256 {entry.sha256[:16]}… of {entry.bytes} bytes",
+                "build or copy the bundle again",
+            )
 
 
 def _safe(source: Path, name: str) -> str:
@@ -187,6 +204,9 @@ def _unpack(source: Path) -> Path:
     target = cache_directory() / "bundles" / _sha256(source)[:32]
     if target.is_dir():
         return target
+    import zipfile
+    import zlib
+
     _check_archive(source)
     try:
         with zipfile.ZipFile(source) as archive, atomic_directory(target) as staging:
@@ -222,6 +242,8 @@ def encode_golden(samples: Sequence[GoldenSample]) -> bytes:
     for index, sample in enumerate(samples):
         arrays |= {f"in.{index}.{name}": array for name, array in sample.inputs.items()}
         arrays |= {f"out.{index}.{name}": array for name, array in sample.outputs.items()}
+    import zipfile
+
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
@@ -251,6 +273,8 @@ def write_bundle(
         UsageError: ``destination`` exists and is not a bundle.
         StorageError: it cannot be written.
     """
+    import shutil
+
     target = Path(destination)
     _check_destination(target)
     with storage_errors(target):
@@ -295,6 +319,8 @@ def check_destination(destination: str | os.PathLike[str]) -> None:
         UsageError: it exists and is not a bundle.
         StorageError: its folder, or the nearest that exists above it, cannot be written.
     """
+    import tempfile
+
     target = Path(destination)
     _check_destination(target)
     with storage_errors(target):
@@ -325,6 +351,8 @@ def _entry(content: bytes | Path) -> FileEntry:
 
 
 def _write_archive(target: Path, files: Mapping[str, bytes | Path]) -> None:
+    import zipfile
+
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgekit.errors import EdgeKitError, StorageError
 
-__all__ = ["atomic_directory", "storage_errors", "write_file"]
+__all__ = ["atomic_directory", "fsync_tree", "storage_errors", "write_file"]
 
 _REASONS = {
     errno.ENOSPC: ("no space left on the disk", "free some space and run the command again"),
@@ -46,7 +44,8 @@ def _fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _fsync_tree(root: Path) -> None:
+def fsync_tree(root: Path) -> None:
+    """Bring all files and folders below ``root`` to the disk."""
     for folder, _, names in os.walk(root):
         for name in names:
             with open(Path(folder) / name, "rb") as handle:
@@ -60,6 +59,8 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the folder is missing, unwritable or full.
     """
+    import tempfile
+
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -85,12 +86,15 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the parent is missing, unwritable or full.
     """
+    import shutil
+    import tempfile
+
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield staging
-            _fsync_tree(staging)
+            fsync_tree(staging)
             staging.chmod(0o755)
             retired = staging.with_name(staging.name + ".old")
             if path.exists():

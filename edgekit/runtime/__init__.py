@@ -1,16 +1,25 @@
-"""Bundles at work: engines, sessions and the proof that they answer right here."""
+"""Bundles at work: engines, sessions and the proof that they answer right here.
 
-from edgekit.runtime._bench import BenchResult, Timing, bench
-from edgekit.runtime._core import ResultObserver, RuntimeCore
-from edgekit.runtime._finalize import finalize
-from edgekit.runtime._load import load
-from edgekit.runtime._loaded_model import LoadedModel
-from edgekit.runtime._receipts import Receipt, list_receipts, receipts_directory, write_receipt
-from edgekit.runtime._repository import ModelRepository
-from edgekit.runtime._serve import RuntimeMetrics, serve_bundles
-from edgekit.runtime._session import Session
-from edgekit.runtime._verify import VerifyResult, verify_bundle
-from edgekit.runtime.engines import Engine, EngineOptions
+The names below are loaded when they are first used, as those of `edgekit` are: who only loads a bundle and runs it waits for no server, meter or probe.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgekit.runtime._bench import BenchResult, Timing, bench
+    from edgekit.runtime._core import ResultObserver, RuntimeCore
+    from edgekit.runtime._finalize import finalize
+    from edgekit.runtime._load import load
+    from edgekit.runtime._loaded_model import LoadedModel
+    from edgekit.runtime._receipts import Receipt, list_receipts, receipts_directory, write_receipt
+    from edgekit.runtime._repository import ModelRepository
+    from edgekit.runtime._serve import RuntimeMetrics, serve_bundles
+    from edgekit.runtime._session import Session
+    from edgekit.runtime._verify import VerifyResult, verify_bundle
+    from edgekit.runtime.engines import Engine, EngineOptions
 
 __all__ = [
     "BenchResult",
@@ -34,3 +43,31 @@ __all__ = [
     "verify_bundle",
     "write_receipt",
 ]
+
+# module -> the public names that it defines
+_HOMES = {
+    "_bench": ("BenchResult", "Timing", "bench"),
+    "_core": ("ResultObserver", "RuntimeCore"),
+    "_finalize": ("finalize",),
+    "_load": ("load",),
+    "_loaded_model": ("LoadedModel",),
+    "_receipts": ("Receipt", "list_receipts", "receipts_directory", "write_receipt"),
+    "_repository": ("ModelRepository",),
+    "_serve": ("RuntimeMetrics", "serve_bundles"),
+    "_session": ("Session",),
+    "_verify": ("VerifyResult", "verify_bundle"),
+    "engines": ("Engine", "EngineOptions"),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -29,5 +29,5 @@ def load(bundle: str | os.PathLike[str] | Bundle, **options: str | int) -> Sessi
     for name in options:
         if name not in EngineOptions.__struct_fields__:
             raise UnknownNameError("option", name, EngineOptions.__struct_fields__)
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, to_run=True)
     return Session(opened, EngineOptions(**options))  # type: ignore[arg-type]  # names were checked, types are the caller's

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from types import TracebackType
@@ -75,6 +74,8 @@ class Session:
 
     async def arun(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`run` in a worker thread, so that the event loop goes on."""
+        import asyncio  # who waits here has it already; who never does is spared a third of the import time
+
         return await asyncio.to_thread(self.run, inputs)
 
     def describe(self) -> dict[str, str]:

@@ -275,3 +275,23 @@ def test_an_unpacked_archive_that_rots_in_the_cache_is_found(tmp_path: Path, art
     assert isinstance(refused(bundle.path), IntegrityError)
     shutil.rmtree(bundle.directory)
     assert Bundle.open(bundle.path).digest == bundle.digest
+
+
+@pytest.mark.parametrize(("name", "read"), [("golden.npz", Bundle.golden), ("report.json", Bundle.report)])
+def test_what_a_run_does_not_read_is_checked_once_it_is_read(tmp_path: Path, artifacts: Path, name: str, read: object) -> None:
+    assert callable(read)
+    path = write(tmp_path / "tiny", artifacts).path
+    assert read(Bundle.open(path, to_run=True))
+    flip(path / name, 4, 0)
+    assert isinstance(refused(path), IntegrityError)
+    opened = Bundle.open(path, to_run=True)
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=name):
+            read(opened)
+
+
+def test_the_artifact_is_checked_before_it_may_run(tmp_path: Path, artifacts: Path) -> None:
+    path = write(tmp_path / "tiny", artifacts).path
+    flip(path / "model.onnx", 3, 0)
+    with pytest.raises(IntegrityError, match=r"model\.onnx"):
+        Bundle.open(path, to_run=True)
