@@ -121,10 +121,30 @@ def test_a_near_tie_does_not_count_as_a_flip_and_a_real_one_does() -> None:
 
 
 def test_a_sample_that_is_all_but_silent_takes_no_part_in_the_cosine() -> None:
-    loud, quiet = np.array([1.0, 0.5], np.float32), np.array([1e-7, 0.0], np.float32)
+    loud, quiet = np.array([1.0, 0.5], np.float32), np.array([1e-5, 0.0], np.float32)
     answers = [{"y": loud}, {"y": quiet[::-1].copy()}]
     assert compare_outputs([{"y": loud}, {"y": quiet}], answers, signature(loud))["y"].cosine == 1.0
     assert compare_outputs([{"y": quiet}], answers[1:], signature(quiet))["y"].cosine == 0.0
+
+
+def test_probabilities_are_no_finer_than_float32_makes_them() -> None:
+    """ONNX Runtime's own Sigmoid against the exact one: a detector that sees nothing answers what is mostly its rounding."""
+    logits = np.linspace(-24, -8, 4001).astype(np.float32)
+    exact = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+    coarse = (np.float32(1) - np.float32(1) / (np.float32(1) + np.exp(logits))).astype(np.float32)  # as coarse as that, by cancellation
+    silent = slice(0, 2000)  # below -16
+    found = compared(coarse[silent], exact[silent])
+    assert 0 < found.max_abs < 2**-22
+    assert (found.max_rel, found.cosine) == (0.0, 1.0)
+    assert check_metrics({"y": compared(coarse, exact)}, thresholds_for("fp32")) == []
+
+
+def test_what_is_beyond_that_is_found_in_small_probabilities_and_in_all_other_numbers() -> None:
+    small = np.linspace(1e-6, 4e-5, 50, dtype=np.float32)
+    assert compared(small, np.zeros_like(small)).cosine == 0.0
+    assert compared(small, small * np.float32(1.5)).max_rel == pytest.approx(0.02, rel=1e-3), "half of 4e-5, of 1e-3"
+    signed = np.concatenate([[np.float32(-1e-9)], small / 1000])
+    assert compared(signed, signed * np.float32(1.02)).max_rel == pytest.approx(0.02, rel=1e-3)
 
 
 BROKEN = {
