@@ -2,7 +2,7 @@
 
 A body is JSON; with the binary extension the JSON is followed by the raw bytes of the tensors that carry ``binary_data_size``, in order, and the HTTP
 header ``Inference-Header-Content-Length`` says how long the JSON is. A client asks for binary outputs with the request parameter
-``binary_data_output`` or per output with ``binary_data``.
+``binary_data_output`` or per output with ``binary_data``. Tensors in shared memory are in neither part; the parameters say where they are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 from edgekit.errors import RequestError
+from edgekit.protocol._classification import classify_response
+from edgekit.protocol._shared_memory import SharedMemoryRegions, is_shared
 from edgekit.protocol._tensors import (
     Limits,
     array_from_json,
@@ -80,27 +82,33 @@ _RESPONSE = msgspec.json.Decoder(_WireResponse)
 
 
 def decode_request(
-    body: bytes, header_length: str | None, model_name: str, model_version: str = "", limits: Limits | None = None
+    body: bytes | bytearray | memoryview,
+    header_length: str | None,
+    model_name: str,
+    model_version: str = "",
+    limits: Limits | None = None,
+    regions: SharedMemoryRegions | None = None,
 ) -> InferRequest:
     """An inference request from an HTTP body; ``header_length`` is the value of `HEADER_LENGTH`, if it was sent.
 
-    Tensors share memory with ``body``. ``deadline_s`` is left for the transport to set.
+    Tensors share memory with ``body``; those in shared memory are copied from ``regions``. ``deadline_s`` is left for the transport to set.
 
     Raises:
-        RequestError: anything that is not a well-formed request, naming the tensor.
+        RequestError: anything that is not a well-formed request, naming the tensor; shared memory when there are no ``regions``.
     """
     limits = limits or Limits()
     head, tail = _split("request", body, header_length, limits)
     wire: _WireRequest = _parse("request", _REQUEST, head)
     check_count("outputs", len(wire.outputs), limits)
     check_unique("output", (output.name for output in wire.outputs))
-    for output in wire.outputs:
-        refuse_unsupported(tensor_thing("output", output.name), output.parameters)
+    if regions is None:
+        for output in wire.outputs:
+            refuse_unsupported(tensor_thing("output", output.name), output.parameters)
     return InferRequest(
         model_name=model_name,
         model_version=model_version,
         id=wire.id,
-        inputs=_tensors("input", wire.inputs, tail, limits),
+        inputs=_tensors("input", wire.inputs, tail, limits, regions),
         outputs=[RequestedOutput(output.name, output.parameters) for output in wire.outputs],
         parameters=wire.parameters,
     )
@@ -136,23 +144,29 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> HttpMessage
     return _message(document, "inputs", request.inputs, [binary] * len(request.inputs))
 
 
-def encode_response(response: InferResponse, request: InferRequest) -> HttpMessage:
-    """The HTTP body of an answer, each output in the form that ``request`` asked for.
+def encode_response(response: InferResponse, request: InferRequest, regions: SharedMemoryRegions | None = None) -> HttpMessage:
+    """The HTTP body of an answer, each output in the form that ``request`` asked for: classes, shared memory, binary or JSON.
 
     Raises:
-        RequestError: an output that was asked for as JSON and holds what JSON cannot carry.
+        RequestError: an output that was asked for as JSON and holds what JSON cannot carry, that has no classes, or that does not fit into its
+            shared memory.
     """
+    response = classify_response(response, request)
     document: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     if response.id:
         document["id"] = response.id
     if response.parameters:
         document["parameters"] = response.parameters
     default = bool(request.parameters.get("binary_data_output", False))
-    asked = {output.name: bool(output.parameters.get("binary_data", default)) for output in request.outputs}
-    return _message(document, "outputs", response.outputs, [asked.get(tensor.name, default) for tensor in response.outputs])
+    asked: dict[str, bool | Parameters] = {}
+    for output in request.outputs:
+        shared = regions is not None and is_shared(output.parameters)
+        asked[output.name] = output.parameters if shared else bool(output.parameters.get("binary_data", default))
+    forms = [asked.get(tensor.name, default) for tensor in response.outputs]
+    return _message(document, "outputs", response.outputs, forms, regions)
 
 
-def _split(what: str, body: bytes | bytearray, header_length: str | None, limits: Limits) -> tuple[memoryview, memoryview]:
+def _split(what: str, body: bytes | bytearray | memoryview, header_length: str | None, limits: Limits) -> tuple[memoryview, memoryview]:
     """The JSON part and the binary part of a body."""
     if len(body) > limits.body_bytes:
         raise RequestError(f"{what} body", f"{len(body)} bytes", f"at most {limits.body_bytes}")
@@ -175,7 +189,9 @@ def _parse(what: str, decoder: Any, head: memoryview) -> Any:
         raise RequestError(f"{what} body", found, "JSON as the Open Inference Protocol v2 has it") from exc
 
 
-def _tensors(side: str, wires: Sequence[_WireTensor], tail: memoryview, limits: Limits) -> list[Tensor]:
+def _tensors(
+    side: str, wires: Sequence[_WireTensor], tail: memoryview, limits: Limits, regions: SharedMemoryRegions | None = None
+) -> list[Tensor]:
     """Tensors of one message, the binary ones cut from ``tail``, which must be used up."""
     check_count(f"{side}s", len(wires), limits)
     check_unique(side, (wire.name for wire in wires))
@@ -183,8 +199,10 @@ def _tensors(side: str, wires: Sequence[_WireTensor], tail: memoryview, limits: 
     offset = 0
     for wire in wires:
         thing = tensor_thing(side, wire.name)
-        refuse_unsupported(thing, wire.parameters)
         data = bytes(wire.data)
+        if is_shared(wire.parameters):
+            tensors.append(_shared(thing, wire, data, regions))
+            continue
         if _SIZE not in wire.parameters:
             if not data:
                 raise RequestError(thing, "no data", f"a list in 'data', or raw bytes after the JSON and their number in {_SIZE!r}")
@@ -201,6 +219,16 @@ def _tensors(side: str, wires: Sequence[_WireTensor], tail: memoryview, limits: 
     return tensors
 
 
+def _shared(thing: str, wire: _WireTensor, data: bytes, regions: SharedMemoryRegions | None) -> Tensor:
+    """An input that lives in shared memory."""
+    if regions is None:
+        refuse_unsupported(thing, wire.parameters)
+    if data or _SIZE in wire.parameters:
+        raise RequestError(thing, "data beside a shared memory region", "one of them")
+    assert regions is not None
+    return Tensor(wire.name, regions.read(thing, wire.parameters, wire.datatype, wire.shape), wire.parameters)
+
+
 def _binary_size(thing: str, parameters: Mapping[str, Any], left: int) -> int:
     size = parameters[_SIZE]
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
@@ -210,13 +238,22 @@ def _binary_size(thing: str, parameters: Mapping[str, Any], left: int) -> int:
     return size
 
 
-def _message(document: dict[str, Any], key: str, tensors: Sequence[Tensor], binary: Sequence[bool]) -> HttpMessage:
-    """Encode ``tensors`` into ``document[key]``, the binary ones behind it."""
+def _message(
+    document: dict[str, Any],
+    key: str,
+    tensors: Sequence[Tensor],
+    forms: Sequence[bool | Parameters],
+    regions: SharedMemoryRegions | None = None,
+) -> HttpMessage:
+    """Encode ``tensors`` into ``document[key]``: in the form ``True`` behind the JSON, ``False`` in it, parameters in their shared memory."""
     raws: list[bytes | memoryview] = []
     entries: list[dict[str, Any]] = []
-    for tensor, raw_wanted in zip(tensors, binary, strict=True):
+    for tensor, form in zip(tensors, forms, strict=True):
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.data.shape}
-        if raw_wanted:
+        if not isinstance(form, bool):
+            assert regions is not None
+            entry["parameters"] = regions.write(tensor_thing(key[:-1], tensor.name), form, tensor)
+        elif form:
             raw = raw_from_array(tensor.data)
             entry["parameters"] = {**tensor.parameters, _SIZE: len(raw)}
             raws.append(raw)

@@ -6,13 +6,14 @@ Reference: https://github.com/open-inference/open-inference-protocol (v2 HTTP an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
-from edgekit.errors import RequestError
+from edgekit.errors import EnvironmentMissingError, RequestError
 
 __all__ = [
     "OIP_DTYPES",
@@ -34,7 +35,7 @@ __all__ = [
 
 Parameters = dict[str, bool | int | float | str]
 
-# Protocol datatype -> NumPy dtype name, in the protocol's own order. BYTES is NumPy object/bytes; BF16 travels raw as uint16 pairs.
+# Protocol datatype -> NumPy dtype name, in the protocol's own order. BYTES is NumPy object/bytes. BF16 is not NumPy's own: see `numpy_dtype`.
 OIP_DTYPES = {
     "BOOL": "bool",
     "UINT8": "uint8",
@@ -54,10 +55,17 @@ _FROM_NUMPY = {dtype: name for name, dtype in OIP_DTYPES.items()}
 
 
 def numpy_dtype(datatype: str, thing: str) -> np.dtype:
-    """NumPy dtype of a protocol datatype (``FP32``); ``thing`` names the tensor in the error."""
+    """NumPy dtype of a protocol datatype (``FP32``); ``thing`` names the tensor in the error.
+
+    Raises:
+        RequestError: no such datatype.
+        EnvironmentMissingError: BF16 without the package ml_dtypes, which has that type for NumPy.
+    """
     name = OIP_DTYPES.get(datatype)
     if name is None:
-        raise RequestError(thing, f"datatype {datatype!r}", f"one of {', '.join(OIP_DTYPES)}")
+        if datatype == "BF16":
+            return _bfloat16()
+        raise RequestError(thing, f"datatype {datatype!r}", f"one of {', '.join(OIP_DTYPES)}, BF16")
     return np.dtype(object) if name == "string" else np.dtype(name)
 
 
@@ -69,10 +77,22 @@ def oip_datatype(dtype: str) -> str:
     """
     if dtype == "object" or dtype.startswith(("str", "bytes")):
         return "BYTES"
+    if dtype == "bfloat16":
+        return "BF16"
     name = _FROM_NUMPY.get(dtype)
     if name is None:
-        raise RequestError("tensor", f"dtype {dtype}", f"one of {', '.join(_FROM_NUMPY)}")
+        raise RequestError("tensor", f"dtype {dtype}", f"one of {', '.join(_FROM_NUMPY)}, bfloat16")
     return name
+
+
+@functools.cache
+def _bfloat16() -> np.dtype:
+    try:
+        import ml_dtypes
+    except ImportError as exc:
+        raise EnvironmentMissingError.for_extra("tensors of BF16", "ml_dtypes", "bf16") from exc
+    dtype: np.dtype = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 class Tensor(msgspec.Struct):

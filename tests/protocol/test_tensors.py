@@ -66,6 +66,21 @@ def test_raw_encode_shares_memory_when_contiguous():
     assert bytes(raw_from_array(array.astype(">f4"))) == array.tobytes()
 
 
+def test_bfloat16_raw_and_json():
+    raw = b"\x80\x3f\x00\x40\x80\x7f"  # 1, 2, infinity: the upper halves of float32
+    array = array_from_raw("x", "BF16", [3], raw, LIMITS)
+    assert array.dtype.name == "bfloat16"
+    assert array.astype(np.float32).tolist() == [1, 2, np.inf]
+    assert bytes(raw_from_array(array)) == raw
+    assert json_from_array("x", array[:2]) == [1, 2]
+    with pytest.raises(RequestError, match="NaN or infinity"):
+        json_from_array("x", array)
+    read = array_from_json("x", "BF16", [2, 1], b"[[1.0], [0.1]]", LIMITS)
+    assert (read.dtype.name, read.astype(np.float32).ravel().tolist()) == ("bfloat16", [1, 0.10009765625])
+    with pytest.raises(RequestError, match="out of range"):
+        array_from_json("x", "BF16", [1], b"[1e39]", LIMITS)
+
+
 def test_bytes_have_a_four_byte_little_endian_length():
     array = np.array([b"ab", b"", "é"], dtype=object)
     assert bytes(raw_from_array(array)) == b"\x02\0\0\0ab\0\0\0\0\x02\0\0\0\xc3\xa9"
@@ -73,7 +88,7 @@ def test_bytes_have_a_four_byte_little_endian_length():
 
 BAD_RAW = [
     ("FP33", [1], b"\0" * 4, "datatype 'FP33'; expected one of BOOL"),
-    ("BF16", [1], b"\0" * 2, "datatype 'BF16'"),
+    ("BF16", [1], b"\0" * 3, "3 bytes of data; expected 2 for BF16[1]"),
     ("FP32", [2, 2], b"\0" * 15, "15 bytes of data; expected 16 for FP32[2,2]"),
     ("FP32", [0], b"\0", "1 bytes of data; expected 0 for FP32[0]"),
     ("FP32", [-1], b"", "dimension -1 in shape [-1]"),
