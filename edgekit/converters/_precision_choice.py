@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from edgekit.converters._delivery import Delivery, deliver
 from edgekit.converters._emitter import EmitJob
 from edgekit.converters._isolation import Guard
+from edgekit.converters._quantising import compressed, quantised
 from edgekit.converters._shared_model import SharedModel
 from edgekit.converters._targets import Target
 from edgekit.converters.quantization import (
     COMPRESSING_ENGINES,
     DEFAULT_AGREEMENT,
     Quantization,
-    compress,
     parse_compression,
-    quantise,
     scheme_for,
 )
 from edgekit.errors import ModelError, UnsupportedOperatorsError, UsageError, VerificationError
@@ -87,18 +87,17 @@ def _changed(model: SharedModel, job: EmitJob, guard: Guard) -> Quantization | N
         )
     if job.precision == "int8":
         raise UsageError(thing, "with --precision int8", "fp16 or fp32", "choose one of the two: int8 weights are compressed already")
-    guard.tell(f"compressing weights for {job.claim.name}")
-    return compress(job.source, model.calibrated(job.source), wanted, model.options.get("min_agreement") or DEFAULT_AGREEMENT)
+    return _called(guard, job, compressed, model.calibrated(job.source), wanted, model.options.get("min_agreement") or DEFAULT_AGREEMENT)
 
 
 def _quantised(model: SharedModel, job: EmitJob, guard: Guard) -> Quantization:
     options = model.options
-    calibrated = model.calibrated(job.source)
-    return quantise(
-        job.source,
-        calibrated,
-        scheme_for(job.claim.name, job.profile),
-        method=options.get("calibration_method") or "auto",
-        min_agreement=options.get("min_agreement") or DEFAULT_AGREEMENT,
-        progress=guard.tell,
-    )
+    method, agreement = options.get("calibration_method") or "auto", options.get("min_agreement") or DEFAULT_AGREEMENT
+    return _called(guard, job, quantised, model.calibrated(job.source), scheme_for(job.claim.name, job.profile), method, agreement)
+
+
+def _called(guard: Guard, job: EmitJob, function: Callable[..., Quantization], *arguments: object) -> Quantization:
+    """In ONNX Runtime's process, which does nearly all of it, within the limits of a toolchain."""
+    name = f"{function.__module__}:{function.__name__}"
+    found: Quantization = guard.call("onnxruntime", f"target {job.claim.name}", name, job.source, *arguments)
+    return found

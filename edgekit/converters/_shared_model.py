@@ -16,9 +16,10 @@ from edgekit.converters._normalise import resolve_shapes
 from edgekit.converters._open_batch import at_batch, leaves_batch_open
 from edgekit.converters._options import BuildOptions, silent
 from edgekit.converters._preparation import prepare, put_around
-from edgekit.converters._samples import SampleSet, range_inputs, require_sizes
+from edgekit.converters._quantising import find_ranges
+from edgekit.converters._samples import SampleSet, require_sizes
 from edgekit.converters._source import SourceModel, load_source, path_of
-from edgekit.converters.quantization import MAX_CALIBRATION, Calibrated, calibrate
+from edgekit.converters.quantization import Calibrated
 from edgekit.errors import UsageError
 
 __all__ = ["SharedModel"]
@@ -111,7 +112,5 @@ class SharedModel:
             if given is None:
                 raise UsageError("int8", "no samples to find value ranges on", "--calibration PATH", "give real inputs")
             if normalised.static not in self._calibrated:
-                self._progress("collecting value ranges")
-                samples = range_inputs(Path(given), normalised.signature, MAX_CALIBRATION)
-                self._calibrated[normalised.static] = calibrate(normalised, samples, f"{len(samples)} samples of {Path(given).name}")
+                self._calibrated[normalised.static] = self._call(find_ranges, normalised, Path(given))
             return self._calibrated[normalised.static]
