@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 from collections.abc import Callable
 
-__all__ = ["following_parent"]
+from edgekit.runtime._parent import end_with_parent
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+__all__ = ["following_parent"]
 
 
 def following_parent(cpus: set[int] | None = None) -> Callable[[], None]:
@@ -21,9 +19,7 @@ def following_parent(cpus: set[int] | None = None) -> Callable[[], None]:
     parent = os.getpid()
 
     def prepare() -> None:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the line above
-            os._exit(1)
+        end_with_parent(parent)
         if cpus:
             os.sched_setaffinity(0, cpus)
 

@@ -12,13 +12,11 @@ Lines come in on one pipe and go out on another; what is called and what it give
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import importlib
 import os
 import pickle
 import select
-import signal
 import sys
 import threading
 import traceback
@@ -26,13 +24,13 @@ from pathlib import Path
 
 from edgekit.converters._scratch import use
 from edgekit.errors import BuildError, EdgeKitError
+from edgekit.runtime._parent import end_with_parent
 
 __all__ = ["IDLE_S", "REQUEST", "RESPONSE", "TEMPORARY", "main", "resolve"]
 
 REQUEST, RESPONSE, TEMPORARY = "request.pkl", "response.pkl", "tmp"
 IDLE_S = 300.0
 """An idle worker ends: TensorFlow alone holds some 600 MB, and a build long after the last one can pay for a new start."""
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
@@ -61,12 +59,10 @@ def _end_with(parent: int, requests: int) -> None:
 
     The system's signal works even while native code keeps Python's lock; the thread works where there is no such signal.
     """
+    end_with_parent(parent)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         with contextlib.suppress(OSError):  # when memory runs out the system shall take this process, not the build
             Path("/proc/self/oom_score_adj").write_text("500")
-    if os.getppid() != parent:  # it ended before the lines above
-        os._exit(1)
 
     def watch() -> None:
         poll = select.poll()

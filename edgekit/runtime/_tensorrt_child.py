@@ -7,9 +7,8 @@ Exit codes: 0 built (or parsed, without ``--engine``), 3 the parser refused the 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib
-import signal
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ import msgspec
 
 from edgekit.bundle import write_file
 from edgekit.errors import EnvironmentMissingError
+from edgekit.runtime._parent import end_with_parent
 from edgekit.runtime._tensorrt_plan import (
     BUILT,
     GAVE_NOTHING,
@@ -35,7 +35,6 @@ from edgekit.runtime._tensorrt_plan import (
 __all__ = ["main"]
 
 _MESSAGES_KEPT = 20
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -154,12 +153,6 @@ def _timing_cache(config: Any, plan: BuildPlan, path: Path | None) -> Any:
     return cache
 
 
-def _end_with_parent() -> None:
-    """Let Linux kill this process when its parent dies: a builder that hangs must not outlive whoever waits for it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 if __name__ == "__main__":
-    _end_with_parent()
+    end_with_parent(os.getppid())  # a builder that hangs must not outlive whoever waits for it
     sys.exit(main())

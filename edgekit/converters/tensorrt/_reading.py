@@ -114,16 +114,31 @@ def _lowered(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor, carrie
     return Readable(result, carriers, tuple(sorted({*first.expanded, *lowered.expanded})))
 
 
-def _weak_point(node: Node, _: Graph) -> str:
-    """What TensorRT-RTX 1.7.1 refuses without saying which node it means, or parses and then fails to build for some models.
+def _weak_point(node: Node, graph: Graph) -> str:
+    """What TensorRT-RTX 1.7.1 refuses without saying which node it means, or parses and then gives no engine or another answer for.
 
-    The first are scatters that combine (``Unsupported reduction type``), the second loops and branches (``Myelin … CHECK(is_tensor())`` in
-    ``test_linear_attention_prefill_with_past_expanded``); those that cannot be unrolled are left to it.
+    - Scatters that combine (``Unsupported reduction type``).
+    - Loops and branches (``Myelin … CHECK(is_tensor())`` in ``test_linear_attention_prefill_with_past_expanded``); those that cannot be unrolled
+      are left to it.
+    - uint8 zero points, which it reads as int8 and only warns of, and scales that are computed (``test_dynamicquantizelinear_expanded``).
+    - Pools with gaps in the window, which its builder never came to an end with (``test_MaxPool2d_stride_padding_dilation``); TensorRT's
+      own list says that dilations must be ones (onnx-tensorrt docs/operators.md).
     """
     mode = node.attrs.get("reduction", "none")
     if node.op == "ScatterElements" and mode != "none":
         return f"reduction {mode}"
+    if node.op == "MaxPool" and any(step != 1 for step in node.attrs.get("dilations", ())):
+        return "dilations other than 1"
+    if node.op in ("QuantizeLinear", "DequantizeLinear"):
+        return _weak_quantisation(node, graph)
     return "control flow" if node.op in _CONTROL else ""
+
+
+def _weak_quantisation(node: Node, graph: Graph) -> str:
+    quantised = node.outputs[0] if node.op == "QuantizeLinear" else node.input(0)
+    if graph.types[quantised].dtype == "uint8":
+        return "uint8 (TensorRT quantises to int8)"
+    return "" if node.input(1) in graph.constants else "a computed scale"
 
 
 def _parser() -> str:
