@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from edgekit.errors import RequestError
-from edgekit.protocol._classification import classify_response
-from edgekit.protocol._shared_memory import SharedMemoryRegions, is_shared
+from edgekit.protocol._classification import class_count, classify_response
+from edgekit.protocol._shared_memory import REGION, SharedMemoryRegions, is_shared
 from edgekit.protocol._tensors import (
     Limits,
     array_from_json,
@@ -23,17 +23,26 @@ from edgekit.protocol._tensors import (
     check_unique,
     json_from_array,
     raw_from_array,
-    refuse_unsupported,
     shorten,
     tensor_thing,
 )
 from edgekit.protocol._types import InferRequest, InferResponse, Parameters, RequestedOutput, Tensor
 
-__all__ = ["HEADER_LENGTH", "HttpMessage", "decode_request", "decode_response", "encode_request", "encode_response"]
+__all__ = [
+    "BINARY_SIZE",
+    "HEADER_LENGTH",
+    "HttpMessage",
+    "WireTensor",
+    "decode_request",
+    "decode_response",
+    "encode_request",
+    "encode_response",
+    "parse_request_json",
+]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _ALIGNMENT_BYTES = 64  # JSON is padded to this, so that the receiver can use the first tensor in place
-_SIZE = "binary_data_size"
+BINARY_SIZE = "binary_data_size"
 
 
 class HttpMessage(msgspec.Struct, frozen=True):
@@ -49,7 +58,9 @@ class HttpMessage(msgspec.Struct, frozen=True):
         return {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(self.header_length)}
 
 
-class _WireTensor(msgspec.Struct):
+class WireTensor(msgspec.Struct):
+    """One tensor as the JSON has it."""
+
     name: str
     datatype: str
     shape: list[int]
@@ -63,7 +74,7 @@ class _WireOutput(msgspec.Struct):
 
 
 class _WireRequest(msgspec.Struct):
-    inputs: list[_WireTensor]
+    inputs: list[WireTensor]
     id: str = ""
     parameters: Parameters = {}
     outputs: list[_WireOutput] = []
@@ -71,7 +82,7 @@ class _WireRequest(msgspec.Struct):
 
 class _WireResponse(msgspec.Struct):
     model_name: str
-    outputs: list[_WireTensor]
+    outputs: list[WireTensor]
     model_version: str = ""
     id: str = ""
     parameters: Parameters = {}
@@ -98,20 +109,28 @@ def decode_request(
     """
     limits = limits or Limits()
     head, tail = _split("request", body, header_length, limits)
+    request, wires = parse_request_json(head, limits)
+    if regions is None:
+        for output in request.outputs:
+            _refuse_shared(tensor_thing("output", output.name), output.parameters)
+    request.model_name, request.model_version = model_name, model_version
+    request.inputs = _tensors("input", wires, tail, limits, regions)
+    return request
+
+
+def parse_request_json(head: bytes | memoryview, limits: Limits) -> tuple[InferRequest, list[WireTensor]]:
+    """The JSON part of a request: all but its model and the tensors, and the tensors as the JSON has them.
+
+    Raises:
+        RequestError: not a request.
+    """
     wire: _WireRequest = _parse("request", _REQUEST, head)
     check_count("outputs", len(wire.outputs), limits)
     check_unique("output", (output.name for output in wire.outputs))
-    if regions is None:
-        for output in wire.outputs:
-            refuse_unsupported(tensor_thing("output", output.name), output.parameters)
-    return InferRequest(
-        model_name=model_name,
-        model_version=model_version,
-        id=wire.id,
-        inputs=_tensors("input", wire.inputs, tail, limits, regions),
-        outputs=[RequestedOutput(output.name, output.parameters) for output in wire.outputs],
-        parameters=wire.parameters,
-    )
+    for output in wire.outputs:
+        class_count(tensor_thing("output", output.name), output.parameters)  # raises for what is no count
+    outputs = [RequestedOutput(output.name, output.parameters) for output in wire.outputs]
+    return InferRequest("", [], id=wire.id, outputs=outputs, parameters=wire.parameters), wire.inputs
 
 
 def decode_response(body: bytes | bytearray, header_length: str | None, limits: Limits | None = None) -> InferResponse:
@@ -181,7 +200,7 @@ def _split(what: str, body: bytes | bytearray | memoryview, header_length: str |
     return view[:length], view[length:]
 
 
-def _parse(what: str, decoder: Any, head: memoryview) -> Any:
+def _parse(what: str, decoder: Any, head: bytes | memoryview) -> Any:
     try:
         return decoder.decode(head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -190,7 +209,7 @@ def _parse(what: str, decoder: Any, head: memoryview) -> Any:
 
 
 def _tensors(
-    side: str, wires: Sequence[_WireTensor], tail: memoryview, limits: Limits, regions: SharedMemoryRegions | None = None
+    side: str, wires: Sequence[WireTensor], tail: memoryview, limits: Limits, regions: SharedMemoryRegions | None = None
 ) -> list[Tensor]:
     """Tensors of one message, the binary ones cut from ``tail``, which must be used up."""
     check_count(f"{side}s", len(wires), limits)
@@ -203,38 +222,46 @@ def _tensors(
         if is_shared(wire.parameters):
             tensors.append(_shared(thing, wire, data, regions))
             continue
-        if _SIZE not in wire.parameters:
+        if BINARY_SIZE not in wire.parameters:
             if not data:
-                raise RequestError(thing, "no data", f"a list in 'data', or raw bytes after the JSON and their number in {_SIZE!r}")
+                raise RequestError(thing, "no data", f"a list in 'data', or raw bytes after the JSON and their number in {BINARY_SIZE!r}")
             array = array_from_json(thing, wire.datatype, wire.shape, data, limits)
         else:
             size = _binary_size(thing, wire.parameters, len(tail) - offset)
             if data:
-                raise RequestError(thing, f"both 'data' and {_SIZE!r}", "one of them")
+                raise RequestError(thing, f"both 'data' and {BINARY_SIZE!r}", "one of them")
             array = array_from_raw(thing, wire.datatype, wire.shape, tail[offset : offset + size], limits)
             offset += size
-        tensors.append(Tensor(wire.name, array, {key: value for key, value in wire.parameters.items() if key != _SIZE}))
+        tensors.append(Tensor(wire.name, array, {key: value for key, value in wire.parameters.items() if key != BINARY_SIZE}))
     if offset != len(tail):
         raise RequestError(f"{side}s", f"{len(tail) - offset} bytes after the last tensor", f"{offset} bytes of binary data in all")
     return tensors
 
 
-def _shared(thing: str, wire: _WireTensor, data: bytes, regions: SharedMemoryRegions | None) -> Tensor:
+def _shared(thing: str, wire: WireTensor, data: bytes, regions: SharedMemoryRegions | None) -> Tensor:
     """An input that lives in shared memory."""
     if regions is None:
-        refuse_unsupported(thing, wire.parameters)
-    if data or _SIZE in wire.parameters:
+        raise _no_shared_memory(thing)
+    if data or BINARY_SIZE in wire.parameters:
         raise RequestError(thing, "data beside a shared memory region", "one of them")
-    assert regions is not None
     return Tensor(wire.name, regions.read(thing, wire.parameters, wire.datatype, wire.shape), wire.parameters)
 
 
+def _refuse_shared(thing: str, parameters: Parameters) -> None:
+    if is_shared(parameters):
+        raise _no_shared_memory(thing)
+
+
+def _no_shared_memory(thing: str) -> RequestError:
+    return RequestError(thing, f"parameter {REGION!r}", "no such parameter", "only a server takes it, from clients on its own machine")
+
+
 def _binary_size(thing: str, parameters: Mapping[str, Any], left: int) -> int:
-    size = parameters[_SIZE]
+    size = parameters[BINARY_SIZE]
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        raise RequestError(thing, f"{_SIZE} {shorten(str(size))!r}", "a whole number of bytes")
+        raise RequestError(thing, f"{BINARY_SIZE} {shorten(str(size))!r}", "a whole number of bytes")
     if size > left:
-        raise RequestError(thing, f"{_SIZE} {size}, and {left} bytes are left in the body", "a body that holds all tensors")
+        raise RequestError(thing, f"{BINARY_SIZE} {size}, and {left} bytes are left in the body", "a body that holds all tensors")
     return size
 
 
@@ -255,7 +282,7 @@ def _message(
             entry["parameters"] = regions.write(tensor_thing(key[:-1], tensor.name), form, tensor)
         elif form:
             raw = raw_from_array(tensor.data)
-            entry["parameters"] = {**tensor.parameters, _SIZE: len(raw)}
+            entry["parameters"] = {**tensor.parameters, BINARY_SIZE: len(raw)}
             raws.append(raw)
         else:
             if tensor.parameters:

@@ -105,7 +105,7 @@ def serve(
         if http is not None:
             from edgekit.protocol._http_server import HttpTransport
 
-            http_transport = HttpTransport(core, http[0], http[1], limits, max_in_flight)
+            http_transport = HttpTransport(core, http[0], http[1], limits, max_in_flight, access=access, extensions=extensions)
             started.append(http_transport)
         if grpc is not None:
             from edgekit.protocol._grpc_server import GrpcTransport

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgekit.protocol import InferRequest, Limits, Tensor, serve
 from edgekit.protocol._http_codec import encode_request
+from edgekit.protocol._http_exchange import ConnectionLimits
 from edgekit.protocol._http_server import HttpTransport
 
 pytestmark = pytest.mark.slow
@@ -42,7 +43,11 @@ def ask(small_server):
 
 
 def test_endpoints(ask, core):
-    assert json.loads(ask("GET", "/v2")[2]) == {"name": "echo-server", "version": "1.2", "extensions": ["binary_tensor_data"]}
+    assert json.loads(ask("GET", "/v2")[2]) == {
+        "name": "echo-server",
+        "version": "1.2",
+        "extensions": ["binary_tensor_data", "classification", "system_shared_memory", "logging"],
+    }
     assert [ask("GET", path)[0] for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/echo/ready")] == [200] * 3
     assert ask("GET", "/v2/models/echo/versions/1/ready")[0] == 200
     assert json.loads(ask("GET", "/v2/models/echo/versions/1")[2])["platform"] == "edgekit_test"
@@ -145,7 +150,7 @@ def test_a_body_that_ends_early_leaves_the_server_well(small_server, ask):
         sock.sendall(f"POST {INFER} HTTP/1.1\r\nHost: h\r\nContent-Length: 500\r\n\r\n".encode() + JSON_BODY)
     with socket.create_connection(("127.0.0.1", small_server.http_port), 10) as sock:
         sock.sendall(b"\x16\x03\x01 not http\r\n\r\n")
-        assert sock.recv(100).startswith(b"HTTP/1.0 400")
+        assert sock.recv(100).startswith(b"HTTP/1.1 400")
     assert ask("POST", INFER, JSON_BODY)[0] == 200
 
 
@@ -165,8 +170,7 @@ def test_no_body_makes_a_500(ask, data):
 
 
 def test_a_body_that_does_not_come_is_given_up(echo_core):
-    transport = HttpTransport(echo_core, "127.0.0.1", 0, Limits(), 4)
-    transport._app._body_timeout_s = 0.02
+    transport = HttpTransport(echo_core, "127.0.0.1", 0, Limits(), 4, connections=ConnectionLimits(body_s=0.02))
     with socket.create_connection(("127.0.0.1", transport.port), 10) as sock:
         sock.sendall(f"POST {INFER} HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n123".encode())
         answer = sock.recv(65536)

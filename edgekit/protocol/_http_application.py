@@ -1,0 +1,363 @@
+"""What happens to HTTP requests: inference goes to the core, all of a loop turn together; the rest goes to a few threads.
+
+Lives in the event loop's thread; methods named ``_run_*`` run in the pools. With a core that can `submit`, a request needs no thread: it is decoded, submitted, and
+`turn` is called once after all that one turn of the loop brought. Large JSON and compressed bodies are decoded and encoded in the pool, so that the loop goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+from edgekit.errors import EdgeKitError, OverloadedError
+from edgekit.protocol._access import Access
+from edgekit.protocol._deadline import DEADLINE_HEADER, absolute_deadline, timeout_from_header
+from edgekit.protocol._extensions import Extensions
+from edgekit.protocol._http_codec import HEADER_LENGTH, HttpMessage, decode_request, encode_response
+from edgekit.protocol._http_connection import Connection
+from edgekit.protocol._http_exchange import Body, Call, ConnectionLimits, Exchange
+from edgekit.protocol._http_parse import HttpError, RequestHead, parse_head
+from edgekit.protocol._http_plans import Plan, SightedCache, fixed_part, plan_of, raw_parts, response_key
+from edgekit.protocol._http_reply import Reply, date_line, error_reply, internal_error, render
+from edgekit.protocol._http_routes import ControlRequest, Controls, decompress, route_of
+from edgekit.protocol._tensors import Limits
+from edgekit.protocol._types import InferenceCore, InferRequest, InferResponse, SubmittingCore
+
+__all__ = ["Application"]
+
+_log = logging.getLogger(__name__)
+_CONTROL_THREADS = 4
+_CACHED_HEADS = 512
+_CACHED_HEAD_BYTES = 2048
+_CACHED_PLANS = 512
+_CACHED_ANSWERS = 512
+_QUICK_BYTES = 64 << 10  # JSON and compressed bodies up to here are decoded in the loop: about a millisecond
+_QUICK_COPY_BYTES = 4 << 20  # raw bytes up to here
+_DECISION = "edgekit_decision"
+_DECISION_HEADER = "x-edgekit-decision"
+
+
+class Application:
+    """A `Handler`: see there and the module.
+
+    Args:
+        core: what answers.
+        limits: of one message.
+        connections: of connections.
+        max_in_flight: threads for a core that cannot submit, and most requests in them.
+        access: the token is checked here, TLS is the listener's.
+        extensions: of the server.
+    """
+
+    def __init__(
+        self, core: InferenceCore, limits: Limits, connections: ConnectionLimits, max_in_flight: int, access: Access, extensions: Extensions
+    ) -> None:
+        self.limits = connections
+        self.body_bytes = limits.body_bytes
+        self.now_s = time.monotonic()
+        self.date = date_line(time.time())
+        self.draining = False
+        self.thread = 0
+        self.connections: set[Connection] = set()
+        self.empty = asyncio.Event()  # no connection is open
+        self.empty.set()
+        self._core = core
+        self._submit = cast("SubmittingCore", core).submit if hasattr(core, "submit") else None
+        self._message_limits = limits
+        self._access = access
+        self._regions = extensions.regions
+        self._controls = Controls(core, limits, extensions, lambda: self.draining)
+        self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="edgekit-http")
+        self._control = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="edgekit-http-control")
+        self._max_in_flight = max_in_flight
+        self._in_pool = 0
+        self._buffered = 0
+        self._heads: SightedCache[bytes, Call] = SightedCache(_CACHED_HEADS)
+        self._plans: SightedCache[bytes, Plan] = SightedCache(_CACHED_PLANS)
+        self._answers: SightedCache[tuple[Hashable, ...], bytes] = SightedCache(_CACHED_ANSWERS)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turning = False
+        self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._waking = False
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the loop's thread, before the first connection."""
+        self._loop = loop
+        self.thread = threading.get_ident()
+
+    def tick(self) -> None:
+        """Look at clocks and timeouts; called every second or more often."""
+        self.now_s = time.monotonic()
+        self.date = date_line(time.time())
+        for connection in list(self.connections):
+            connection.check_time(self.now_s)
+
+    def shut_down(self) -> None:
+        """End the pools. In another thread than the loop's, after it."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._control.shutdown(wait=True, cancel_futures=True)
+
+    # What connections need: `Handler`.
+
+    def opened(self, connection: Connection) -> bool:
+        self.connections.add(connection)
+        self.empty.clear()
+        return len(self.connections) <= self.limits.connections and not self.draining
+
+    def closed(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if not self.connections:
+            self.empty.set()
+
+    def reserve(self, count: int) -> bool:
+        if self._buffered + count > self.limits.buffered_bytes:
+            return False
+        self._buffered += count
+        return True
+
+    def release(self, count: int) -> None:
+        self._buffered -= count
+
+    def call(self, raw: bytes) -> Call:
+        known = self._heads.entries.get(raw)
+        if known is not None:
+            return known
+        call = self._call(parse_head(raw, self.limits.head))
+        if len(raw) <= _CACHED_HEAD_BYTES:
+            self._heads.offer(raw, call)
+        return call
+
+    def begin(self, exchange: Exchange, data: Body, start: int, stop: int) -> None:
+        try:
+            call = exchange.call
+            if call.fatal is not None:
+                raise call.fatal
+            if call.error is not None:
+                raise call.error
+            if not call.infers:
+                self._begin_control(exchange, bytes(data[start:stop]))
+            elif self._submit is None:
+                self._begin_blocking(exchange, memoryview(data)[start:stop])
+            else:
+                self._begin_submitting(exchange, data, start, stop)
+        except Exception as exc:  # noqa: BLE001 - the request's boundary: `finish` tells errors of ours from bugs
+            self.finish(exchange, exc)
+
+    def post(self, exchange: Exchange, answer: Any) -> None:
+        self._call_in_loop(self.finish, exchange, answer)
+
+    def finish(self, exchange: Exchange, answer: Any) -> None:
+        """Make bytes of a core's answer or an error. In the loop's thread."""
+        if exchange.connection is None:
+            exchange.settle([])
+            return
+        payload: list[bytes | memoryview]
+        try:
+            if isinstance(answer, Exception):
+                payload = [self._refusal(exchange.call, answer)]
+            elif isinstance(answer, Reply):
+                payload = [self._render(exchange.call, answer)]
+            else:
+                quick = self._encode(exchange, answer)
+                if quick is None:
+                    return  # the pool does it
+                payload = quick
+        except Exception as exc:  # noqa: BLE001 - the request's boundary
+            payload = [self._refusal(exchange.call, exc)]
+        exchange.settle(payload)
+
+    # Inference.
+
+    def _begin_submitting(self, exchange: Exchange, data: Body, start: int, stop: int) -> None:
+        call = exchange.call
+        key = b""
+        if call.header_length is not None and call.encoding is None and call.header_length.isdigit() and len(call.header_length) < 8:
+            key = bytes(data[start : start + int(call.header_length)])
+            plan = self._plans.entries.get(key)
+            if plan is not None and plan.total == stop - start:
+                assert call.route is not None
+                assert call.route.model is not None
+                request = plan.request(data, start, call.route.model, call.route.version)
+                if plan.timed or call.timeout_s is not None:
+                    request.deadline_s = absolute_deadline(request.parameters, exchange.accepted_s or time.monotonic(), call.timeout_s)
+                self._submit_now(exchange, request, plan)
+                return
+        json_bytes = len(key) if key else stop - start
+        body = memoryview(data)[start:stop]
+        if json_bytes > _QUICK_BYTES or stop - start > _QUICK_COPY_BYTES:
+            self._pool.submit(self._run_decode, exchange, body)
+            return
+        request = self._decode(exchange, body)
+        if key:
+            found = plan_of(key, len(body) - len(key), self._message_limits)
+            if found is not None:
+                self._plans.offer(key, found)
+        self._submit_now(exchange, request, None)
+
+    def _submit_now(self, exchange: Exchange, request: InferRequest, plan: Plan | None) -> None:
+        if exchange.connection is None:
+            exchange.settle([])
+            return
+        exchange.extra = (request, plan)
+        if not self._turning:
+            self._turning = True
+            assert self._loop is not None
+            self._loop.call_soon(self._turn)
+        assert self._submit is not None
+        exchange.ticket = self._submit(request, exchange.done)
+
+    def _turn(self) -> None:
+        self._turning = False
+        try:
+            cast("SubmittingCore", self._core).turn()
+        except Exception:  # noqa: BLE001 - a bug of the core must not end the loop's turn
+            _log.exception("the core failed in turn()")
+
+    def _run_decode(self, exchange: Exchange, body: memoryview) -> None:
+        try:
+            request = self._decode(exchange, body)
+        except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
+            self.post(exchange, exc)
+            return
+        self._call_in_loop(self._submit_now, exchange, request, None)
+
+    def _decode(self, exchange: Exchange, body: memoryview) -> InferRequest:
+        call = exchange.call
+        assert call.route is not None
+        plain = decompress(body, call.encoding, self._message_limits)
+        connection = exchange.connection
+        regions = self._regions if connection is not None and connection.local else None
+        name, version = call.route.model or "", call.route.version
+        request = decode_request(plain, call.header_length, name, version, self._message_limits, regions)
+        request.deadline_s = absolute_deadline(request.parameters, exchange.accepted_s or time.monotonic(), call.timeout_s)
+        return request
+
+    def _encode(self, exchange: Exchange, response: InferResponse) -> list[bytes | memoryview] | None:
+        """The answer's bytes; ``None`` when the pool makes them."""
+        request, plan = exchange.extra
+        call = exchange.call
+        key = response_key(plan, response) if plan is not None and call.plain and not self.draining else None
+        if key is not None:
+            fixed = self._answers.entries.get(key)
+            if fixed is not None:
+                return [b"HTTP/1.1 200 OK\r\n", self.date, fixed, *raw_parts(response)]
+        if sum(tensor.data.nbytes if tensor.data.dtype != object else 64 * tensor.data.size for tensor in response.outputs) > (
+            _QUICK_COPY_BYTES if key is not None else _QUICK_BYTES
+        ):
+            self._pool.submit(self._run_encode, exchange, request, response)
+            return None
+        message = encode_response(response, request, self._regions)
+        if key is not None and (part := fixed_part(message, response)) is not None:
+            self._answers.offer(key, part)
+        return [self._render(call, _reply(message, response))]
+
+    def _run_encode(self, exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
+        try:
+            answer: Reply | Exception = _reply(encode_response(response, request, self._regions), response)
+        except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
+            answer = exc
+        self.post(exchange, answer)
+
+    def _begin_blocking(self, exchange: Exchange, body: memoryview) -> None:
+        if self._in_pool >= self._max_in_flight:
+            raise OverloadedError("server", f"{self._in_pool} requests are under way", f"at most {self._max_in_flight}", "try again later")
+        self._in_pool += 1
+        exchange.accepted_s = exchange.accepted_s or time.monotonic()
+        self._pool.submit(self._run_blocking, exchange, body)
+
+    def _run_blocking(self, exchange: Exchange, body: memoryview) -> None:
+        answer: Reply | Exception
+        try:
+            request = self._decode(exchange, body)
+            response = self._core.infer(request)
+            answer = _reply(encode_response(response, request, self._regions), response)
+        except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
+            answer = exc
+        self._call_in_loop(self._leave_pool, exchange, answer)
+
+    def _leave_pool(self, exchange: Exchange, answer: Reply | Exception) -> None:
+        self._in_pool -= 1
+        self.finish(exchange, answer)
+
+    # All the rest.
+
+    def _call(self, head: RequestHead) -> Call:
+        call = Call(head.method, head.minor, head.length, keep_alive=head.keep_alive, expects_continue=head.expects_continue)
+        call.plain = call.plain and head.method != "HEAD"
+        try:
+            if (head.length or 0) > self.body_bytes:
+                call.fatal = HttpError(413, "request body", f"{head.length} bytes", f"at most {self.body_bytes}")
+            call.encoding = head.fields.get("content-encoding")
+            call.header_length = head.fields.get(HEADER_LENGTH.lower())
+            call.route = route = route_of(head.path)
+            if not route.is_health and not self._access.allows(head.fields.get("authorization")):
+                call.fatal = HttpError(
+                    401, "field authorization", "no token, or a wrong one", "Authorization: Bearer and the server's token"
+                )
+            call.timeout_s = timeout_from_header(head.fields.get(DEADLINE_HEADER))
+            call.infers = route.infers
+            if route.infers and head.method != "POST":
+                raise HttpError(405, route.text(), f"method {head.method[:40]}", "POST")
+        except EdgeKitError as exc:
+            call.error = exc
+        return call
+
+    def _begin_control(self, exchange: Exchange, body: bytes) -> None:
+        call, connection = exchange.call, exchange.connection
+        assert call.route is not None
+        assert connection is not None
+        request = ControlRequest(call.method, call.route, body, call.encoding, connection.local)
+        self._control.submit(self._run_control, exchange, request)
+
+    def _run_control(self, exchange: Exchange, request: ControlRequest) -> None:
+        try:
+            answer: Reply | Exception = self._controls.answer(request)
+        except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
+            answer = exc
+        self.post(exchange, answer)
+
+    def _refusal(self, call: Call, error: Exception) -> bytes:
+        if isinstance(error, EdgeKitError):
+            return self._render(call, error_reply(error))
+        error_id = uuid.uuid4().hex[:12]
+        where = call.route.text() if call.route is not None else "a request"
+        _log.error("unexpected error %s while answering %s %s", error_id, call.method, where, exc_info=error)
+        return self._render(call, internal_error(error_id))
+
+    def _render(self, call: Call, reply: Reply) -> bytes:
+        keep_alive = call.keep_alive and not self.draining
+        return render(reply, self.date, keep_alive=keep_alive, minor=call.minor, bodiless=call.method == "HEAD")
+
+    def _call_in_loop(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Run ``work`` in the loop's thread; one wake-up for all that was posted before it comes round."""
+        self._posted.append((work, arguments))
+        if not self._waking:
+            self._waking = True
+            assert self._loop is not None
+            try:
+                self._loop.call_soon_threadsafe(self._run_posted)
+            except RuntimeError:  # the loop has ended: nobody waits for the answer
+                self._posted.clear()
+
+    def _run_posted(self) -> None:
+        self._waking = False
+        while self._posted:
+            work, arguments = self._posted.popleft()
+            try:
+                work(*arguments)
+            except Exception:  # noqa: BLE001 - the next ones must be answered
+                _log.exception("an answer could not be sent")
+
+
+def _reply(message: HttpMessage, response: InferResponse) -> Reply:
+    headers = message.headers()
+    if decision := response.parameters.get(_DECISION):
+        headers[_DECISION_HEADER] = str(decision)
+    return Reply(message.body, headers)
