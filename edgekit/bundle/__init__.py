@@ -15,7 +15,7 @@ from edgekit.bundle._manifest import (
 )
 from edgekit.bundle._processing import LABELS, Detections, ImageInput, TopClasses
 from edgekit.bundle._signature import Dim, Signature, TensorSpec
-from edgekit.bundle._storage import atomic_directory, storage_errors, write_file
+from edgekit.bundle._storage import atomic_directory, fsync_tree, storage_errors, write_file
 
 __all__ = [
     "ARCHIVE_SUFFIX",
@@ -40,6 +40,7 @@ __all__ = [
     "atomic_directory",
     "cache_directory",
     "check_destination",
+    "fsync_tree",
     "pack_bundle",
     "storage_errors",
     "write_bundle",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,12 +20,13 @@ _MAX_DEPTH = 8  # folders below a given path that are searched for bundles
 
 
 class FoundBundle(NamedTuple):
-    """A bundle that lies in the repository. ``problem`` is why it cannot be used; then ``name`` is the file's."""
+    """A bundle that lies in the repository. ``problem`` is why it cannot be used; then ``name`` is the file's. ``digest`` is what it must have, where known."""
 
     name: str
     version: str
     path: Path
     problem: str = ""
+    digest: str = ""
 
 
 class _Identity(msgspec.Struct):
@@ -95,4 +97,4 @@ def _identify(path: Path) -> FoundBundle:
         identity = _IDENTITY_DECODER.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, zipfile.BadZipFile, KeyError, OSError) as exc:
         return FoundBundle(path.stem, "", path, f"not a bundle that can be read ({exc})")
-    return FoundBundle(identity.name, identity.version, path)
+    return FoundBundle(identity.name, identity.version, path, digest=hashlib.sha256(raw).hexdigest())

@@ -11,9 +11,13 @@ import msgspec
 from edgekit.errors import StorageError
 from edgekit.protocol import Limits, Server, serve
 from edgekit.runtime._core import ResultObserver, RuntimeCore
+from edgekit.runtime._events import RepositoryEvent, RepositoryMetrics
+from edgekit.runtime._front import VersionedCore
 from edgekit.runtime._loaded_model import LoadedModel
 from edgekit.runtime._receipts import list_receipts
 from edgekit.runtime._repository import ModelRepository
+from edgekit.runtime._repository_options import RepositoryOptions, open_repository
+from edgekit.runtime._store import PathStore
 from edgekit.runtime.engines import EngineOptions
 from edgekit.telemetry import Meter, Telemetry
 
@@ -65,11 +69,12 @@ def serve_bundles(
     queue_capacity: int = 32,
     limits: Limits | None = None,
     on_result: ResultObserver | None = None,
+    repository: RepositoryOptions | None = None,
 ) -> Server:
     """Load bundles, warm them, and serve them; returns once the server is ready. Stopping the server unloads them.
 
     Args:
-        paths: bundles (a directory or an ``.edgekit`` file), or folders that contain bundles.
+        paths: bundles (a directory or an ``.edgekit`` file), or folders that contain bundles. None where ``repository`` names a folder.
         http, grpc: addresses, port 0 for any; ``None`` for none.
         telemetry: requests are recorded in its meter; it is told which bundle runs, and carries the receipts of what is served.
         options: for every engine.
@@ -77,6 +82,7 @@ def serve_bundles(
         queue_capacity: requests that may wait for each model; more are refused.
         limits: what one message may hold.
         on_result: told about every request, beside ``telemetry``.
+        repository: a folder of installed versions to follow, lazy loading, quotas.
 
     Raises:
         BindError: an address that cannot be listened on.
@@ -84,20 +90,41 @@ def serve_bundles(
     """
     metrics = RuntimeMetrics(telemetry.meter) if telemetry is not None else None
     observers = [observer for observer in (metrics, on_result) if observer is not None]
-    repository = ModelRepository(paths, options=options, instances=instances, queue_capacity=queue_capacity)
-    core = RuntimeCore(repository, _all(observers) if observers else None)
+    events = _Events(telemetry) if telemetry is not None else None
+    models = open_repository(
+        paths, repository or RepositoryOptions(), options=options, instances=instances, queue_capacity=queue_capacity, on_event=events
+    )
+    if events is not None:
+        events.repository = models
+    core = RuntimeCore(models, _all(observers) if observers else None)
+    front = VersionedCore(core, models)
     if metrics is not None:
         metrics.queue_depth = core.queue_depth
     # Listening comes first: a port in use shows before minutes of loading, and until all is warm the server says "live, not ready".
-    server = serve(core, http, grpc, limits=limits, on_stop=[core.close])
+    server = serve(front, http, grpc, limits=limits, on_stop=[front.close, core.close])
     try:
-        repository.load_all()
+        models.load_all(strict=isinstance(models.store, PathStore))
+        front.start()
     except BaseException:
         server.stop(0.0)
         raise
     if telemetry is not None:
-        _announce(telemetry, repository.loaded())
+        _announce(telemetry, models.defaults())
     return server
+
+
+class _Events:
+    """Counts what happens to the models, and tells the collector when another version answers."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.repository: ModelRepository | None = None
+        self._telemetry = telemetry
+        self._count = RepositoryMetrics(telemetry.meter)
+
+    def __call__(self, event: RepositoryEvent) -> None:
+        self._count(event)
+        if event.kind == "swap" and self.repository is not None:
+            _announce(self._telemetry, self.repository.defaults())
 
 
 def _announce(telemetry: Telemetry, models: Sequence[LoadedModel]) -> None:

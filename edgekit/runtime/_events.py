@@ -1,0 +1,49 @@
+"""What happens to the models of a repository, for telemetry: counted, and logged where it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from edgekit.telemetry import Meter
+
+__all__ = ["EventObserver", "RepositoryEvent", "RepositoryMetrics"]
+
+_TIER = "edge"
+
+
+class RepositoryEvent(NamedTuple):
+    """One change.
+
+    Attributes:
+        kind: ``load``, ``unload``, ``swap`` (another version answers by default), ``evict`` (for memory), ``advance``, ``promote``, ``rollback`` or
+            ``load_failed``.
+        model, version: which; the version is the one that came, or the one that went.
+        reason: one sentence; may be empty.
+    """
+
+    kind: str
+    model: str
+    version: str
+    reason: str = ""
+
+
+EventObserver = Callable[[RepositoryEvent], None]
+
+
+class RepositoryMetrics:
+    """An `EventObserver` that counts into ``edgekit.model.changes`` by model, version, tier and ``edgekit.change`` (the event's kind)."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._changes = meter.counter("edgekit.model.changes", "1")
+
+    def __call__(self, event: RepositoryEvent) -> None:
+        self._changes.add(
+            1,
+            {
+                "edgekit.model": event.model,
+                "edgekit.model.version": event.version,
+                "edgekit.tier": _TIER,
+                "edgekit.change": event.kind,
+            },
+        )
