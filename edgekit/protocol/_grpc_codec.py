@@ -1,7 +1,7 @@
 """Open Inference Protocol v2 over gRPC: protobuf messages to our types and back. Pure, both directions.
 
 Tensors travel raw (``raw_input_contents``, ``raw_output_contents``: what we write) or as typed ``contents`` (read only). A message holds one
-form or the other, never both.
+form or the other, never both. This is the full path; `_grpc_fast` has a short one for what most clients send.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from edgekit.errors import RequestError
 from edgekit.protocol._grpc_messages import message_classes
+from edgekit.protocol._shared_memory import SharedMemoryRegions, is_shared
 from edgekit.protocol._tensors import (
     Limits,
     array_from_raw,
@@ -41,8 +42,10 @@ __all__ = [
     "decode_response",
     "decode_statistics",
     "encode_metadata",
+    "encode_parameters",
     "encode_request",
     "encode_response",
+    "fill_response_tensor",
 ]
 
 # Datatype -> field of InferTensorContents. FP16 has none.
@@ -58,23 +61,26 @@ _CONTENTS = {
 }
 
 
-def decode_request(message: Any, limits: Limits | None = None) -> InferRequest:
+def decode_request(message: Any, limits: Limits | None = None, regions: SharedMemoryRegions | None = None) -> InferRequest:
     """An inference request from a ``ModelInferRequest``. ``deadline_s`` is left for the transport to set.
 
+    Tensors in shared memory are copied from ``regions`` and have no entry among the raw contents.
+
     Raises:
-        RequestError: tensors that are not well formed, naming the tensor.
+        RequestError: tensors that are not well formed, naming the tensor; shared memory when there are no ``regions``.
     """
     limits = limits or Limits()
     check_count("outputs", len(message.outputs), limits)
     check_unique("output", (output.name for output in message.outputs))
     outputs = [RequestedOutput(output.name, decode_parameters(output.parameters)) for output in message.outputs]
-    for output in outputs:
-        refuse_unsupported(tensor_thing("output", output.name), output.parameters)
+    if regions is None:
+        for output in outputs:
+            refuse_unsupported(tensor_thing("output", output.name), output.parameters)
     return InferRequest(
         model_name=message.model_name,
         model_version=message.model_version,
         id=message.id,
-        inputs=_tensors("input", message.inputs, message.raw_input_contents, limits),
+        inputs=_tensors("input", message.inputs, message.raw_input_contents, limits, regions),
         outputs=outputs,
         parameters=decode_parameters(message.parameters),
     )
@@ -94,9 +100,9 @@ def decode_response(message: Any, limits: Limits | None = None) -> InferResponse
 def encode_request(request: InferRequest) -> Any:
     """The ``ModelInferRequest`` of a request, tensors raw."""
     message = message_classes()["ModelInferRequest"](model_name=request.model_name, model_version=request.model_version, id=request.id)
-    _encode_parameters(message.parameters, request.parameters)
+    encode_parameters(message.parameters, request.parameters)
     for output in request.outputs:
-        _encode_parameters(message.outputs.add(name=output.name).parameters, output.parameters)
+        encode_parameters(message.outputs.add(name=output.name).parameters, output.parameters)
     _encode_tensors(message.inputs, message.raw_input_contents, request.inputs)
     return message
 
@@ -104,7 +110,7 @@ def encode_request(request: InferRequest) -> Any:
 def encode_response(response: InferResponse) -> Any:
     """The ``ModelInferResponse`` of an answer, tensors raw."""
     message = message_classes()["ModelInferResponse"](model_name=response.model_name, model_version=response.model_version, id=response.id)
-    _encode_parameters(message.parameters, response.parameters)
+    encode_parameters(message.parameters, response.parameters)
     _encode_tensors(message.outputs, message.raw_output_contents, response.outputs)
     return message
 
@@ -160,7 +166,8 @@ def _plain(message: Any) -> dict[str, Any]:
     return plain
 
 
-def _encode_parameters(target: Any, parameters: Parameters) -> None:
+def encode_parameters(target: Any, parameters: Parameters) -> None:
+    """Write parameters into a ``map<string, InferParameter>``; raises `RequestError` for an integer that has no field."""
     for key, value in parameters.items():
         slot = target[key]
         if isinstance(value, bool):
@@ -182,28 +189,46 @@ def _encode_integer(key: str, slot: Any, value: int) -> None:
         raise RequestError(f"parameter {shorten(key)!r}", "an integer of more than 64 bits", "a 64-bit integer")
 
 
+def fill_response_tensor(message: Any, tensor: Tensor, parameters: Parameters) -> None:
+    """Add an output to a ``ModelInferResponse``, without its data."""
+    _encode_tensor(message.outputs, tensor, parameters)
+
+
+def _encode_tensor(field: Any, tensor: Tensor, parameters: Parameters) -> None:
+    entry = field.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.data.shape)
+    encode_parameters(entry.parameters, parameters)
+
+
 def _encode_tensors(field: Any, raws: Any, tensors: Sequence[Tensor]) -> None:
     for tensor in tensors:
-        entry = field.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.data.shape)
-        _encode_parameters(entry.parameters, tensor.parameters)
+        _encode_tensor(field, tensor, tensor.parameters)
         raws.append(bytes(raw_from_array(tensor.data)))
 
 
-def _tensors(side: str, entries: Any, raws: Any, limits: Limits) -> list[Tensor]:
+def _tensors(side: str, entries: Any, raws: Any, limits: Limits, regions: SharedMemoryRegions | None = None) -> list[Tensor]:
     check_count(f"{side}s", len(entries), limits)
     check_unique(side, (entry.name for entry in entries))
-    if len(raws) not in {0, len(entries)}:
-        raise RequestError(f"raw_{side}_contents", f"{len(raws)} entries", f"{len(entries)}, one for each {side}, or none")
+    parameters_of = [decode_parameters(entry.parameters) for entry in entries]
+    inside = [not (regions is not None and is_shared(parameters)) for parameters in parameters_of]
+    if len(raws) not in {0, sum(inside)}:
+        raise RequestError(f"raw_{side}_contents", f"{len(raws)} entries", f"{sum(inside)}, one for each {side}, or none")
     tensors: list[Tensor] = []
-    for index, entry in enumerate(entries):
+    left = iter(raws)
+    for entry, parameters, here in zip(entries, parameters_of, inside, strict=True):
         thing = tensor_thing(side, entry.name)
-        parameters = decode_parameters(entry.parameters)
-        refuse_unsupported(thing, parameters)
         shape = list(entry.shape)
+        if not here:
+            if entry.HasField("contents"):
+                raise RequestError(thing, "contents beside a shared memory region", "one of them")
+            assert regions is not None
+            array = regions.read(thing, parameters, entry.datatype, shape)
+            tensors.append(Tensor(entry.name, array, parameters))
+            continue
+        refuse_unsupported(thing, parameters)
         if len(raws):
             if entry.HasField("contents"):
                 raise RequestError(thing, f"both contents and raw_{side}_contents", "one of them")
-            array = array_from_raw(thing, entry.datatype, shape, raws[index], limits)
+            array = array_from_raw(thing, entry.datatype, shape, next(left), limits)
         else:
             array = _from_contents(thing, entry, shape, limits)
         tensors.append(Tensor(entry.name, array, parameters))

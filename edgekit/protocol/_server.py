@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from edgekit.errors import UsageError
 from edgekit.protocol._access import Access
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._tensors import Limits
@@ -110,9 +109,7 @@ def serve(
         if grpc is not None:
             from edgekit.protocol._grpc_server import GrpcTransport
 
-            if access != Access():  # the gRPC transport takes ``access`` and ``extensions`` next
-                raise UsageError("gRPC", "no TLS and no bearer token yet", "the HTTP transport alone", "turn gRPC off")
-            grpc_transport = GrpcTransport(core, grpc[0], grpc[1], limits, max_in_flight)
+            grpc_transport = GrpcTransport(core, grpc[0], grpc[1], limits, max_in_flight, access=access, extensions=extensions)
             started.append(grpc_transport)
     except BaseException:
         for transport in started:

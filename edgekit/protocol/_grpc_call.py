@@ -1,0 +1,115 @@
+"""One gRPC call on the server: what has arrived, what runs for it, and whether anybody still waits. No I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edgekit.protocol._grpc_wire import CallHead, Message, MessageReader
+from edgekit.protocol._types import InferRequest, InferResponse, Ticket
+
+if TYPE_CHECKING:
+    from edgekit.protocol._grpc_connection import GrpcConnection
+
+__all__ = ["CONTROL", "INFER", "STREAM", "Call", "Inference"]
+
+CONTROL, INFER, STREAM = "control", "infer", "stream"
+
+
+class Call:
+    """An open call.
+
+    Attributes:
+        connection, stream_id: where it came from.
+        kind: `CONTROL`, `INFER` or `STREAM`.
+        head: what its headers said.
+        deadline_s: when its client stops waiting (`time.monotonic`), ``None`` for never.
+        since_s: when it began, or the stream last brought a message.
+        reader: cuts its bytes into messages.
+        message: of a unary call.
+        waiting: messages of a stream that have not begun.
+        unacknowledged_bytes: of them, for flow control: the client may send no more until they have.
+        running: inferences under way.
+        ended: the client sends nothing more.
+        answered: headers have been sent.
+        closed: nothing more is sent.
+    """
+
+    __slots__ = (
+        "answered",
+        "closed",
+        "connection",
+        "deadline_s",
+        "ended",
+        "head",
+        "kind",
+        "message",
+        "reader",
+        "running",
+        "since_s",
+        "stream_id",
+        "unacknowledged_bytes",
+        "waiting",
+    )
+
+    def __init__(self, connection: GrpcConnection, stream_id: int, kind: str, head: CallHead, limit_bytes: int, now_s: float) -> None:
+        self.connection = connection
+        self.stream_id = stream_id
+        self.kind = kind
+        self.head = head
+        self.deadline_s = None if head.timeout_s is None else now_s + head.timeout_s
+        self.since_s = now_s
+        self.reader = MessageReader(limit_bytes, head.encoding)
+        self.message: Message | None = None
+        self.waiting: deque[Message] = deque()
+        self.unacknowledged_bytes = 0
+        self.running: set[Inference] = set()
+        self.ended = False
+        self.answered = False
+        self.closed = False
+
+    def close(self) -> None:
+        """Nobody waits any more: drop what has not run. May be called again."""
+        self.closed = True
+        self.message = None
+        self.waiting.clear()
+        for inference in self.running:
+            inference.cancel()
+        self.running.clear()
+
+
+class Inference:
+    """One inference of a call: a unary call has one, a stream one for each message.
+
+    Attributes:
+        call: it belongs to.
+        message: as it arrived.
+        request: decoded; ``None`` before that.
+        readable: the message is one that can be answered, at least with an error.
+        identity: the request's id, for answers of a stream.
+        final: the stream's client wants the answer marked as the last one for its request.
+    """
+
+    __slots__ = ("_deliver", "call", "cancelled", "final", "identity", "message", "readable", "request", "ticket")
+
+    def __init__(self, call: Call, message: Message, deliver: Callable[[Inference, Any], None]) -> None:
+        self.call = call
+        self.message: Message | None = message
+        self.request: InferRequest | None = None
+        self.readable = False
+        self.identity = ""
+        self.final = False
+        self.ticket: Ticket | None = None
+        self.cancelled = False
+        self._deliver = deliver
+
+    def done(self, answer: InferResponse | Exception) -> None:
+        """Given to `SubmittingCore.submit`; any thread."""
+        self._deliver(self, answer)
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer."""
+        self.cancelled = True
+        if self.ticket is not None:
+            self.ticket.cancel()

@@ -1,0 +1,419 @@
+"""One HTTP/2 connection of the gRPC server: frames by ngh2 (nghttp2's engine), bytes by asyncio, calls by the dispatcher.
+
+The engine holds the peer to RFC 9113 and to the limits given here: rapid resets (CVE-2023-44487), CONTINUATION floods (CVE-2024-27316), floods of PING and SETTINGS,
+header lists, concurrent streams. What is left to this module are time, memory, and the calls themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ngh2
+
+from edgekit.errors import DeadlineError, EdgeKitError, OverloadedError, UnavailableError
+from edgekit.protocol._access import Access
+from edgekit.protocol._grpc_call import CONTROL, INFER, STREAM, Call
+from edgekit.protocol._grpc_dispatch import Dispatcher, status_of
+from edgekit.protocol._grpc_messages import SERVICE
+from edgekit.protocol._grpc_service import OPEN_METHODS
+from edgekit.protocol._grpc_wire import ACCEPTED_ENCODINGS, CallHead, StatusError, framed, read_head, status_number, status_text
+from edgekit.protocol._tensors import shorten
+
+__all__ = ["ConnectionOwner", "GrpcConnection"]
+
+_INFER_PATH = f"/{SERVICE}/ModelInfer"
+_STREAM_PATH = f"/{SERVICE}/ModelStreamInfer"
+
+_MAX_STREAMS = 256  # calls of one connection at once; the client holds back the rest
+_STREAM_WINDOW_BYTES = 1 << 20
+_CONNECTION_WINDOW_BYTES = 16 << 20
+_MAX_FRAME_BYTES = 1 << 20  # DATA is taken as it comes, so a large frame holds no memory
+_SETTINGS = {
+    ngh2.Setting.HEADER_TABLE_SIZE: 4096,
+    ngh2.Setting.MAX_CONCURRENT_STREAMS: _MAX_STREAMS,
+    ngh2.Setting.INITIAL_WINDOW_SIZE: _STREAM_WINDOW_BYTES,
+    ngh2.Setting.MAX_FRAME_SIZE: _MAX_FRAME_BYTES,
+    ngh2.Setting.MAX_HEADER_LIST_SIZE: 16 << 10,
+}
+_CONFIGURATION = ngh2.Configuration(
+    auto_window_update=False,
+    max_inbound_header_list_size=16 << 10,
+    max_inbound_header_count=128,
+    max_continuations=8,
+    max_settings=32,
+    max_outbound_ack=1000,
+    stream_reset_rate_limit=(1000, 100),  # burst, and a second; cancelling clients reset, flooding ones do nothing else
+    glitch_rate_limit=(1000, 100),
+)
+_GOAWAY = b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\x01"  # PROTOCOL_ERROR, for an engine that cannot say so any more
+
+_WRITE_BYTES = 1 << 20  # given to the transport at once
+_CLOGGED_BYTES = 64 << 20  # of answers that the client does not read: no more requests are taken
+_STALL_S = 30.0  # without a byte taken by a client that has answers waiting
+_SETTLE_S = 10.0  # for the connection preface
+_REQUEST_S = 30.0  # for the whole request of a unary call, so that slow senders do not hold memory
+_GRACE_S = 1.0  # after a call's deadline: the client's own cancellation comes first
+
+_HEADERS = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", ACCEPTED_ENCODINGS)]
+_OK_TRAILERS = [(b"grpc-status", b"0")]
+
+
+class ConnectionOwner:
+    """What the connections of one transport share.
+
+    Attributes:
+        connections: open ones.
+        held_bytes: of messages that are not complete, all connections together.
+        draining: no new connection, no new call.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, access: Access, max_connections: int) -> None:
+        self.dispatcher = dispatcher
+        self.access = access
+        self.max_connections = max_connections
+        self.max_held_bytes = max(64 << 20, 2 * dispatcher.message_limit_bytes)
+        self.connections: set[GrpcConnection] = set()
+        self.held_bytes = 0
+        self.draining = False
+
+
+class GrpcConnection(asyncio.Protocol):
+    """See the module. Belongs to the loop's thread."""
+
+    def __init__(self, owner: ConnectionOwner) -> None:
+        self._owner = owner
+        self._dispatcher = owner.dispatcher
+        self._engine = ngh2.Connection(ngh2.Role.SERVER, _CONFIGURATION)
+        self._transport: Any = None
+        self._calls: dict[int, Call] = {}
+        self._resets: list[int] = []
+        self._paused = False
+        self._over = False
+        self._settled = False
+        self._begun_s = self._progress_s = time.monotonic()
+        self._buffered_bytes = 0
+        self.local = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        if self._refused():
+            self._over = True
+            self._transport.abort()
+            return
+        self._owner.connections.add(self)
+        self.local = _is_local(transport)
+        connected = transport.get_extra_info("socket")
+        if connected is not None and connected.family in {socket.AF_INET, socket.AF_INET6}:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a peer that is gone is noticed
+        self._transport.set_write_buffer_limits(high=_WRITE_BYTES)
+        self._engine.initiate_connection(_SETTINGS)
+        self._engine.set_local_window_size(_CONNECTION_WINDOW_BYTES)
+        self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._over = True
+        self._owner.connections.discard(self)
+        for call in list(self._calls.values()):
+            self._forget(call)
+
+    def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
+        try:
+            self._engine.receive_data(data)
+            self._handle_events()
+        except ngh2.NGH2Error:
+            self._break_off()
+            return
+        self._dispatcher.touched(self)
+
+    def eof_received(self) -> bool:
+        """A client that sends nothing more takes nothing more either: gRPC has no half-closed connections."""
+        return False
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self.flush()
+
+    # For the dispatcher.
+
+    def send(self, call: Call, parts: Sequence[bytes | memoryview]) -> None:
+        """Queue one message of an answer."""
+        if call.closed or self._over:
+            return
+        size = sum(map(len, parts))
+        try:
+            self._answer_headers(call)
+            if size <= _WRITE_BYTES:
+                self._engine.send_data(call.stream_id, b"".join((framed(size), *parts)))
+            else:
+                self._engine.send_data(call.stream_id, framed(size))
+                for part in parts:
+                    if len(part):
+                        self._engine.send_data(call.stream_id, part)
+        except ngh2.NGH2Error:
+            self._forget(call)
+
+    def finish(self, call: Call, trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """End a call well."""
+        self._end(call, [*_OK_TRAILERS, *trailers] if trailers else _OK_TRAILERS)
+
+    def fail(self, call: Call, exc: Exception) -> None:
+        """End a call with the status of what went wrong."""
+        if call.closed or self._over:
+            self._forget(call)
+            return
+        status, line = status_of(exc)
+        trailers = [(b"grpc-status", b"%d" % status_number(status)), (b"grpc-message", status_text(line))]
+        if call.answered:
+            self._end(call, trailers)
+            return
+        self._refuse(call.stream_id, [*_HEADERS, *trailers], ended=call.ended)
+        self._forget(call)
+
+    def acknowledge_held(self, call: Call) -> None:
+        """Let the client of a stream send more, now that all it sent has begun."""
+        if call.unacknowledged_bytes:
+            size, call.unacknowledged_bytes = call.unacknowledged_bytes, 0
+            if not self._over:
+                self._engine.acknowledge_received_data(size, call.stream_id)
+                self._dispatcher.touched(self)
+
+    def is_clogged(self) -> bool:
+        """The client does not read its answers."""
+        return self._paused and self._engine.queued_body_size() > _CLOGGED_BYTES
+
+    def flush(self) -> None:
+        """Send what the engine has, as far as the client takes it."""
+        if self._over:
+            return
+        try:
+            self._write()
+            if self._resets:
+                resets, self._resets = self._resets, []
+                for stream_id in resets:
+                    self._engine.reset_stream(stream_id, ngh2.ErrorCode.NO_ERROR)
+                self._write()
+            if self._owner.draining:
+                self._handle_events()
+                if not self._calls and not self._paused and not self._engine.queued_body_size():
+                    self._transport.write(self._engine.data_to_send())
+                    self._close()
+            elif not self._engine.want_read and not self._engine.want_write:
+                self._close()
+        except ngh2.NGH2Error:
+            self._break_off()
+
+    # For the transport.
+
+    def begin_drain(self) -> None:
+        """Tell the client to go elsewhere; calls under way finish, idle streams end."""
+        if self._over:
+            return
+        self._engine.send_shutdown_notice()
+        for call in list(self._calls.values()):
+            if call.kind == STREAM and not call.running and not call.waiting:
+                self.fail(call, UnavailableError("server", "stopping", "", "connect again"))
+        self._engine.send_goaway(ngh2.ErrorCode.NO_ERROR)
+        self.flush()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._over = True
+        self._transport.abort()
+
+    def sweep(self, now_s: float) -> None:
+        """Give up on clients that take their time; called about once a second."""
+        if self._over:
+            return
+        buffered = self._transport.get_write_buffer_size()
+        if buffered != self._buffered_bytes or not (buffered or self._engine.queued_body_size()):
+            self._progress_s, self._buffered_bytes = now_s, buffered
+        if now_s - self._progress_s > _STALL_S or (not self._settled and now_s - self._begun_s > _SETTLE_S):
+            self.abort()
+            return
+        for call in list(self._calls.values()):
+            if call.closed:
+                continue
+            if call.deadline_s is not None and now_s > call.deadline_s + _GRACE_S:
+                self.fail(call, DeadlineError("call", "the client's time is over"))
+            elif not call.ended and (call.kind != STREAM or call.reader.held) and now_s - call.since_s > _REQUEST_S:
+                self.fail(call, DeadlineError("request", f"not complete after {_REQUEST_S:g} s", "", "send it faster"))
+            else:
+                continue
+            self._dispatcher.touched(self)
+
+    def _handle_events(self) -> None:
+        for event in self._engine.events():
+            kind = type(event)
+            if kind is ngh2.DataReceived:
+                self._take_data(event.stream_id, event.data, ended=event.end_stream)  # type: ignore[attr-defined]
+            elif kind is ngh2.RequestReceived:
+                self._open(event.stream_id, event.headers, ended=event.end_stream)  # type: ignore[attr-defined]
+            elif kind is ngh2.TrailersReceived:
+                self._take_data(event.stream_id, b"", ended=True)  # type: ignore[attr-defined]
+            elif kind is ngh2.StreamReset or kind is ngh2.StreamClosed:
+                call = self._calls.pop(event.stream_id, None)  # type: ignore[attr-defined]
+                if call is not None:
+                    self._forget(call)
+            elif kind is ngh2.SettingsReceived:
+                self._settled = True
+
+    def _open(self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], *, ended: bool) -> None:
+        try:
+            head = read_head(headers)
+            if head.http_status != 200:
+                self._refuse(stream_id, [(b":status", b"%d" % head.http_status)], ended=ended)
+                return
+            kind = self._admit(head)
+        except EdgeKitError as exc:
+            status, line = status_of(exc)
+            answer = [*_HEADERS, (b"grpc-status", b"%d" % status_number(status)), (b"grpc-message", status_text(line))]
+            self._refuse(stream_id, answer, ended=ended)
+            return
+        call = Call(self, stream_id, kind, head, self._dispatcher.message_limit_bytes, time.monotonic())
+        self._calls[stream_id] = call
+        if ended:
+            self._take_end(call)
+
+    def _admit(self, head: CallHead) -> str:
+        """The kind of a call; raises the error that refuses it."""
+        path = head.path
+        if path not in OPEN_METHODS and not self._owner.access.allows(head.authorization):
+            raise StatusError("UNAUTHENTICATED", "header authorization", "not the token of this server", "Bearer TOKEN")
+        if path == _INFER_PATH:
+            return INFER
+        if path == _STREAM_PATH:
+            return STREAM
+        if not self._dispatcher.control.knows(path):
+            raise StatusError("UNIMPLEMENTED", f"method {shorten(path)}", "no such method", f"one of {SERVICE}")
+        return CONTROL
+
+    def _take_data(self, stream_id: int, data: bytes, *, ended: bool) -> None:
+        call = self._calls.get(stream_id)
+        if call is None or call.closed:
+            if data:
+                self._engine.acknowledge_received_data(len(data), stream_id)
+            return
+        if call.kind == STREAM:
+            call.unacknowledged_bytes += len(data)
+            call.since_s = time.monotonic()
+        elif data:
+            self._engine.acknowledge_received_data(len(data), stream_id)
+        reader, owner = call.reader, self._owner
+        before = reader.held
+        try:
+            messages = reader.feed(data)
+            owner.held_bytes += reader.held - before
+            if owner.held_bytes > owner.max_held_bytes:
+                raise OverloadedError("server", "too much is being sent to it at once", "", "try again later")
+            if call.kind == STREAM:
+                call.waiting.extend(messages)
+            elif messages:
+                if len(messages) > 1 or call.message is not None:
+                    raise StatusError("UNIMPLEMENTED", "call", "more than one message", "one: the method does not stream")
+                call.message = messages[0]
+        except EdgeKitError as exc:
+            owner.held_bytes -= reader.held
+            reader.held = 0
+            self.fail(call, exc)
+            return
+        if ended:
+            self._take_end(call)
+        elif call.kind == STREAM:
+            self._dispatcher.pump(call)
+
+    def _take_end(self, call: Call) -> None:
+        """The client has sent all."""
+        call.ended = True
+        if not call.reader.complete():
+            self.fail(call, StatusError("INVALID_ARGUMENT", "message", "cut off", "as many bytes as its prefix says"))
+        elif call.kind == STREAM:
+            self._dispatcher.pump(call)
+        elif call.message is None:
+            self.fail(call, StatusError("UNIMPLEMENTED", "call", "no message", "one"))
+        else:
+            message, call.message = call.message, None
+            self._dispatcher.start(call, message)
+
+    def _answer_headers(self, call: Call) -> None:
+        if not call.answered:
+            call.answered = True
+            self._engine.send_response(call.stream_id, _HEADERS)
+
+    def _end(self, call: Call, trailers: Sequence[tuple[bytes, bytes]]) -> None:
+        if not call.closed and not self._over:
+            try:
+                self._answer_headers(call)
+                self._engine.send_trailers(call.stream_id, trailers)
+                if not call.ended:
+                    self._resets.append(call.stream_id)
+            except ngh2.NGH2Error:
+                pass  # the client has reset the stream in this very turn
+        self._forget(call)
+
+    def _refuse(self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], *, ended: bool) -> None:
+        """An answer of headers alone; the client is told to stop sending."""
+        self._engine.send_response(stream_id, headers, end_stream=True)
+        if not ended:
+            self._resets.append(stream_id)
+        self._dispatcher.touched(self)
+
+    def _forget(self, call: Call) -> None:
+        """Nothing more is sent for a call; its stream is the engine's alone."""
+        self._owner.held_bytes -= call.reader.held
+        call.reader.held = 0
+        self.acknowledge_held(call)
+        call.close()
+
+    def _write(self) -> None:
+        while not self._paused:
+            data = self._engine.data_to_send(_WRITE_BYTES)
+            if not data:
+                break
+            self._transport.write(data)
+
+    def _break_off(self) -> None:
+        """The peer broke the protocol, or a limit: say so if it can be said, and close."""
+        if not self._over:
+            try:
+                last = self._engine.data_to_send()
+            except ngh2.NGH2Error:
+                last = _GOAWAY
+            self._transport.write(last)
+            self._close()
+
+    def _close(self) -> None:
+        """Close when what was written has been sent."""
+        self._over = True
+        self._transport.close()
+
+    def _refused(self) -> bool:
+        owner = self._owner
+        if owner.draining or len(owner.connections) >= owner.max_connections:
+            return True
+        tls = self._transport.get_extra_info("ssl_object")
+        return tls is not None and tls.selected_alpn_protocol() != "h2"
+
+
+def _is_local(transport: asyncio.BaseTransport) -> bool:
+    """The client is on this machine: loopback or a unix socket."""
+    connected = transport.get_extra_info("socket")
+    if connected is not None and connected.family == socket.AF_UNIX:
+        return True
+    peer = transport.get_extra_info("peername")
+    try:
+        address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+    except (IndexError, TypeError, ValueError):
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)

@@ -1,0 +1,333 @@
+"""From calls to the core and back: everything of one turn of the event loop is submitted before the core is told to run, and answers of other threads come through
+one wake-up for many.
+
+A `SubmittingCore` is called in the loop's thread. Any other core gets a bounded pool of threads, as do the calls that are not inference. Messages that are large or
+compressed are decoded in a thread too, so that the loop always answers health.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from edgekit.errors import EdgeKitError, OverloadedError
+from edgekit.protocol._deadline import absolute_deadline
+from edgekit.protocol._extensions import Extensions
+from edgekit.protocol._grpc_call import CONTROL, STREAM, Call, Inference
+from edgekit.protocol._grpc_codec import decode_request
+from edgekit.protocol._grpc_fast import RequestScanner, ResponseWriter, stream_parts
+from edgekit.protocol._grpc_messages import message_classes
+from edgekit.protocol._grpc_service import ControlService, parse_message
+from edgekit.protocol._grpc_wire import Message, inflate
+from edgekit.protocol._tensors import Limits
+from edgekit.protocol._types import InferenceCore, InferResponse, Parameters, SubmittingCore
+
+__all__ = ["MESSAGE_SLACK_BYTES", "Dispatcher", "status_of"]
+
+_log = logging.getLogger(__name__)
+MESSAGE_SLACK_BYTES = 1 << 20  # names, shapes and parameters beside the tensors
+_CONTROL_THREADS = 4  # health and repository calls that still get through while inference takes all its threads
+_MAX_CONTROL_WAITING = 256
+_DECODE_THREADS = 2
+_INLINE_BYTES = 256 << 10  # a larger message may hold what takes long to decode (typed contents, BYTES)
+_STREAM_RUNNING = 64  # inferences of one stream at once; flow control holds back the rest
+_FINAL_ASKED = "triton_enable_empty_final_response"
+_FINAL = "triton_final_response"
+_DECISION = "edgekit_decision"
+_DECISION_TRAILER = b"x-edgekit-decision"
+
+
+class Dispatcher:
+    """Runs the calls of one transport. All methods but `_deliver` belong to the loop's thread.
+
+    Args:
+        loop: the event loop.
+        core: what answers.
+        limits: what one message may hold.
+        max_in_flight: most inferences at once for a core without ``submit``.
+        extensions: the server's.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, core: InferenceCore, limits: Limits, max_in_flight: int, extensions: Extensions
+    ) -> None:
+        self._loop = loop
+        self._core = core
+        self._submitting: SubmittingCore | None = core if hasattr(core, "submit") and hasattr(core, "turn") else None  # type: ignore[assignment]
+        self._limits = limits
+        self._max_in_flight = max_in_flight
+        self._regions = extensions.regions
+        self.control = ControlService(core, extensions)
+        self.message_limit_bytes = min(limits.body_bytes + MESSAGE_SLACK_BYTES, (1 << 31) - 1)
+        self._local = threading.local()
+        self._writer = ResponseWriter()
+        self._request_class = message_classes()["ModelInferRequest"]
+        self._control_pool = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="edgekit-grpc-control")
+        threads = _DECODE_THREADS if self._submitting is not None else max_in_flight
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="edgekit-grpc")
+        self._control_waiting = 0
+        self._in_flight = 0  # in threads of ours
+        self._thread_id = threading.get_ident()
+        self._answers: deque[tuple[Inference | Call, Any]] = deque()
+        self._turn_planned = False
+        self._submitted = False
+        self._woken = False
+        self._dirty: set[Any] = set()
+        self.stream_running = _STREAM_RUNNING if self._submitting is not None else 1  # one: its answers come in order
+
+    def run_in(self, thread_id: int) -> None:
+        """The thread that runs the loop."""
+        self._thread_id = thread_id
+
+    def close(self) -> None:
+        """Let the threads end; waits for what runs in them."""
+        self._control_pool.shutdown(wait=True)
+        self._pool.shutdown(wait=True)
+
+    def touched(self, connection: Any) -> None:
+        """A connection may have bytes to send at the end of this turn."""
+        self._dirty.add(connection)
+        if not self._turn_planned:
+            self._turn_planned = True
+            self._loop.call_soon(self._turn)
+
+    def start(self, call: Call, message: Message) -> None:
+        """Run a unary call whose request is complete."""
+        if call.kind == CONTROL:
+            if self._control_waiting >= _MAX_CONTROL_WAITING:
+                call.connection.fail(call, OverloadedError("server", f"{self._control_waiting} calls wait already", "", "try again later"))
+                return
+            self._control_waiting += 1
+            self._control_pool.submit(self._run_control, call, message)
+        else:
+            self._infer(Inference(call, message, self._deliver))
+
+    def pump(self, call: Call) -> None:
+        """Begin what a stream has brought, as far as it may."""
+        while call.waiting and not call.closed and len(call.running) < self.stream_running:
+            self._infer(Inference(call, call.waiting.popleft(), self._deliver))
+        if not call.waiting:
+            call.connection.acknowledge_held(call)
+            if call.ended and not call.running and not call.closed:
+                call.connection.finish(call)
+
+    def _infer(self, inference: Inference) -> None:
+        call, message = inference.call, inference.message
+        assert message is not None
+        call.running.add(inference)
+        if call.connection.is_clogged():
+            inference.readable = True
+            self._deliver(inference, OverloadedError("connection", "too many answers wait to be read", "", "read them first"))
+        elif self._submitting is None:
+            if self._in_flight >= self._max_in_flight:
+                inference.readable = True
+                found = f"{self._in_flight} requests are being worked on"
+                self._deliver(inference, OverloadedError("server", found, f"at most {self._max_in_flight}", "try again later"))
+                return
+            self._in_flight += 1
+            self._pool.submit(self._run_blocking, inference)
+        elif message.encoding or len(message.data) > _INLINE_BYTES:
+            self._in_flight += 1
+            self._pool.submit(self._run_decode, inference)
+        else:
+            try:
+                self._decode(inference)
+            except Exception as exc:  # noqa: BLE001 - becomes the call's status
+                self._deliver(inference, exc)
+            else:
+                self._submit(inference)
+
+    def _decode(self, inference: Inference) -> None:
+        """Set the inference's request from its message; any thread."""
+        message = inference.message
+        assert message is not None
+        raw = memoryview(inflate(message, self.message_limit_bytes))
+        request = self._scanner().scan(raw)
+        if request is None:
+            parsed = parse_message("ModelInfer", self._request_class, raw)
+            inference.identity, inference.readable = parsed.id, True
+            request = decode_request(parsed, self._limits, self._regions)
+        inference.identity, inference.readable = request.id, True
+        inference.final = bool(request.parameters.get(_FINAL_ASKED, False))
+        now_s = time.monotonic()
+        remaining_s = None if inference.call.deadline_s is None else max(0.0, inference.call.deadline_s - now_s)
+        request.deadline_s = absolute_deadline(request.parameters, now_s, remaining_s)
+        inference.request = request
+        inference.message = None
+
+    def _scanner(self) -> RequestScanner:
+        """The scanner of this thread."""
+        try:
+            scanner: RequestScanner = self._local.scanner
+        except AttributeError:
+            scanner = self._local.scanner = RequestScanner(self._limits)
+        return scanner
+
+    def _submit(self, inference: Inference) -> None:
+        assert self._submitting is not None
+        assert inference.request is not None
+        self._submitted = True
+        inference.ticket = self._submitting.submit(inference.request, inference.done)
+        self.touched(inference.call.connection)
+
+    def _run_decode(self, inference: Inference) -> None:
+        """In a thread: decode, then hand the request back to the loop."""
+        try:
+            self._decode(inference)
+        except Exception as exc:  # noqa: BLE001 - becomes the call's status
+            self._deliver(inference, _Threaded(exc))
+        else:
+            self._deliver(inference, _Threaded(None))
+
+    def _run_blocking(self, inference: Inference) -> None:
+        """In a thread: decode and infer."""
+        answer: InferResponse | Exception
+        try:
+            if inference.cancelled:
+                raise OverloadedError("request", "cancelled")
+            self._decode(inference)
+            assert inference.request is not None
+            answer = self._core.infer(inference.request)
+        except Exception as exc:  # noqa: BLE001 - becomes the call's status
+            answer = exc
+        self._deliver(inference, _Threaded(answer))
+
+    def _run_control(self, call: Call, message: Message) -> None:
+        answer: bytes | Exception
+        try:
+            raw = inflate(message, self.message_limit_bytes)
+            answer = self.control.answer(call.head.path, raw, local=call.connection.local)
+        except Exception as exc:  # noqa: BLE001 - becomes the call's status
+            answer = exc
+        self._deliver(call, answer)
+
+    def _deliver(self, what: Inference | Call, answer: Any) -> None:
+        """Any thread: an answer for the loop to write."""
+        self._answers.append((what, answer))
+        if threading.get_ident() == self._thread_id:
+            self.touched(what.call.connection if isinstance(what, Inference) else what.connection)
+        elif not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._wake)
+            except RuntimeError:  # the loop is closed: nobody waits
+                self._answers.clear()
+
+    def _wake(self) -> None:
+        self._woken = False
+        self._drain()
+
+    def _turn(self) -> None:
+        self._turn_planned = False
+        self._drain()
+
+    def _drain(self) -> None:
+        """Run what was submitted, write what was answered, and send all of it."""
+        while self._submitted or self._answers:
+            if self._submitted:
+                self._submitted = False
+                assert self._submitting is not None
+                try:
+                    self._submitting.turn()
+                except Exception:  # noqa: BLE001 - its tickets are its own; the loop goes on
+                    _log.exception("the core failed in its turn")
+            while self._answers:
+                what, answer = self._answers.popleft()
+                if isinstance(what, Call):
+                    self._control_waiting -= 1
+                    self._answer_control(what, answer)
+                else:
+                    self._answer(what, answer)
+        dirty, self._dirty = self._dirty, set()
+        for connection in dirty:
+            connection.flush()
+
+    def _answer_control(self, call: Call, answer: bytes | Exception) -> None:
+        if call.closed:
+            return
+        self._dirty.add(call.connection)
+        if isinstance(answer, Exception):
+            call.connection.fail(call, answer)
+        else:
+            call.connection.send(call, [answer])
+            call.connection.finish(call)
+
+    def _answer(self, inference: Inference, answer: Any) -> None:
+        if isinstance(answer, _Threaded):
+            self._in_flight -= 1
+            answer = answer.answer
+        call = inference.call
+        if inference.cancelled or call.closed:
+            return
+        self._dirty.add(call.connection)
+        if answer is None:  # decoded in a thread
+            self._submit(inference)
+            return
+        call.running.discard(inference)
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            parts = self._writer.parts(self._marked(inference, answer), inference.request, self._regions)
+        except Exception as exc:  # noqa: BLE001 - becomes the call's status, or the stream's answer
+            if call.kind != STREAM:
+                call.connection.fail(call, exc)
+                return
+            if not inference.readable:
+                call.connection.fail(call, exc)  # no message that could be answered
+                return
+            parts = self._stream_error(inference, exc)
+        else:
+            if call.kind != STREAM:
+                call.connection.send(call, parts)
+                call.connection.finish(call, _decision(answer.parameters))
+                return
+            parts = stream_parts(parts)
+        call.connection.send(call, parts)
+        self.pump(call)
+
+    def _marked(self, inference: Inference, response: InferResponse) -> InferResponse:
+        if inference.final and inference.call.kind == STREAM:
+            response.parameters = {**response.parameters, _FINAL: True}
+        return response
+
+    def _stream_error(self, inference: Inference, exc: Exception) -> list[Any]:
+        """One element of a stream that says what went wrong with one request; the stream stays open."""
+        _, line = status_of(exc)
+        reply = message_classes()["ModelStreamInferResponse"](error_message=line)
+        reply.infer_response.id = inference.identity
+        if inference.final:
+            reply.infer_response.parameters[_FINAL].bool_param = True
+        return [reply.SerializeToString()]
+
+
+class _Threaded:
+    """An answer that held one of our threads; ``None`` for "decoded"."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self, answer: InferResponse | Exception | None) -> None:
+        self.answer = answer
+
+
+def status_of(exc: Exception) -> tuple[str, str]:
+    """Name of the status and the line for what went wrong; a bug of ours is logged under an id, and only the id is told."""
+    if isinstance(exc, EdgeKitError):
+        return exc.grpc_status, str(exc)
+    error_id = uuid.uuid4().hex[:12]
+    _log.error("unexpected error %s while answering gRPC", error_id, exc_info=exc)
+    return "INTERNAL", f"internal error {error_id}; the server's log has the details"
+
+
+def _decision(parameters: Parameters) -> list[tuple[bytes, bytes]]:
+    """The trailer that tells where a request ran."""
+    decision = parameters.get(_DECISION) if parameters else None
+    if not decision:
+        return []
+    text = "".join(char if " " <= char <= "~" else " " for char in str(decision))
+    return [(_DECISION_TRAILER, text.strip().encode())]

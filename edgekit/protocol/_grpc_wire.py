@@ -1,0 +1,241 @@
+"""gRPC over HTTP/2, as data: heads of calls, length-prefixed messages, statuses. Pure: no I/O, the caller gives the time.
+
+Reference: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md (called "the protocol" below).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from edgekit.errors import EdgeKitError, OverloadedError, RequestError
+from edgekit.protocol._tensors import shorten
+
+__all__ = [
+    "ACCEPTED_ENCODINGS",
+    "OK",
+    "CallHead",
+    "Message",
+    "MessageReader",
+    "StatusError",
+    "framed",
+    "inflate",
+    "read_head",
+    "status_number",
+    "status_text",
+    "timeout_s",
+]
+
+OK = 0
+_STATUS = {
+    name: number
+    for number, name in enumerate(
+        (
+            "OK",
+            "CANCELLED",
+            "UNKNOWN",
+            "INVALID_ARGUMENT",
+            "DEADLINE_EXCEEDED",
+            "NOT_FOUND",
+            "ALREADY_EXISTS",
+            "PERMISSION_DENIED",
+            "RESOURCE_EXHAUSTED",
+            "FAILED_PRECONDITION",
+            "ABORTED",
+            "OUT_OF_RANGE",
+            "UNIMPLEMENTED",
+            "INTERNAL",
+            "UNAVAILABLE",
+            "DATA_LOSS",
+            "UNAUTHENTICATED",
+        )
+    )
+}
+ACCEPTED_ENCODINGS = b"identity,deflate,gzip"
+# The protocol's "deflate" is the zlib format of RFC 1950.
+_ZLIB_FORMATS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+_TIMEOUT_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_PREFIX_BYTES = 5  # flag, 4-byte big-endian length
+_MESSAGE_TEXT = 2000  # characters of grpc-message: a header, which clients bound at 8 KiB
+
+
+class StatusError(EdgeKitError):
+    """A call that ends with a status of its own (``UNIMPLEMENTED`` for an unknown method)."""
+
+    def __init__(self, status: str, thing: str, found: str, expected: str = "", hint: str = "") -> None:
+        super().__init__(thing, found, expected, hint)
+        self.grpc_status = status
+
+
+class CallHead(msgspec.Struct):
+    """What the headers of a call say.
+
+    Attributes:
+        path: ``/service/method``.
+        timeout_s: seconds that the client still waits, ``None`` for no limit.
+        encoding: of compressed messages, as zlib's window bits; 0 for none.
+        authorization: value of the header, ``None`` without it.
+        http_status: 200, or why this is no gRPC call at all (405 for the method, 415 for the content type).
+    """
+
+    path: str = ""
+    timeout_s: float | None = None
+    encoding: int = 0
+    authorization: str | None = None
+    http_status: int = 200
+
+
+class Message(msgspec.Struct):
+    """One message as it came: bytes, or compressed bytes and zlib's window bits for them."""
+
+    data: memoryview | bytes
+    encoding: int = 0
+
+
+def read_head(headers: Iterable[tuple[bytes, bytes]]) -> CallHead:
+    """The head of a call.
+
+    Raises:
+        StatusError: a message encoding that is not known.
+        RequestError: a timeout that is none.
+    """
+    head = CallHead()
+    grpc = False
+    for name, value in headers:
+        if name == b":path":
+            head.path = value.decode("latin-1")
+        elif name == b"content-type":
+            grpc = value.startswith(b"application/grpc") and value[16:17] in {b"", b"+", b";"}
+        elif name == b"grpc-timeout":
+            head.timeout_s = timeout_s(value.decode("latin-1"))
+        elif name == b"grpc-encoding":
+            if value != b"identity":
+                head.encoding = _ZLIB_FORMATS.get(value, 0)
+                if not head.encoding:
+                    found = repr(shorten(value.decode("latin-1")))
+                    raise StatusError("UNIMPLEMENTED", "header grpc-encoding", found, ACCEPTED_ENCODINGS.decode())
+        elif name == b"authorization":
+            head.authorization = value.decode("latin-1")
+        elif name == b":method" and value != b"POST":
+            head.http_status = 405
+    if not grpc and head.http_status == 200:
+        head.http_status = 415
+    return head
+
+
+def timeout_s(text: str) -> float:
+    """Seconds of a ``grpc-timeout`` header: 1 to 8 digits and a unit.
+
+    Raises:
+        RequestError: anything else.
+    """
+    digits, unit = text[:-1], text[-1:]
+    if unit not in _TIMEOUT_UNITS_S or not (1 <= len(digits) <= 8 and digits.isascii() and digits.isdigit()):
+        raise RequestError("header grpc-timeout", repr(shorten(text)), "1 to 8 digits and one of H, M, S, m, u, n")
+    return int(digits) * _TIMEOUT_UNITS_S[unit]
+
+
+def status_number(name: str) -> int:
+    """Number of a status by name."""
+    return _STATUS[name]
+
+
+def status_text(text: str) -> bytes:
+    """A ``grpc-message`` value: UTF-8, percent-encoded as the protocol says, cut to what clients accept in a header."""
+    raw = shorten(text, _MESSAGE_TEXT).encode(errors="replace")
+    return b"".join(b"%c" % octet if 0x20 <= octet <= 0x7E and octet != 0x25 else b"%%%02X" % octet for octet in raw)
+
+
+def framed(size: int) -> bytes:
+    """The prefix of an uncompressed message of ``size`` bytes."""
+    return b"\0" + size.to_bytes(4, "big")
+
+
+class MessageReader:
+    """Cuts the bytes of one call into messages.
+
+    Args:
+        limit_bytes: the longest message, compressed or not.
+        encoding: `CallHead.encoding`.
+
+    Attributes:
+        held: bytes of a message that is not complete yet.
+    """
+
+    __slots__ = ("_chunks", "_encoding", "_limit", "_needed", "held")
+
+    def __init__(self, limit_bytes: int, encoding: int = 0) -> None:
+        self._limit = limit_bytes
+        self._encoding = encoding
+        self._chunks: list[bytes] = []
+        self._needed = _PREFIX_BYTES  # bytes until more is known: the prefix, then prefix and message
+        self.held = 0
+
+    def feed(self, chunk: bytes) -> list[Message]:
+        """The messages that ``chunk`` completes. A message that is one chunk is not copied.
+
+        Raises:
+            OverloadedError: a message beyond the limit.
+            StatusError: a prefix that the protocol does not know, or a compressed message in a call without an encoding.
+        """
+        if self.held + len(chunk) < self._needed:
+            if chunk:
+                self._chunks.append(chunk)
+                self.held += len(chunk)
+            return []
+        data = chunk if not self._chunks else b"".join((*self._chunks, chunk))
+        messages: list[Message] = []
+        view = memoryview(data)
+        start = 0
+        while len(data) - start >= _PREFIX_BYTES:
+            flag, end = data[start], start + _PREFIX_BYTES + self._length(data, start)
+            if end > len(data):
+                break
+            messages.append(Message(view[start + _PREFIX_BYTES : end], self._encoding if flag else 0))
+            start = end
+        self._keep(data, start)
+        return messages
+
+    def complete(self) -> bool:
+        """No message is cut off when the call ends here."""
+        return not self.held
+
+    def _keep(self, data: bytes, start: int) -> None:
+        self.held = len(data) - start
+        self._chunks = [data[start:] if start else data] if self.held else []
+        self._needed = _PREFIX_BYTES + (self._length(data, start) if self.held >= _PREFIX_BYTES else 0)
+
+    def _length(self, data: bytes, start: int) -> int:
+        """Length of the message whose prefix begins at ``start``."""
+        flag, length = data[start], int.from_bytes(data[start + 1 : start + _PREFIX_BYTES], "big")
+        if flag > 1:
+            raise StatusError("INTERNAL", "message prefix", f"flag {flag}", "0 or 1")
+        if flag and not self._encoding:
+            raise StatusError("INTERNAL", "message", "compressed, and no header grpc-encoding", "an encoding")
+        if length > self._limit:
+            raise OverloadedError("message", f"{length} bytes", f"at most {self._limit}", "send less in one message")
+        return length
+
+
+def inflate(message: Message, limit_bytes: int) -> memoryview | bytes:
+    """The bytes of a message, decompressed.
+
+    Raises:
+        OverloadedError: more than ``limit_bytes`` come out.
+        RequestError: damaged or truncated data.
+    """
+    if not message.encoding:
+        return message.data
+    decoder: Any = zlib.decompressobj(message.encoding)
+    try:
+        plain: bytes = decoder.decompress(message.data, limit_bytes + 1)
+    except zlib.error as exc:
+        raise RequestError("message", f"damaged compressed data ({exc})", "what header grpc-encoding says") from exc
+    if len(plain) > limit_bytes:
+        raise OverloadedError("message", f"more than {limit_bytes} bytes after decompression", f"at most {limit_bytes}")
+    if not decoder.eof:
+        raise RequestError("message", "truncated compressed data", "what header grpc-encoding says")
+    return plain
