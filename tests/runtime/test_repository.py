@@ -128,7 +128,7 @@ def test_unload_waits_for_requests_under_way(repository):
     assert not unloading.is_alive()
 
 
-def test_requests_get_answers_throughout_a_reload(repository):
+def test_requests_get_answers_throughout_swaps(repository, folder):
     core = RuntimeCore(repository)
     answers = []
     stop = threading.Event()
@@ -141,12 +141,30 @@ def test_requests_get_answers_throughout_a_reload(repository):
     for thread in threads:
         thread.start()
     for _ in range(5):
+        write_scale(folder / "eleven", version="11", scale=11.0)
+        repository.load("scale")
+        shutil.rmtree(folder / "eleven")
+        shutil.rmtree(folder / ".eleven.files")
         repository.load("scale")
     stop.set()
     for thread in threads:
         thread.join(10)
     assert len(answers) > 4
-    assert set(answers) == {10.0}
+    assert set(answers) == {10.0, 11.0}
+
+
+def test_a_load_keeps_what_did_not_change(repository, folder):
+    before = {model.version: model for model in repository.loaded("scale")}
+    write_scale(folder / "eleven", version="11", scale=11.0)
+    repository.load("scale")
+    after = {model.version: model for model in repository.loaded("scale")}
+    assert all(after[version] is model for version, model in before.items())
+    shutil.rmtree(folder / "two")
+    write_scale(folder / "two b", version="2", scale=2.5)
+    repository.load("scale")
+    assert repository.get("scale", "2") is not before["2"]
+    assert repository.get("scale", "10") is before["10"]
+    assert answer(RuntimeCore(repository), version="2") == 2.5
 
 
 def test_unknown_names(repository):
