@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from edgekit.bundle import Artifact, GoldenSample, Signature, Verified
+from edgekit.converters._open_sizes import Settings
 from edgekit.device_profiles import DeviceProfile, EngineClaim
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ class NormalisedModel:
         static: every tensor shape is known.
         native: the TensorFlow original with these shapes, where ``model`` still is the same model.
         weights: the folder that large tensors of ``model`` lie in, for a model beyond protobuf's 2 GB.
-        batches: the model with its first dimension at each size that the target asks for, where the user leaves it open and the target
-            makes it open itself (`Emitter.batch_probes`).
+        probes: the model at the sizes of ``settings.probes``, where the user leaves dimensions open and the target makes them open itself
+            (`Emitter.batch_probes`).
+        settings: of dimensions that the user leaves open.
     """
 
     model: onnx.ModelProto
@@ -51,7 +53,8 @@ class NormalisedModel:
     static: bool
     native: NativeModel | None = None
     weights: Path | None = None
-    batches: tuple[NormalisedModel, ...] = ()
+    probes: tuple[NormalisedModel, ...] = ()
+    settings: Settings = field(default_factory=Settings)
 
     def graph(self) -> Graph:
         """The plain graph for front ends of our own; needs ``static``."""
@@ -139,7 +142,8 @@ class Emitter(Protocol):
     Attributes:
         engine: engine name in manifests and profiles.
         static_only: needs every shape fixed.
-        batch_probes: sizes of the first dimension at which it wants the model when the user leaves that open; empty: it is fixed.
+        batch_probes: batches at which it wants the model when the user leaves sizes open, see `edgekit.converters._open_sizes`; empty: it wants
+            them fixed, or takes them open.
         precisions: what it can write.
     """
 

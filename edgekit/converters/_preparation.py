@@ -11,11 +11,13 @@ from edgekit.converters import processing
 from edgekit.converters._emitter import NormalisedModel
 from edgekit.converters._isolation import Tell
 from edgekit.converters._normalise import normalise
-from edgekit.converters._open_batch import at_batch
-from edgekit.converters._samples import SampleSet, golden_samples
+from edgekit.converters._open_sizes import at_sizes, find_settings, open_symbols
+from edgekit.converters._samples import SampleSet, golden_samples, trial
 from edgekit.converters._source import SourceModel
 
 __all__ = ["prepare", "put_around"]
+
+_BATCHES = (1, 2, 3)  # of settings that only samples are made from
 
 
 def prepare(
@@ -29,10 +31,14 @@ def prepare(
     """The normal form of a model, and samples with the source's own answers; raises as `normalise` and `golden_samples` do."""
     tell("normalising")
     normalised = normalise(source, shapes, static=static)
-    fixed = tuple(normalise(source, at_batch(source.signature, shapes, size), static=True) for size in batches)
-    normalised = dataclasses.replace(normalised, batches=fixed)
+    opened = open_symbols(source.signature, shapes)
+    if opened and (batches or calibration is None):
+        tell("trying sizes for what is open")
+        settings = find_settings(normalised.signature, opened, batches or _BATCHES, trial(source, normalised.signature))
+        fixed = tuple(normalise(source, at_sizes(source.signature, shapes, sizes), static=True) for sizes in settings.probes if batches)
+        normalised = dataclasses.replace(normalised, probes=fixed, settings=settings)
     tell("running the source model on samples")
-    return normalised, golden_samples(source, normalised.signature, calibration)
+    return normalised, golden_samples(source, normalised.signature, calibration, normalised.settings.proofs)
 
 
 def put_around(tell: Tell, source: SourceModel, request: processing.Request) -> SourceModel:

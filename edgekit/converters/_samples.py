@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import numpy as np
 from msgspec import structs
 
 from edgekit.bundle import GoldenSample, Signature, TensorSpec, storage_errors
+from edgekit.converters._open_sizes import sized
 from edgekit.converters._parquet import SUFFIX, read_parquet
 from edgekit.converters.processing import image_of, is_open, read_picture, sample_notes, sample_shape
 from edgekit.converters.sources._runnable import open_session
@@ -30,7 +31,16 @@ from edgekit.runtime.engines import one_line
 if TYPE_CHECKING:
     from edgekit.converters._source import SourceModel
 
-__all__ = ["SampleSet", "calibration_inputs", "golden_samples", "range_inputs", "reference_run", "require_sizes", "synthetic_inputs"]
+__all__ = [
+    "SampleSet",
+    "calibration_inputs",
+    "golden_samples",
+    "range_inputs",
+    "reference_run",
+    "require_sizes",
+    "synthetic_inputs",
+    "trial",
+]
 
 Inputs = dict[str, np.ndarray]
 
@@ -65,13 +75,16 @@ class SampleSet:
     notes: tuple[str, ...] = ()
 
 
-def golden_samples(source: SourceModel, signature: Signature, calibration: Path | None) -> SampleSet:
+def golden_samples(
+    source: SourceModel, signature: Signature, calibration: Path | None, sizes: Sequence[Mapping[str, int]] = ()
+) -> SampleSet:
     """Samples that fit ``signature``, answered by the original file through ONNX Runtime on one CPU thread in its own float32.
 
     Args:
         source: the model as the user gave it.
         signature: as normalised: given sizes are numbers; a symbolic first dimension is sampled at 1, and once at 2 where the model can.
         calibration: file or folder of the user's samples; without it they are synthetic.
+        sizes: of symbols beside the first dimension, for synthetic samples in turn.
 
     Raises:
         UsageError: ``calibration`` has no usable sample.
@@ -84,29 +97,53 @@ def golden_samples(source: SourceModel, signature: Signature, calibration: Path 
         samples = tuple(GoldenSample(inputs, run(inputs)) for inputs in given)
         notes = (f"only {len(samples)} calibration sample(s)",) if len(samples) < SYNTHETIC_SAMPLES else ()
         return SampleSet(samples, "calibration", (*notes, *sample_notes(signature, samples)))
-    require_sizes(signature)
+    settings = sizes or ({},)
+    require_sizes(sized(signature, settings[0]))
     found = []
     for index in range(SYNTHETIC_SAMPLES):
         batch = 2 if index == 1 else 1
-        found.append(_answered(run, signature, index, batch, source.path))
+        found.append(_answered(run, sized(signature, settings[index % len(settings)]), index, batch, source.path))
     notes = ("samples are synthetic: give --calibration for numbers on real data",)
     return SampleSet(tuple(found), "synthetic", (*notes, *sample_notes(signature, found)))
 
 
-def require_sizes(signature: Signature) -> None:
+def trial(source: SourceModel, signature: Signature) -> Callable[[Signature], bool]:
+    """What tells whether the source runs on inputs of given sizes.
+
+    Args:
+        source: the model.
+        signature: as normalised.
+    """
+    run = reference_run(source, signature)
+
+    def takes(sizes: Signature) -> bool:
+        try:
+            _answered(run, sizes, 0, 1, source.path)
+        except ModelError:
+            return False
+        return True
+
+    return takes
+
+
+def require_sizes(signature: Signature, opened: Sequence[str] = ()) -> None:
     """Refuse inputs with open sizes beside the first dimension: no synthetic sample can be made for them.
+
+    Args:
+        signature: with given sizes as numbers.
+        opened: symbols that the user leaves open in so many words: sizes are looked for.
 
     Raises:
         ShapeRequiredError: names the ``--shape`` to give.
     """
     for spec in signature.inputs:
-        if not is_open(image_of(signature, spec.name)) and any(isinstance(dim, str) for dim in spec.shape[1:]):
+        if not is_open(image_of(signature, spec.name)) and any(isinstance(dim, str) and dim not in opened for dim in spec.shape[1:]):
             sizes = ",".join(str(dim) if isinstance(dim, int) else ("1" if axis == 0 else "?") for axis, dim in enumerate(spec.shape))
             raise ShapeRequiredError(
                 f"input {spec.name!r}",
                 f"{spec.describe()} has sizes that only you can know",
                 "",
-                f"give --shape {spec.name}={sizes} with numbers, or --calibration with arrays of the right size",
+                f"give --shape {spec.name}={sizes} with numbers, or -1 to leave them open, or --calibration with arrays of the right size",
             )
 
 

@@ -13,7 +13,7 @@ from edgekit.converters import processing
 from edgekit.converters._emitter import NormalisedModel
 from edgekit.converters._isolation import Guard
 from edgekit.converters._normalise import resolve_shapes
-from edgekit.converters._open_batch import at_batch, leaves_batch_open
+from edgekit.converters._open_sizes import at_sizes, open_symbols
 from edgekit.converters._options import BuildOptions, silent
 from edgekit.converters._preparation import prepare, put_around
 from edgekit.converters._quantising import find_ranges
@@ -73,19 +73,20 @@ class SharedModel:
 
         Args:
             static: fix every size.
-            batches: leave the first dimension open where the user does, and add the model fixed at each of these sizes.
+            batches: leave open what the user does, and add the model at some sizes of it, with these for the first dimension.
         """
         with self._lock:
             source = self.source()
             shapes, given = self.options.get("shapes") or {}, self.options.get("calibration")
             calibration = Path(given) if given is not None else None
-            batches = batches if static and leaves_batch_open(source.signature, shapes) else ()
-            if batches:
-                resolve_shapes(source.signature, at_batch(source.signature, shapes, batches[0]), static=True)  # all else must be known
+            opened = open_symbols(source.signature, shapes)
+            batches = batches if static and opened else ()
+            if batches:  # all else must be known
+                resolve_shapes(source.signature, at_sizes(source.signature, shapes, dict.fromkeys(opened, batches[0])), static=True)
             resolved = resolve_shapes(source.signature, shapes, static and not batches)
             if calibration is None:  # found out here, not after a long normalisation
                 inputs = tuple(structs.replace(spec, shape=resolved[spec.name]) for spec in source.signature.inputs)
-                require_sizes(structs.replace(source.signature, inputs=inputs))
+                require_sizes(structs.replace(source.signature, inputs=inputs), opened)
             static = all(isinstance(dim, int) for shape in resolved.values() for dim in shape)
             key = (static, batches)
             if key not in self._forms:

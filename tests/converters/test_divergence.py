@@ -130,12 +130,12 @@ def test_models_with_an_open_batch_are_compared_too(tiny_mlp: Path, tmp_path: Pa
     normalised, samples = prepare(lambda _: None, source, {}, target.static_only, None, target.batch_probes)
     job = EmitJob("model", normalised, profile, profile.engine, "fp32", tmp_path, samples.samples)
     changed = []
-    for model in (normalised, *normalised.batches):
+    for model in (normalised, *normalised.probes):
         copy = onnx.ModelProto()
         copy.CopyFrom(model.model)
         scaled("w2", 0.5)(copy)
-        changed.append(replace(model, model=copy, batches=()))
-    emitted = target.emit(replace(job, source=replace(changed[0], batches=tuple(changed[1:]))))
+        changed.append(replace(model, model=copy, probes=()))
+    emitted = target.emit(replace(job, source=replace(changed[0], probes=tuple(changed[1:]))))
     place = locate(lambda _: None, job, emitted.artifact)
     assert (place.tensor, place.node) == ("logits", "second")
 

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.bundle import Artifact, GoldenSample
-from edgekit.converters._batch_proof import prove_larger_batch
 from edgekit.converters._emitter import EmitJob, Emitted, NormalisedModel, Proof
 from edgekit.converters._graph import Graph
 from edgekit.converters._lowering import lower_model
+from edgekit.converters._open_sizes import batch_symbols, bounds
 from edgekit.converters._ranges import FLOAT16_FLAG, FLOAT16_MAX, Range, activation_ranges, largest_magnitude
+from edgekit.converters._size_proof import prove_other_sizes
 from edgekit.converters._source import graph_from_onnx
 from edgekit.converters.coreml._context import ops
-from edgekit.converters.coreml._open_batch import BATCHES, MAX_BATCH, BatchError, open_batch
+from edgekit.converters.coreml._open_sizes import BATCHES, MAX_BATCH, OpenSizeError, open_sizes
 from edgekit.converters.coreml._package import write_package
 from edgekit.converters.coreml._precision import Float16Selector
 from edgekit.converters.coreml._program import MilProgram, build_program
@@ -106,8 +107,8 @@ class CoreMLEmitter:
         for sample in job.samples:
             outputs.append(_run(saved, job, emitted, sample))
         notes: tuple[str, ...] = ()
-        if job.source.batches:
-            notes = (prove_larger_batch(job, emitted, lambda sample: ([_run(saved, job, emitted, sample)], _REFERENCE)),)
+        if job.source.probes:
+            notes = (prove_other_sizes(job, emitted, lambda sample: ([_run(saved, job, emitted, sample)], _REFERENCE)),)
         return Proof(
             "reference",
             _REFERENCE,
@@ -126,23 +127,37 @@ def _run(saved: Interpreter, job: EmitJob, emitted: Emitted, sample: GoldenSampl
 
 
 def _program(job: EmitJob, source: NormalisedModel, tools: Toolchain, target: Any) -> tuple[MilProgram, onnx.ModelProto]:
-    """The program of a model, and the ONNX model whose tensors it holds; where the batch stays open, made from two.
+    """The program of a model, and the ONNX model whose tensors it holds; where sizes stay open, made from several.
 
     Raises:
-        UsageError: the model, or its precision, does not allow an open batch.
+        UsageError: the model, or its precision, does not allow open sizes.
     """
     int8 = job.precision == "int8"
-    if not source.batches:
+    if not job.source.probes:
         graph, model = _lowered(source)
         return build_program(graph, tools, target, int8=int8), model
-    next_step = "give --shape with a number for the first dimension"
-    if int8:
-        raise UsageError("--precision int8", "with an open batch", "a fixed batch", next_step)
-    first, second = (build_program(_lowered(each)[0], tools, target) for each in source.batches)
+    one = not job.source.settings.proofs
+    thing, fixed = ("an open batch", "a fixed batch") if one else ("open sizes", "fixed sizes")
+    next_step = "give --shape with a number for the first dimension" if one else "give --shape with numbers"
+    if int8 or job.quantization is not None:
+        raise UsageError("int8 or compressed weights", f"with {thing}", fixed, next_step)
+    programs = [build_program(_lowered(each)[0], tools, target) for each in job.source.probes]
     try:
-        return open_batch((first, second), tools, target), source.model
-    except BatchError as exc:
-        raise UsageError("an open batch", f"this model cannot have one in Core ML: {exc}", "a fixed batch", next_step) from exc
+        return open_sizes(programs, _open_axes(job, programs[0]), "the batch" if one else "open sizes", tools, target), source.model
+    except OpenSizeError as exc:
+        raise UsageError(thing, f"this model cannot have {'one' if one else 'them'} in Core ML: {exc}", fixed, next_step) from exc
+
+
+def _open_axes(job: EmitJob, program: MilProgram) -> dict[tuple[str, int], tuple[int, int]]:
+    """Shortest and longest length of each open dimension, by native name of the input and axis."""
+    signature, settings = job.source.signature, job.source.settings
+    batch, found = batch_symbols(signature), {}
+    for bound, spec in zip(program.inputs, signature.inputs, strict=True):
+        for axis, dim in enumerate(spec.shape):
+            if isinstance(dim, str):
+                seen = [sample.inputs[spec.name].shape[axis] for sample in job.samples]
+                found[bound.native_name, axis] = (1, max(MAX_BATCH, *seen)) if dim in batch else bounds(settings, dim, seen)
+    return found
 
 
 def _lowered(source: NormalisedModel) -> tuple[Graph, onnx.ModelProto]:
@@ -163,8 +178,10 @@ def _flexible_inputs(ct: Any, built: MilProgram) -> list[Any] | None:
         return None
     given = []
     for bound in built.inputs:
-        axis = built.open_axes.get(bound.native_name)
-        shape = [size if place != axis else ct.RangeDim(1, MAX_BATCH, default=1) for place, size in enumerate(built.shape_of(bound))]
+        axes = built.open_axes.get(bound.native_name, {})
+        shape = [
+            ct.RangeDim(*axes[place], default=axes[place][0]) if place in axes else size for place, size in enumerate(built.shape_of(bound))
+        ]
         given.append(ct.TensorType(name=bound.native_name, shape=ct.Shape(shape), dtype=np.dtype(bound.native_dtype).type))
     return given
 

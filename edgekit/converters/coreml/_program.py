@@ -30,14 +30,14 @@ class MilProgram:
         context: where its operators came from.
         inputs: how the signature's inputs appear in it.
         outputs: the same for outputs.
-        open_axes: of inputs whose length is left open, by native name.
+        open_axes: by native name of an input, its axes whose length is left open: shortest and longest.
     """
 
     program: Any
     context: MilContext
     inputs: tuple[TensorBinding, ...]
     outputs: tuple[TensorBinding, ...]
-    open_axes: dict[str, int] = field(default_factory=dict)
+    open_axes: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
 
     @property
     def function(self) -> Any:

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgekit.bundle import Artifact, GoldenSample, TensorBinding, TensorSpec, write_file
-from edgekit.converters._batch_proof import prove_larger_batch
 from edgekit.converters._emitter import EmitJob, Emitted, Proof
 from edgekit.converters._graph import Graph
 from edgekit.converters._lowering import lowered_graph
+from edgekit.converters._size_proof import prove_other_sizes
 from edgekit.converters._verify import prove_on_host, run_artifact
 from edgekit.converters.sources._tensorflow import import_tensorflow, quiet_tensorflow
 from edgekit.converters.tflite._batch import BATCHES, BatchError, open_batch
@@ -83,7 +83,7 @@ class TfliteEmitter:
         """
         load_handlers()
         edge = job.quantization is not None and job.profile.family == "coral"
-        graph, (data, inputs, outputs) = _open_file(job) if job.source.batches else _fixed_file(job, edge)
+        graph, (data, inputs, outputs) = _open_file(job) if job.source.probes else _fixed_file(job, edge)
         write_file(job.directory / _FILE, data)
         return Emitted(
             Artifact(
@@ -101,13 +101,13 @@ class TfliteEmitter:
     def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
         """Run the file on every sample through LiteRT; one with an open batch at a larger batch too."""
         proof = prove_on_host(job, emitted)
-        if not job.source.batches:
+        if not job.source.probes:
             return proof
 
         def run(sample: GoldenSample) -> tuple[list[dict[str, np.ndarray]], str]:
             return run_artifact(job.directory, emitted.artifact, job.source.signature, [sample])
 
-        return dataclasses.replace(proof, notes=(*proof.notes, prove_larger_batch(job, emitted, run)))
+        return dataclasses.replace(proof, notes=(*proof.notes, prove_other_sizes(job, emitted, run)))
 
 
 EMITTERS = {"tflite": TfliteEmitter()}
@@ -131,7 +131,9 @@ def _open_file(job: EmitJob) -> tuple[Graph, _File]:
     next_step = "give --shape with a number for the first dimension"
     if job.quantization is not None:
         raise UsageError("int8 or compressed weights", "with an open batch", "a fixed batch", next_step)
-    graphs = [lowered_graph(each, ops) for each in job.source.batches]
+    if job.source.settings.proofs:
+        raise UsageError("open sizes", "beside the batch, for TensorFlow Lite", "fixed sizes", "give --shape with numbers")
+    graphs = [lowered_graph(each, ops) for each in job.source.probes]
     precision = "fp32" if job.precision == "fp16" and too_large(graphs[0]) else job.precision
     (first, inputs, outputs), (second, *others) = (tflite_from_graph(graph, precision) for graph in graphs)
     try:

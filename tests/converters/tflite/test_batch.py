@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.converters import build
-from edgekit.converters._open_batch import at_batch, leaves_batch_open
+from edgekit.converters._open_sizes import at_sizes, open_symbols
 from edgekit.converters._source import load_source
 from edgekit.errors import EngineError, ShapeRequiredError, UsageError
 from edgekit.runtime import load
@@ -162,8 +162,8 @@ def test_another_size_is_refused_by_the_engine(tmp_path):
 
 def test_what_leaves_the_batch_open(tmp_path):
     signature = load_source(saved(tmp_path / "net.onnx", [helper.make_node("Relu", ["x"], ["y"])], {}, ["N", 4], "y")).signature
-    assert leaves_batch_open(signature, {"x": (-1, 4)})
-    assert leaves_batch_open(signature, {"x": ("N", 4)})
-    assert not leaves_batch_open(signature, {})
-    assert not leaves_batch_open(signature, {"x": (2, 4)})
-    assert at_batch(signature, {"x": (-1, 4)}, 7) == {"x": (7, 4)}
+    assert open_symbols(signature, {"x": (-1, 4)}) == ("N",)
+    assert open_symbols(signature, {"x": ("N", 4)}) == ("N",)
+    assert not open_symbols(signature, {})
+    assert not open_symbols(signature, {"x": (2, 4)})
+    assert at_sizes(signature, {"x": (-1, 4)}, {"N": 7}) == {"x": (7, 4)}
