@@ -292,7 +292,7 @@ class ModelRepository:
             self._problems[key] = str(exc)
             self._tell("load_failed", *key, str(exc))
             raise
-        model.memory_bytes = max(resident_bytes() - before, _file_bytes(bundle))
+        model.memory_bytes = max(resident_bytes() - before, _file_bytes(bundle.path))
         model.used = next(self._uses)
         self._sizes[bundle.digest] = model.memory_bytes
         self._problems.pop(key, None)
@@ -303,7 +303,7 @@ class ModelRepository:
         """Make room for a version within the memory quota."""
         if not self._memory_bytes:
             return
-        needed = self._sizes.get(coming.digest) or sum(path.stat().st_size for path in _files(coming))
+        needed = self._sizes.get(coming.digest) or _file_bytes(coming.path)
         held = {(trial.name, version) for trial in self.trials.values() for version in (trial.rollout.baseline, trial.rollout.candidate)}
         residents = [
             Resident(
@@ -421,9 +421,6 @@ def _same(model: LoadedModel, found: FoundBundle) -> bool:
     return bool(found.digest) and model.bundle.digest == found.digest
 
 
-def _files(found: FoundBundle) -> list[Path]:
-    return [found.path] if found.path.is_file() else [path for path in found.path.rglob("*") if path.is_file()]
-
-
-def _file_bytes(bundle: Bundle) -> int:
-    return sum(entry.bytes for entry in bundle.manifest.files.values())
+def _file_bytes(bundle: Path) -> int:
+    files = [bundle] if bundle.is_file() else [path for path in bundle.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files)
