@@ -11,7 +11,7 @@ from edgekit.runtime.engines._base import Engine, EngineOptions, one_line, usabl
 
 __all__ = ["ENGINE_MODULES", "Engine", "EngineOptions", "engine_class", "one_line", "open_engine", "usable_cpus"]
 
-# name in a manifest -> module that defines `ENGINE`. A new engine is its module and one line here.
+# name in a manifest -> module that defines it in `ENGINES`. A new engine is its module and one line here.
 ENGINE_MODULES = {
     "onnxruntime": "edgekit.runtime.engines._onnxruntime",
     "openvino": "edgekit.runtime.engines._openvino",
@@ -19,6 +19,7 @@ ENGINE_MODULES = {
     "coreml": "edgekit.runtime.engines._coreml",
     "tensorrt": "edgekit.runtime.engines._tensorrt",
     "tensorrt-rtx": "edgekit.runtime.engines._tensorrt",
+    "null": "edgekit.runtime.engines._null",
 }
 
 
@@ -35,6 +36,6 @@ def engine_class(name: str) -> type[Engine]:
     return found
 
 
-def open_engine(path: Path, artifact: Artifact, signature: Signature, options: EngineOptions | None = None) -> Engine:
-    """Load one artifact with the engine it names. Raises as `Engine` does."""
-    return engine_class(artifact.engine)(path, artifact, signature, options)
+def open_engine(path: Path, artifact: Artifact, signature: Signature, options: EngineOptions | None = None, content: str = "") -> Engine:
+    """Load one artifact with the engine it names. Arguments and errors are those of `Engine`."""
+    return engine_class(artifact.engine)(path, artifact, signature, options, content)

@@ -11,17 +11,23 @@ import abc
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 import msgspec
 import numpy as np
 
 from edgekit.bundle import Artifact, Signature, TensorBinding, TensorSpec
-from edgekit.errors import EdgeKitError, EngineError
+from edgekit.errors import EdgeKitError, EngineError, UnknownNameError
+from edgekit.runtime.engines._outputs import check_out, deliver, direct_targets, known_shapes
 
-__all__ = ["Engine", "EngineOptions"]
+__all__ = ["HINTS", "NO_TARGETS", "Engine", "EngineOptions"]
+
+HINTS = ("latency", "throughput")
+NO_TARGETS: Mapping[str, np.ndarray] = MappingProxyType({})
+"""Nothing to write to directly: the engine makes all of its outputs."""
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,26 +36,29 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         threads: CPU threads for one run; 0 lets the engine choose.
         cache_dir: where the engine may keep compiled forms; empty for none.
-        accelerator: name from the profile (``cpu``, ``gpu``, ``npu``); empty for the engine's default.
+        accelerator: name from the profile (``cpu``, ``gpu``, ``npu``, ``tpu``); empty for the profile's order, see `Session`.
+        hint: ``latency``: one request as fast as it goes. ``throughput``: many at once; a run takes one thread unless ``threads`` says more.
     """
 
     threads: int = 0
     cache_dir: str = ""
     accelerator: str = ""
+    hint: str = "latency"
 
 
 class Engine(abc.ABC):
     """A loaded artifact that answers requests.
 
-    Inputs and outputs are the bundle's signature: logical names, dtypes and axis order. Arrays given to `run` are read
-    only; arrays returned belong to the caller. Safe to call from several threads: an engine whose ``concurrent`` is false runs one request
-    at a time behind a lock.
+    Inputs and outputs are the bundle's signature: logical names, dtypes and axis order; or, when the caller asks for the native layout, the same names in the
+    artifact's own dtypes and axis order (`native_inputs`, `native_outputs`). Arrays given to `run` are read only; arrays returned belong to the caller.
+    Safe to call from several threads: an engine whose ``concurrent`` is false runs one request at a time behind a lock.
 
     Args:
         path: the artifact's file or directory.
         artifact: how it maps to the signature.
         signature: what callers see.
-        options: threads, cache and accelerator.
+        options: threads, cache, accelerator and hint.
+        content: identifies what lies at ``path``, for caches; empty when the caller does not know.
 
     Raises:
         EnvironmentMissingError: the engine's package is not installed.
@@ -59,11 +68,16 @@ class Engine(abc.ABC):
     name: ClassVar[str]
     concurrent: ClassVar[bool] = False
 
-    def __init__(self, path: Path, artifact: Artifact, signature: Signature, options: EngineOptions | None = None) -> None:
+    def __init__(
+        self, path: Path, artifact: Artifact, signature: Signature, options: EngineOptions | None = None, content: str = ""
+    ) -> None:
         self.path = path
         self.artifact = artifact
         self.signature = signature
+        self.content = content
         self.options = options or EngineOptions()
+        if self.options.hint not in HINTS:
+            raise UnknownNameError("hint", self.options.hint, HINTS)
         self._guard: contextlib.AbstractContextManager[object] = contextlib.nullcontext() if self.concurrent else threading.Lock()
         self._closed = False
         self._plain_inputs = _is_plain(artifact.inputs, signature.inputs)
@@ -75,26 +89,57 @@ class Engine(abc.ABC):
         except Exception as exc:
             raise EngineError(f"engine {self.name}", f"cannot load {path.name}: {one_line(exc)}", "", "build the bundle again") from exc
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Answer one request. ``inputs`` must already fit the signature (see `Signature.check`).
+    def run(
+        self, inputs: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray] | None = None, *, native: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Answer one request. ``inputs`` must already fit the signature, or `native_inputs` (see `Signature.check`).
+
+        Args:
+            inputs: by the signature's names.
+            out: arrays of the caller that outputs are written to, by the signature's names; outputs that are not in it are made anew. The engine
+                writes to them itself where it can (C-ordered in the artifact's axis order), else the result is copied; it keeps none of them. After
+                an error their content is undefined. They must not overlap the inputs.
+            native: inputs and outputs are in the artifact's dtypes and axis order; no transpose, no conversion.
 
         Returns:
-            one array per signature output, in its logical axis order.
+            one array per signature output; those of ``out`` are the caller's own.
 
         Raises:
+            RequestError: an array in ``out`` that is no output, cannot be written, or has the wrong dtype or shape.
             EngineError: the engine failed, or was closed.
         """
         try:
-            native = inputs if self._plain_inputs else self._to_native(inputs)
+            targets = NO_TARGETS if out is None else self._targets(inputs, out, native=native)
+            if native:
+                tensors: Mapping[str, np.ndarray] = self._as_named(inputs)
+            else:
+                tensors = inputs if self._plain_inputs else self._to_native(inputs)
             with self._guard:
                 if self._closed:
                     raise self._closed_error()
-                outputs = self._infer(native)
+                outputs = self._infer(tensors, targets)
         except EdgeKitError:
             raise
         except Exception as exc:
             raise self._failed(exc) from exc
-        return outputs if self._plain_outputs else self._to_logical(outputs)
+        if native:
+            answer = {binding.name: outputs[binding.native_name] for binding in self.artifact.outputs}
+        else:
+            answer = outputs if self._plain_outputs else self._to_logical(outputs)
+        if out is None:
+            return answer
+        names = {binding.native_name: binding.name for binding in self.artifact.outputs}
+        return deliver(out, answer, {names[name] for name, array in targets.items() if outputs[name] is array})
+
+    @property
+    def native_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs as `run` takes them with ``native=True``: the signature's names, the artifact's dtypes and axis order."""
+        return tuple(self._native_spec(*pair) for pair in zip(self.artifact.inputs, self.signature.inputs, strict=True))
+
+    @property
+    def native_outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs as `run` gives them with ``native=True``."""
+        return tuple(self._native_spec(*pair) for pair in zip(self.artifact.outputs, self.signature.outputs, strict=True))
 
     def close(self) -> None:
         """Release the engine's memory. May be called twice, and while another thread runs: that run ends first or finds it closed."""
@@ -105,8 +150,17 @@ class Engine(abc.ABC):
             self._close()
 
     def describe(self) -> dict[str, str]:
-        """What really runs: engine, version, device, threads. For logs, metadata and receipts."""
-        return {"engine": self.name, "version": self.version()}
+        """What really runs, for logs, metadata and receipts: ``engine``, ``version``, ``hint``, ``concurrent`` (``yes``, or ``no``: one run at a time).
+
+        Engines add ``device``, ``threads``, and what else tells one way of running from another.
+        """
+        concurrent = "yes" if self.concurrent else "no"
+        return {"engine": self.name, "version": self.version(), "hint": self.options.hint, "concurrent": concurrent}
+
+    @classmethod
+    def accelerator_steps(cls, accelerators: Sequence[str]) -> tuple[str, ...]:
+        """In which order to try a device's accelerators, preferred first; each is a value for `EngineOptions.accelerator`."""
+        return tuple(accelerators)
 
     def threads(self) -> int:
         """CPU threads for one run, 0 for the engine's choice.
@@ -115,6 +169,8 @@ class Engine(abc.ABC):
         """
         if self.options.threads:
             return self.options.threads
+        if self.options.hint == "throughput":
+            return 1
         return min(int(self.artifact.options.get("threads", "0")), usable_cpus())
 
     def _no_tensor(self, name: str, known: Iterable[str]) -> EngineError:
@@ -153,12 +209,33 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run on tensors under their native names, dtypes and layout; return outputs the same way."""
+    def _infer(self, inputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray] = NO_TARGETS) -> dict[str, np.ndarray]:
+        """Run on tensors under their native names, dtypes and layout; return outputs the same way.
+
+        Args:
+            inputs: only read; may be of any memory order.
+            targets: C-ordered arrays of the right shape that outputs may be written to. Who writes to one returns that very object, and forgets
+                it; who does not returns an array of its own.
+        """
 
     def _close(self) -> None:
         """Drop references to native objects."""
         return
+
+    def _targets(self, inputs: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray], *, native: bool) -> Mapping[str, np.ndarray]:
+        """What of ``out`` the engine may write to itself."""
+        specs = self.native_outputs if native else self.signature.outputs
+        check_out(out, specs)
+        shapes = known_shapes(inputs, self.native_inputs if native else self.signature.inputs, specs)
+        return direct_targets(out, self.artifact.outputs, specs, shapes, native=native)
+
+    def _native_spec(self, binding: TensorBinding, spec: TensorSpec) -> TensorSpec:
+        shape = spec.shape if binding.perm is None else tuple(spec.shape[axis] for axis in binding.perm)
+        return TensorSpec(spec.name, binding.native_dtype, shape)
+
+    def _as_named(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Native inputs under the artifact's names."""
+        return {binding.native_name: inputs[binding.name] for binding in self.artifact.inputs}
 
     def _to_native(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         native = {}

@@ -7,15 +7,15 @@ record, and everyone who runs the package (this engine, the proof at build time)
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
-from edgekit.bundle import Artifact, Signature
+from edgekit.bundle import Artifact, Signature, TensorBinding, TensorSpec
 from edgekit.errors import EngineError, EnvironmentMissingError, UnknownNameError
-from edgekit.runtime.engines._base import Engine
+from edgekit.runtime.engines._base import NO_TARGETS, Engine
 
 __all__ = ["COMPUTE_UNITS", "ENGINES", "CoreMLEngine", "logical_outputs", "native_inputs"]
 
@@ -114,13 +114,25 @@ class CoreMLEngine(Engine):
             raise EnvironmentMissingError.for_extra("engine coreml", "coremltools", "coreml") from exc
         self._model = coremltools.models.MLModel(str(self.path), compute_units=coremltools.ComputeUnit[units])
 
+    @classmethod
+    def accelerator_steps(cls, accelerators: Sequence[str]) -> tuple[str, ...]:
+        """One step: Core ML divides a graph among the units that it may use, and always has the CPU to fall back on."""
+        units = {COMPUTE_UNITS.get(name, "") for name in accelerators} - {"CPU_ONLY", ""}
+        if not units:
+            return tuple(accelerators[:1])
+        return ("all",) if len(units) > 1 else tuple(name for name in accelerators if COMPUTE_UNITS.get(name) in units)[:1]
+
+    def _native_spec(self, binding: TensorBinding, spec: TensorSpec) -> TensorSpec:
+        return TensorSpec(spec.name, binding.native_dtype, tuple("n" if dim == -1 else dim for dim in _native_shape(spec.shape)))
+
     def _to_native(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return native_inputs(self.artifact, inputs)
 
     def _to_logical(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return logical_outputs(self.artifact, self.signature, outputs)
 
-    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _infer(self, inputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray] = NO_TARGETS) -> dict[str, np.ndarray]:
+        del targets  # coremltools makes its outputs itself; the caller copies
         found: dict[str, np.ndarray] = self._model.predict(dict(inputs))
         return found
 

@@ -16,7 +16,7 @@ import numpy as np
 from edgekit.errors import BuildError, EngineError, EnvironmentMissingError, UnsupportedOperatorsError
 from edgekit.runtime._cuda import Cuda, DeviceBuffer
 from edgekit.runtime._tensorrt_build import BuiltEngine, cached_engine, find_package, forget_engine
-from edgekit.runtime.engines._base import Engine
+from edgekit.runtime.engines._base import NO_TARGETS, Engine
 
 __all__ = ["ENGINES", "TensorRTEngine", "TensorRTRTXEngine"]
 
@@ -123,7 +123,7 @@ class TensorRTEngine(Engine):
             raise EngineError(f"engine {self.name}", found, "those of the manifest", "build the bundle again")
         self._buffers = {name: DeviceBuffer(self._cuda) for name in self._types}
 
-    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _infer(self, inputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray] = NO_TARGETS) -> dict[str, np.ndarray]:
         self._cuda.enter()
         sent = {name: self._native(name, inputs[name]) for name in self._inputs}
         for name, array in sent.items():
@@ -140,7 +140,10 @@ class TensorRTEngine(Engine):
                 raise EngineError(
                     f"output {name!r}", f"shape {list(shape)} depends on the data", "sizes that inputs decide", "run the fallback"
                 )
-            results[name] = np.empty(shape, self._types[name])
+            target = targets.get(name)
+            if target is None or target.dtype != self._types[name] or target.shape != shape:
+                target = np.empty(shape, self._types[name])
+            results[name] = target
             self._context.set_tensor_address(name, self._buffers[name].reserve(results[name].nbytes))
         if not self._context.execute_async_v3(self._cuda.stream):
             raise EngineError(f"engine {self.name}", "the run was refused", "", "check the log of TensorRT")

@@ -1,24 +1,36 @@
-"""LiteRT (TFLite): one ``.tflite`` file on the CPU through XNNPACK."""
+"""LiteRT (TFLite): one ``.tflite`` file, on the CPU through XNNPACK, or on the accelerator of a delegate that takes its graph."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from edgekit.bundle import TensorBinding, TensorSpec
 from edgekit.errors import EngineError, EnvironmentMissingError
-from edgekit.runtime.engines._base import Engine, usable_cpus
+from edgekit.runtime.engines._base import NO_TARGETS, Engine, usable_cpus
+from edgekit.runtime.engines._tflite_runners import COMPILED_DTYPES, CompiledRunner, InterpreterRunner, Runner
 
 __all__ = ["ENGINES", "TfliteEngine"]
 
+# Name in a profile -> the delegate's library (libedgetpu is Coral's).
+DELEGATES = {"tpu": "libedgetpu.so.1"}
+# Name in a profile -> LiteRT's name of what compiles the whole graph for it.
+COMPILED = {"gpu": "GPU", "npu": "NPU"}
+
 
 class TfliteEngine(Engine):
-    """A LiteRT interpreter, driven by the names of the file's signature. An interpreter runs one request at a time.
+    """A LiteRT file, driven by the names of its signature; one request at a time.
 
-    Reads from `Artifact.options`: ``threads``.
+    `EngineOptions.accelerator`: ``cpu``; ``gpu`` and ``npu`` by LiteRT's compiled model; ``tpu``, or the path of a shared library that ends in
+    ``.so``, by an external delegate. An accelerator that takes nothing of the graph (compiled: not all of it) is refused, so that whoever asked goes on
+    to the next one and says so. With a cache folder and fixed shapes, weights are packed once for this CPU's kernels and kept.
+
+    Reads from `Artifact.options`: ``threads``; ``signature`` for a file with several.
     """
 
     name: ClassVar[str] = "tflite"
@@ -27,61 +39,84 @@ class TfliteEngine(Engine):
     @classmethod
     def version(cls) -> str:
         """Version of the installed ai-edge-litert package."""
-        _import()
+        _import("interpreter")
         return importlib.metadata.version("ai-edge-litert")
 
     def describe(self) -> dict[str, str]:
-        """Adds ``device`` and ``threads``."""
-        return {**super().describe(), "device": "CPU", "threads": str(self._thread_count())}
+        """Adds ``device``, ``threads``, ``cache``, ``runner``, ``delegate`` and ``delegated`` (how much of the graph the delegate took)."""
+        facts = {**super().describe(), "device": self._device, "threads": str(self._thread_count()), "cache": self._cache}
+        with self._guard:
+            return facts if self._closed else {**facts, **self._runner.facts()}
 
     def _thread_count(self) -> int:
         # LiteRT's own default is one thread; every other engine's is all CPUs.
         return self.threads() or usable_cpus()
 
     def _load(self) -> None:
-        if self.options.accelerator not in ("", "cpu"):
-            raise EngineError(f"engine {self.name}", f"no accelerator {self.options.accelerator!r} in Python's LiteRT", "cpu", "choose cpu")
-        interpreter = _import().Interpreter(model_path=str(self.path), num_threads=self._thread_count())
-        interpreter.allocate_tensors()
-        inputs, outputs = _tensor_indices(interpreter)
-        self._inputs = [(binding.native_name, self._index(inputs, binding.native_name)) for binding in self.artifact.inputs]
-        self._outputs = [(binding.native_name, self._index(outputs, binding.native_name)) for binding in self.artifact.outputs]
+        self._runner: Runner
+        self._runner, self._cache = self._open()
+        self._device = "CPU" if self.options.accelerator in {"", "cpu"} else self.options.accelerator.upper()
+        for bindings, known in ((self.artifact.inputs, self._runner.inputs), (self.artifact.outputs, self._runner.outputs)):
+            for binding in bindings:
+                if binding.native_name not in known:
+                    raise self._no_tensor(binding.native_name, known)
         self._empty = {
             binding.native_name: np.zeros(_native_shape(binding, spec), binding.native_dtype)
             for binding, spec in zip(self.artifact.outputs, self.signature.outputs, strict=True)
             if 0 in spec.shape
         }
         self._is_open = not all(spec.is_static for spec in self.signature.inputs)
-        self._sizes: list[tuple[int, ...]] = []
-        self._interpreter: Any = interpreter
+        self._sizes: dict[str, tuple[int, ...]] = {}
 
-    def _index(self, indices: Mapping[str, int], name: str) -> int:
-        if name not in indices:
-            raise self._no_tensor(name, indices)
-        return indices[name]
+    def _open(self) -> tuple[Runner, str]:
+        accelerator, signature = self.options.accelerator, self.artifact.options.get("signature", "")
+        library = DELEGATES.get(accelerator, accelerator if accelerator.endswith(".so") else "")
+        if library:
+            return InterpreterRunner(_import("interpreter"), self.path, self._thread_count(), signature, library), "off"
+        if accelerator in COMPILED:
+            if not self._can_be_compiled():
+                found = f"{self.path.name} has open or empty shapes, or dtypes that a compiled model does not take"
+                raise EngineError(
+                    f"engine {self.name}", found, f"fixed shapes for {accelerator}", "give --shape when building, or choose cpu"
+                )
+            return self._compiled(COMPILED[accelerator]), "off"
+        if accelerator not in ("", "cpu"):
+            expected = f"one of cpu, {', '.join((*COMPILED, *DELEGATES))}, or the path of a delegate's library"
+            raise EngineError(f"engine {self.name}", f"no accelerator {accelerator!r}", expected, "choose cpu")
+        if self.options.cache_dir and self._can_be_compiled():
+            from edgekit.runtime.engines._kept import cpu_features, entry_key, load_kept
 
-    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        interpreter = self._interpreter
+            key = entry_key(self.path, self.content, self.version(), cpu_features())
+            target = Path(self.options.cache_dir) / self.name / key
+            return load_kept(target, "weights.xnnpack", lambda path: self._compiled("CPU", path), lambda path: self._compiled("CPU", path))
+        return InterpreterRunner(_import("interpreter"), self.path, self._thread_count(), signature), "off"
+
+    def _compiled(self, accelerator: str, weights: Path | None = None) -> Runner:
+        package = _import("compiled_model")
+        return CompiledRunner(package, self.path, self._thread_count(), self.artifact.options.get("signature", ""), accelerator, weights)
+
+    def _can_be_compiled(self) -> bool:
+        specs = (*self.native_inputs, *self.native_outputs)
+        return all(spec.is_static and 0 not in spec.shape and spec.dtype in COMPILED_DTYPES for spec in specs)
+
+    def _infer(self, inputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray] = NO_TARGETS) -> dict[str, np.ndarray]:
         if self._is_open:
-            self._resize([inputs[name].shape for name, _ in self._inputs])
-        for name, index in self._inputs:
-            if inputs[name].size:  # LiteRT refuses to set or get a tensor without elements
-                interpreter.set_tensor(index, inputs[name])
-        interpreter.invoke()
-        return {name: self._empty[name].copy() if name in self._empty else interpreter.get_tensor(index) for name, index in self._outputs}
+            self._resize({binding.native_name: inputs[binding.native_name].shape for binding in self.artifact.inputs})
+        found = self._runner.run(inputs, targets, frozenset(self._empty))
+        names = [binding.native_name for binding in self.artifact.outputs]
+        return {name: self._empty[name].copy() if name in self._empty else found[name] for name in names}
 
-    def _resize(self, sizes: list[tuple[int, ...]]) -> None:
+    def _resize(self, sizes: dict[str, tuple[int, ...]]) -> None:
         """Make room for inputs of these shapes; nothing to do when the last ones were the same."""
         if sizes == self._sizes:
             return
-        self._sizes = []  # should one of the next calls fail, the next request tries again
-        for (_, index), shape in zip(self._inputs, sizes, strict=True):
-            self._interpreter.resize_tensor_input(index, shape, strict=True)
-        self._interpreter.allocate_tensors()
+        self._sizes = {}  # should one of the next calls fail, the next request tries again
+        assert isinstance(self._runner, InterpreterRunner)  # nothing else is opened with open shapes
+        self._runner.resize(sizes)
         self._sizes = sizes
 
     def _close(self) -> None:
-        self._interpreter = None
+        del self._runner
 
 
 def _native_shape(binding: TensorBinding, spec: TensorSpec) -> tuple[int, ...]:
@@ -90,26 +125,12 @@ def _native_shape(binding: TensorBinding, spec: TensorSpec) -> tuple[int, ...]:
     return shape if binding.perm is None else tuple(shape[axis] for axis in binding.perm)
 
 
-def _tensor_indices(interpreter: Any) -> tuple[dict[str, int], dict[str, int]]:
-    """Tensor indices by signature name, or by tensor name where the file has no signature."""
-    if interpreter.get_signature_list():
-        runner = interpreter.get_signature_runner()
-        return (
-            {name: detail["index"] for name, detail in runner.get_input_details().items()},
-            {name: detail["index"] for name, detail in runner.get_output_details().items()},
-        )
-    return (
-        {detail["name"]: detail["index"] for detail in interpreter.get_input_details()},
-        {detail["name"]: detail["index"] for detail in interpreter.get_output_details()},
-    )
-
-
-def _import() -> Any:
+def _import(module: str) -> Any:
     try:
-        from ai_edge_litert import interpreter
+        importlib.import_module("ai_edge_litert")
+        return importlib.import_module(f"ai_edge_litert.{module}")
     except ImportError as exc:
         raise EnvironmentMissingError.for_extra("engine tflite", "ai-edge-litert", "tflite") from exc
-    return interpreter
 
 
 ENGINES = {"tflite": TfliteEngine}

@@ -1,0 +1,182 @@
+"""How light the device side is: import time, start to first answer, memory and disk, each beside a bare script of the same engine.
+
+Every measurement is a process of its own. A round starts each contender once, in an order that rotates, so that a drift of the machine meets all alike;
+figures are medians over the rounds. *Start to first answer* runs from just before the process is created until its first answer is there, on the
+system's monotonic clock; *memory* is the resident set then and *cpu* the processor time
+that it has used, which neighbours on the machine change least. Both scripts of a pair load the same artifact file with one thread and run the same
+input of zeros; ours checks the digest of the artifact and the request as always.
+
+What it does not show: a cold disk (files are in the page cache after the first round, which is dropped), other machines, and a server's start, which also
+warms its models with their samples.
+
+Run ``python -m benchmarks cold_start [--rounds N] [MODEL...]``; prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+DEVICES = {"onnxruntime": "generic-x86", "openvino": "intel-nuc", "tflite": "raspberry-pi-5"}
+MB = 1e6
+
+IMPORTS = {
+    "numpy": "import numpy",
+    "edgekit.runtime": "import numpy, edgekit.runtime",
+    "edgekit.runtime.load": "import numpy\nfrom edgekit.runtime import load",
+}
+OURS = """
+import numpy as np
+from edgekit.runtime import load
+session = load(BUNDLE, threads=1)
+session.run({name: np.zeros(shape, dtype) for name, shape, dtype in INPUTS})
+"""
+BARE = {
+    "onnxruntime": """
+import numpy as np, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(ARTIFACT, options, providers=["CPUExecutionProvider"])
+session.run(None, {name: np.zeros(shape, dtype) for name, shape, dtype in NATIVE})
+""",
+    "openvino": """
+import numpy as np, openvino
+properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+request = openvino.Core().compile_model(ARTIFACT, "CPU", properties).create_infer_request()
+request.infer({name: np.zeros(shape, dtype) for name, shape, dtype in NATIVE})
+""",
+    "tflite": """
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter(model_path=ARTIFACT, num_threads=1)
+interpreter.allocate_tensors()
+runner = interpreter.get_signature_runner()
+places = {name: detail["index"] for name, detail in runner.get_input_details().items()}
+results = [detail["index"] for detail in runner.get_output_details().values()]
+del runner  # an interpreter does not run while a runner holds it
+for name, shape, dtype in NATIVE:
+    interpreter.set_tensor(places[name], np.zeros(shape, dtype))
+interpreter.invoke()
+[interpreter.get_tensor(index) for index in results]
+""",
+}
+REPORT = """
+import os as _os, time as _time
+_now = _time.monotonic()
+print(_now, int(open("/proc/self/statm").read().split()[1]) * _os.sysconf("SC_PAGE_SIZE"), _time.process_time())
+"""
+
+
+def environment(folder: str) -> dict[str, str]:
+    """This process's, with byte code cached below ``folder``, as an installed package has it beside its modules."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPYCACHEPREFIX": folder, "PYTHONWARNINGS": "ignore"}
+
+
+def start(script: str, variables: dict[str, str]) -> tuple[float, float, float]:
+    """Seconds from before the process to its answer, and its resident bytes and CPU seconds then."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script + REPORT], check=True, capture_output=True, text=True, cwd=ROOT, env=variables)
+    at, resident, cpu = done.stdout.split()[-3:]
+    return float(at) - began, float(resident), float(cpu)
+
+
+def measure(scripts: dict[str, str], rounds: int) -> dict[str, dict[str, Any]]:
+    """Median start and memory of each script; one round more is run first and dropped."""
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in scripts}
+    names = list(scripts)
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(rounds + 1):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                sample = start(scripts[name], environment(folder))
+                if turn:
+                    found[name].append(sample)
+    return {
+        name: {
+            "start_ms": round(statistics.median(seconds for seconds, _, _ in samples) * 1e3, 1),
+            "start_least_ms": round(min(seconds for seconds, _, _ in samples) * 1e3, 1),
+            "cpu_ms": round(statistics.median(cpu for _, _, cpu in samples) * 1e3, 1),
+            "rss_mb": round(statistics.median(resident for _, resident, _ in samples) / MB, 1),
+        }
+        for name, samples in found.items()
+    }
+
+
+def pair(bundle: Any) -> dict[str, str]:
+    """The two scripts for one bundle."""
+    artifact = bundle.manifest.artifact
+    inputs = [(spec.name, tuple(spec.shape), spec.dtype) for spec in bundle.signature.inputs]
+    native = []
+    for binding, (_, shape, _) in zip(artifact.inputs, inputs, strict=True):
+        order = binding.perm or range(len(shape))
+        native.append((binding.native_name, tuple(shape[axis] for axis in order), binding.native_dtype))
+    values = {"BUNDLE": str(bundle.path), "ARTIFACT": str(bundle.artifact_path(artifact)), "INPUTS": inputs, "NATIVE": native}
+    head = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+    return {"bare": head + BARE[artifact.engine], "ours": head + OURS}
+
+
+def compare(measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    bare, ours = measured["bare"], measured["ours"]
+    return {
+        **measured,
+        "start_ratio": round(ours["start_ms"] / bare["start_ms"], 3),
+        "start_least_ratio": round(ours["start_least_ms"] / bare["start_least_ms"], 3),
+        "cpu_ratio": round(ours["cpu_ms"] / bare["cpu_ms"], 3),
+        "rss_added_mb": round(ours["rss_mb"] - bare["rss_mb"], 1),
+    }
+
+
+def installed_mb() -> dict[str, float]:
+    """What a device installs beside numpy and the engine: our package as it is, and every other dependency of ours as installed."""
+    ours = sum(path.stat().st_size for path in (ROOT / "edgekit").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    sizes = {"edgekit": ours / MB}
+    for distribution in ("msgspec",):  # numpy is the engine's dependency as well
+        files = importlib.metadata.files(distribution) or []
+        sizes[distribution] = sum(path.stat().st_size for file in files if (path := Path(str(file.locate()))).is_file()) / MB
+    return {name: round(size, 2) for name, size in sizes.items()} | {"total": round(sum(sizes.values()), 2)}
+
+
+def imports(rounds: int) -> dict[str, Any]:
+    measured = measure(IMPORTS, rounds)
+    base = measured["numpy"]
+    added = {name: round(found["start_ms"] - base["start_ms"], 1) for name, found in measured.items()}
+    least = {name: round(found["start_least_ms"] - base["start_least_ms"], 1) for name, found in measured.items()}
+    return {"measured": measured, "added_over_numpy_ms": added, "added_over_numpy_least_ms": least}
+
+
+def main() -> None:
+    from edgekit.converters import build
+    from examples.models import SHAPES, fetch
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL", default=["ppocr-cls", "ppocr-det"])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--engine", choices=list(DEVICES), action="append", help="only this one; repeat for several")
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {"installed_mb": installed_mb(), "import": imports(arguments.rounds)}
+    with tempfile.TemporaryDirectory() as folder:
+        for model in arguments.models:
+            for engine in arguments.engine or DEVICES:
+                path = Path(folder) / f"{model}-{engine}"
+                bundle = build(fetch(model), device=DEVICES[engine], precision="fp32", shapes=SHAPES[model], output=path)
+                results[f"{model} {engine}"] = compare(measure(pair(bundle), arguments.rounds))
+    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version(), "load_1min": os.getloadavg()[0]}
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "msgspec", "onnxruntime", "openvino", "ai-edge-litert")}
+    print(json.dumps({**machine, **versions, "rounds": arguments.rounds, "results": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
