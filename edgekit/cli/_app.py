@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from edgekit._version import __version__
-from edgekit.cli import _build, _cloud, _conformance, _demo, _devices, _serve
+from edgekit.cli import _build, _cloud, _conformance, _demo, _devices, _models, _serve
 from edgekit.cli._output import say, settings
 from edgekit.errors import EdgeKitError
 
@@ -30,6 +30,7 @@ _devices.register(app)
 _build.register(app)
 _conformance.register(app)
 _serve.register(app)
+_models.register(app)
 _cloud.register(app)
 _demo.register(app)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from edgekit.cli._addresses import address, optional_address, wait_for_stop
+from edgekit.cli._models import byte_count
 from edgekit.cli._output import show
 from edgekit.errors import UsageError
 
@@ -24,19 +25,30 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Bundles, or folders of bundles.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Bundles, or folders of bundles.")] = [],  # noqa: B006
     http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address, or off.")] = "127.0.0.1:8000",
     grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address, or off.")] = "127.0.0.1:8001",
     collector: Collector = "",
     device_id: DeviceId = "",
+    repository: Annotated[
+        str, typer.Option(metavar="DIR", help="Serve the versions installed here (edgekit models), and follow changes.")
+    ] = "",
+    lazy: Annotated[bool, typer.Option("--lazy", help="Load a version when it is first asked for.")] = False,
+    memory_quota: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="What loaded versions may take, for example 512MB; the least recently used go. 0 for no limit."),
+    ] = "0",
 ) -> None:
     """Serve bundles over the Open Inference Protocol v2."""
-    from edgekit.runtime import serve_bundles
+    from edgekit.runtime import RepositoryOptions, serve_bundles
     from edgekit.telemetry import start_telemetry
 
+    models = RepositoryOptions(folder=repository, lazy=lazy, memory_bytes=byte_count(memory_quota, "--memory-quota"))
     telemetry = start_telemetry("edgekit-runtime", "edge", collector_url=collector or None, device_id=device_id or None)
     try:
-        server = serve_bundles(paths, http=optional_address(http, "--http"), grpc=optional_address(grpc, "--grpc"), telemetry=telemetry)
+        server = serve_bundles(
+            paths, http=optional_address(http, "--http"), grpc=optional_address(grpc, "--grpc"), telemetry=telemetry, repository=models
+        )
         try:
             _announce("serving", {"http": server.http_port, "grpc": server.grpc_port})
             wait_for_stop()

@@ -1,5 +1,5 @@
 """What an operator asks of a model: load, label, begin or end a rollout. The parameters of the protocol's repository requests, and the same from the
-command line. Pure.
+command line. Pure, but for `change_model`.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from collections.abc import Collection
 
 import msgspec
 
-from edgekit.errors import RequestError, UsageError
+from edgekit.errors import NotFoundError, RequestError, UsageError
 from edgekit.protocol import Parameters
 from edgekit.runtime._rollout import RolloutLimits, start_rollout
-from edgekit.runtime._versions import STABLE, ModelState, default_version, end_rollout, set_label, with_rollout
+from edgekit.runtime._store import VersionStore
+from edgekit.runtime._versions import STABLE, ModelState, RepositoryState, default_version, end_rollout, set_label, with_model, with_rollout
 
-__all__ = ["ModelCommand", "apply_command", "parse_command"]
+__all__ = ["ModelCommand", "apply_command", "change_model", "parse_command"]
 
 _IGNORED = {"unload_dependents"}  # there are no ensembles
 _ENDS = {"promote": "promoted", "rollback": "rolled_back", "stop": "stopped"}
@@ -89,6 +90,8 @@ def apply_command(command: ModelCommand, name: str, model: ModelState, versions:
     if command.rollout in _ENDS:
         return _end(command.rollout, name, model, versions, now_s)
     if command.rollout:
+        if not command.version:
+            raise UsageError(f"rollout {command.rollout[:96]!r}", "no version given", "the candidate's version")
         # Without a stable version, what would answer if the candidate were not there.
         others = versions if STABLE in model.labels else [version for version in versions if version != command.version]
         baseline = default_version(model, others)
@@ -99,6 +102,26 @@ def apply_command(command: ModelCommand, name: str, model: ModelState, versions:
         rollout = start_rollout(command.rollout, baseline, command.version, now_s, command.limits, command.share)
         return with_rollout(model, name, rollout, versions)
     return model
+
+
+def change_model(store: VersionStore, name: str, parameters: Parameters, now_s: float) -> ModelState:
+    """Do in a store what a load request with these parameters does in a server, but for the loading; servers that follow the store do that.
+
+    Raises:
+        RequestError, UsageError, NotFoundError: it cannot be done.
+        StorageError: the store cannot be written.
+    """
+    command = parse_command(parameters)
+
+    def change(state: RepositoryState) -> RepositoryState:
+        model = state.models.get(name)
+        if model is None:
+            raise NotFoundError(
+                f"model {name[:96]!r}", "not installed", f"one of {', '.join(sorted(state.models)) or 'none'}", "install it first"
+            )
+        return with_model(state, name, apply_command(command, name, model, list(model.versions), now_s))
+
+    return store.update(change).models[name]
 
 
 def _end(verb: str, name: str, model: ModelState, versions: Collection[str], now_s: float) -> ModelState:

@@ -210,6 +210,7 @@ def with_rollout(model: ModelState, name: str, rollout: Rollout, versions: Colle
         there = f"a {model.rollout.mode} of version {model.rollout.candidate} is under way"
         raise UsageError(f"model {name}", there, "one rollout at a time", "promote it, roll it back or stop it first")
     for label, version in ((STABLE, rollout.baseline), (CANARY, rollout.candidate)):
+        assert version  # an empty one would take the label away
         if model.labels.get(label) != version:
             model = set_label(model, name, label, version, versions)
     return msgspec.structs.replace(model, rollout=rollout)
