@@ -53,7 +53,8 @@ class LogSettings:
         """
         if any(value is None for value in wanted.values()):
             self._logger.setLevel(self._default)
-        merged = {**self.read(), **{key: value for key, value in wanted.items() if value is not None}}
+        loud = dict.fromkeys(dict(_FLAGS), True) if wanted.get("log_verbose_level") else {}
+        merged = {**self.read(), **loud, **{key: value for key, value in wanted.items() if value is not None}}
         for key, value in wanted.items():
             if value is not None:
                 _check_log(key, value)

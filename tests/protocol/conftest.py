@@ -121,3 +121,55 @@ def echo_core():
     fresh = EchoCore()
     yield fresh
     fresh.release.set()
+
+
+class SubmittingEcho(EchoCore):
+    """`EchoCore` for transports that submit: all of a turn is answered in `turn`, model ``held`` in a thread once ``release`` is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.turns = []
+        self.cancelled = []
+        self.threads = []
+        self._inbox = []
+
+    def submit(self, request, done):
+        ticket = _Ticket(self, request, done)
+        self._inbox.append(ticket)
+        return ticket
+
+    def turn(self):
+        inbox, self._inbox = self._inbox, []
+        self.turns.append(len(inbox))
+        for ticket in inbox:
+            if ticket.request.model_name == "held":
+                self.threads.append(threading.Thread(target=self._answer, args=(ticket,)))
+                self.threads[-1].start()
+            else:
+                self._answer(ticket)
+
+    def _answer(self, ticket):
+        try:
+            answer = self.infer(ticket.request)
+        except Exception as exc:  # noqa: BLE001 - as a core does: the transport tells errors from bugs
+            answer = exc
+        ticket.done(answer)
+
+
+class _Ticket:
+    def __init__(self, core, request, done):
+        self.core, self.request, self.done = core, request, done
+
+    def cancel(self):
+        self.core.cancelled.append(self.request.id)
+
+
+@pytest.fixture
+def submitting_core():
+    """A `SubmittingEcho` of the test's own."""
+    fresh = SubmittingEcho()
+    yield fresh
+    fresh.release.set()
+    for thread in fresh.threads:
+        thread.join(5)
+        assert not thread.is_alive()

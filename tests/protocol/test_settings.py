@@ -23,7 +23,8 @@ def test_the_level_really_changes(logger):
         "log_file": "",
         "log_format": "default",
     }
-    assert settings.update({"log_info": True})["log_info"] is True
+    assert settings.update({"log_verbose_level": 1})["log_info"] is True  # the loudest includes the others
+    assert settings.update({"log_verbose_level": 0})["log_info"] is True
     assert logger.level == logging.INFO
     settings.update({"log_verbose_level": 2})
     assert logger.level == logging.DEBUG
