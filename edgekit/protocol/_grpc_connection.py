@@ -57,6 +57,8 @@ _CLOGGED_BYTES = 64 << 20  # of answers that the client does not read: no more r
 _STALL_S = 30.0  # without a byte taken by a client that has answers waiting
 _SETTLE_S = 10.0  # for the connection preface
 _REQUEST_S = 30.0  # for the whole request of a unary call, so that slow senders do not hold memory
+_MAX_CALLS = 16384  # open at once, all connections together
+_MAX_PINGS = 200  # PING and SETTINGS of one connection between two sweeps; grpc's clients send a handful
 _GRACE_S = 1.0  # after a call's deadline: the client's own cancellation comes first
 
 _HEADERS = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", ACCEPTED_ENCODINGS)]
@@ -68,7 +70,8 @@ class ConnectionOwner:
 
     Attributes:
         connections: open ones.
-        held_bytes: of messages that are not complete, all connections together.
+        open_calls: of all connections together.
+        held_bytes: of messages that are not complete or have not begun, all connections together.
         draining: no new connection, no new call.
     """
 
@@ -78,6 +81,7 @@ class ConnectionOwner:
         self.max_connections = max_connections
         self.max_held_bytes = max(64 << 20, 2 * dispatcher.message_limit_bytes)
         self.connections: set[GrpcConnection] = set()
+        self.open_calls = 0
         self.held_bytes = 0
         self.draining = False
 
@@ -97,6 +101,7 @@ class GrpcConnection(asyncio.Protocol):
         self._settled = False
         self._begun_s = self._progress_s = time.monotonic()
         self._buffered_bytes = 0
+        self._pings = 0
         self.local = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -184,6 +189,7 @@ class GrpcConnection(asyncio.Protocol):
         """Let the client of a stream send more, now that all it sent has begun."""
         if call.unacknowledged_bytes:
             size, call.unacknowledged_bytes = call.unacknowledged_bytes, 0
+            self._owner.held_bytes -= size
             if not self._over:
                 self._engine.acknowledge_received_data(size, call.stream_id)
                 self._dispatcher.touched(self)
@@ -235,6 +241,7 @@ class GrpcConnection(asyncio.Protocol):
         """Give up on clients that take their time; called about once a second."""
         if self._over:
             return
+        self._pings = 0
         buffered = self._transport.get_write_buffer_size()
         if buffered != self._buffered_bytes or not (buffered or self._engine.queued_body_size()):
             self._progress_s, self._buffered_bytes = now_s, buffered
@@ -265,8 +272,11 @@ class GrpcConnection(asyncio.Protocol):
                 call = self._calls.pop(event.stream_id, None)  # type: ignore[attr-defined]
                 if call is not None:
                     self._forget(call)
-            elif kind is ngh2.SettingsReceived:
+            elif kind is ngh2.SettingsReceived or kind is ngh2.PingReceived:
                 self._settled = True
+                self._pings += 1
+                if self._pings > _MAX_PINGS:
+                    self._engine.terminate_connection(ngh2.ErrorCode.ENHANCE_YOUR_CALM)
 
     def _open(self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], *, ended: bool) -> None:
         try:
@@ -282,12 +292,15 @@ class GrpcConnection(asyncio.Protocol):
             return
         call = Call(self, stream_id, kind, head, self._dispatcher.message_limit_bytes, time.monotonic())
         self._calls[stream_id] = call
+        self._owner.open_calls += 1
         if ended:
             self._take_end(call)
 
     def _admit(self, head: CallHead) -> str:
         """The kind of a call; raises the error that refuses it."""
         path = head.path
+        if self._owner.open_calls >= _MAX_CALLS:
+            raise OverloadedError("server", f"{_MAX_CALLS} calls are open", "", "try again later")
         if path not in OPEN_METHODS and not self._owner.access.allows(head.authorization):
             raise StatusError("UNAUTHENTICATED", "header authorization", "not the token of this server", "Bearer TOKEN")
         if path == _INFER_PATH:
@@ -306,6 +319,7 @@ class GrpcConnection(asyncio.Protocol):
             return
         if call.kind == STREAM:
             call.unacknowledged_bytes += len(data)
+            self._owner.held_bytes += len(data)
             call.since_s = time.monotonic()
         elif data:
             self._engine.acknowledge_received_data(len(data), stream_id)
@@ -369,7 +383,8 @@ class GrpcConnection(asyncio.Protocol):
         self._dispatcher.touched(self)
 
     def _forget(self, call: Call) -> None:
-        """Nothing more is sent for a call; its stream is the engine's alone."""
+        """Nothing more is sent for a call; its stream is the engine's alone. May be called again."""
+        self._owner.open_calls -= not call.closed
         self._owner.held_bytes -= call.reader.held
         call.reader.held = 0
         self.acknowledge_held(call)

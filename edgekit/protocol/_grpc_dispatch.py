@@ -224,11 +224,11 @@ class Dispatcher:
         self._drain()
 
     def _turn(self) -> None:
-        self._turn_planned = False
         self._drain()
 
     def _drain(self) -> None:
         """Run what was submitted, write what was answered, and send all of it."""
+        self._turn_planned = True  # what touches a connection from here on needs no other turn
         while self._submitted or self._answers:
             if self._submitted:
                 self._submitted = False
@@ -244,6 +244,7 @@ class Dispatcher:
                     self._answer_control(what, answer)
                 else:
                     self._answer(what, answer)
+        self._turn_planned = False
         dirty, self._dirty = self._dirty, set()
         for connection in dirty:
             connection.flush()

@@ -58,6 +58,7 @@ ACCEPTED_ENCODINGS = b"identity,deflate,gzip"
 # The protocol's "deflate" is the zlib format of RFC 1950.
 _ZLIB_FORMATS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 _TIMEOUT_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_CONTENT_TYPE = b"application/grpc"
 _PREFIX_BYTES = 5  # flag, 4-byte big-endian length
 _MESSAGE_TEXT = 2000  # characters of grpc-message: a header, which clients bound at 8 KiB
 
@@ -102,27 +103,25 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> CallHead:
         StatusError: a message encoding that is not known.
         RequestError: a timeout that is none.
     """
-    head = CallHead()
-    grpc = False
-    for name, value in headers:
-        if name == b":path":
-            head.path = value.decode("latin-1")
-        elif name == b"content-type":
-            grpc = value.startswith(b"application/grpc") and value[16:17] in {b"", b"+", b";"}
-        elif name == b"grpc-timeout":
-            head.timeout_s = timeout_s(value.decode("latin-1"))
-        elif name == b"grpc-encoding":
-            if value != b"identity":
-                head.encoding = _ZLIB_FORMATS.get(value, 0)
-                if not head.encoding:
-                    found = repr(shorten(value.decode("latin-1")))
-                    raise StatusError("UNIMPLEMENTED", "header grpc-encoding", found, ACCEPTED_ENCODINGS.decode())
-        elif name == b"authorization":
-            head.authorization = value.decode("latin-1")
-        elif name == b":method" and value != b"POST":
-            head.http_status = 405
-    if not grpc and head.http_status == 200:
+    fields = dict(headers)
+    head = CallHead(fields.get(b":path", b"").decode("latin-1"))
+    content_type = fields.get(b"content-type", b"")
+    if fields.get(b":method") != b"POST":
+        head.http_status = 405
+    elif content_type[: len(_CONTENT_TYPE)] != _CONTENT_TYPE or content_type[len(_CONTENT_TYPE) : len(_CONTENT_TYPE) + 1] not in b"+;":
         head.http_status = 415
+    timeout = fields.get(b"grpc-timeout")
+    if timeout is not None:
+        head.timeout_s = timeout_s(timeout.decode("latin-1"))
+    encoding = fields.get(b"grpc-encoding", b"identity")
+    if encoding != b"identity":
+        head.encoding = _ZLIB_FORMATS.get(encoding, 0)
+        if not head.encoding:
+            found = repr(shorten(encoding.decode("latin-1")))
+            raise StatusError("UNIMPLEMENTED", "header grpc-encoding", found, ACCEPTED_ENCODINGS.decode())
+    authorization = fields.get(b"authorization")
+    if authorization is not None:
+        head.authorization = authorization.decode("latin-1")
     return head
 
 
@@ -181,6 +180,9 @@ class MessageReader:
             OverloadedError: a message beyond the limit.
             StatusError: a prefix that the protocol does not know, or a compressed message in a call without an encoding.
         """
+        length = len(chunk) - _PREFIX_BYTES
+        if not self.held and 0 < length <= self._limit and chunk[:_PREFIX_BYTES] == framed(length):
+            return [Message(memoryview(chunk)[_PREFIX_BYTES:])]
         if self.held + len(chunk) < self._needed:
             if chunk:
                 self._chunks.append(chunk)
