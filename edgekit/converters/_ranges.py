@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.bundle import GoldenSample
+from edgekit.converters._side_by_side import in_order
 from edgekit.errors import EnvironmentMissingError
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ def run_tensors(model: onnx.ModelProto, names: Sequence[str], inputs: Iterable[M
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    for sample in inputs:
-        yield session.run(list(names), dict(sample))
+    yield from in_order(lambda sample: session.run(list(names), dict(sample)), inputs)
 
 
 def _merge(ranges: dict[str, Range], tensors: Iterable[tuple[str, np.ndarray]]) -> None:

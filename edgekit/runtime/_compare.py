@@ -10,7 +10,16 @@ from edgekit.bundle import OutputMetrics, Signature
 from edgekit.errors import UnknownNameError, VerificationError
 from edgekit.runtime._ranked import ranked_metrics
 
-__all__ = ["TIE", "check_metrics", "compare_outputs", "describe_metrics", "thresholds_for", "top1_agreement", "worst_output"]
+__all__ = [
+    "TIE",
+    "are_distributions",
+    "check_metrics",
+    "compare_outputs",
+    "describe_metrics",
+    "thresholds_for",
+    "top1_agreement",
+    "worst_output",
+]
 
 TIE = 2.0**-10
 """Scores closer than this, relative to the largest of their row, count as equal: the spacing of binary16 numbers (IEEE 754-2019, 11
@@ -172,7 +181,7 @@ def _metrics(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> OutputMetrics:
     scale = max(peaks)
     least = _LEAST_SCALE if silent and scale else 0.0
     cosine = min(_cosine(*pair) for pair, peak in zip(wide, peaks, strict=True) if peak >= QUIET * scale)
-    distributions = all(_are_distributions(want) for want, _ in pairs)
+    distributions = all(are_distributions(want) for want, _ in pairs)
     return OutputMetrics(max_abs, error / (max(scale, least) or 1.0), cosine, top1_agreement(pairs), distributions)
 
 
@@ -215,10 +224,10 @@ def top1_agreement(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | No
 def _has_class_axis(array: np.ndarray) -> bool:
     if array.dtype.kind != "f" or array.ndim < 2 or array.shape[-1] < 2 or not array.size:
         return False
-    return array.ndim == 2 or _are_distributions(array)
+    return array.ndim == 2 or are_distributions(array)
 
 
-def _are_distributions(array: np.ndarray) -> bool:
+def are_distributions(array: np.ndarray) -> bool:
     """Every row along the last axis is a probability distribution over two classes or more."""
     if array.dtype.kind != "f" or array.ndim < 2 or array.shape[-1] < 2 or not array.size:
         return False

@@ -6,11 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from msgspec.structs import replace
 
 from edgekit.bundle import Signature
-from edgekit.runtime._compare import QUIET, top1_agreement
+from edgekit.runtime._compare import QUIET, are_distributions, top1_agreement
 
-__all__ = ["agreement", "class_rows", "decibel", "noise"]
+__all__ = ["agreement", "class_rows", "decibel", "divergence", "noise"]
+
+_LEAST = 1e-9  # below, a probability is rounding: float32 softmax rows sum to 1 within 1e-7
 
 Outputs = Sequence[Mapping[str, np.ndarray]]
 
@@ -64,11 +67,35 @@ def noise(reference: Outputs, actual: Outputs, signature: Signature) -> float:
     return worst
 
 
+def divergence(reference: Outputs, actual: Outputs, signature: Signature) -> float:
+    """How much answers are spoilt, of the worst float output: a smooth measure to order layers by, where shares of equal answers are too coarse.
+
+    For probability distributions the mean Kullback-Leibler divergence from the float model's; `noise` else. The power of an error says little about
+    distributions: it is made by the few rows that are undecided.
+    """
+    worst = 0.0
+    for spec in signature.outputs:
+        wanted, found = [each[spec.name] for each in reference], [each[spec.name] for each in actual]
+        if not all(are_distributions(array) for array in wanted):
+            worst = max(worst, noise(reference, actual, replace(signature, outputs=(spec,))))
+        elif all(np.all(np.isfinite(array)) for array in found):
+            worst = max(worst, float(np.mean([_kullback_leibler(*pair) for pair in zip(wanted, found, strict=True)])))
+        else:
+            return math.inf
+    return worst
+
+
 def decibel(ratio: float) -> float:
     """Signal-to-noise in dB of a noise ratio; 999.0 for none, so that it stays a JSON number."""
     if ratio <= 0:
         return 999.0
     return -999.0 if math.isinf(ratio) else round(-10 * math.log10(ratio), 2)
+
+
+def _kullback_leibler(want: np.ndarray, got: np.ndarray) -> float:
+    """Mean over rows, in nats; a probability below `_LEAST` counts as that."""
+    p, q = want.astype(np.float64), np.maximum(got.astype(np.float64), _LEAST)
+    return float(np.mean(np.sum(p * (np.log(np.maximum(p, _LEAST)) - np.log(q)), axis=-1)))
 
 
 def _worst_sample(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

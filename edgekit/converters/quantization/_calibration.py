@@ -6,7 +6,8 @@ percentile and entropy ranges are chosen. Weights need none of it: they are know
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from edgekit.converters._ranges import Range, run_tensors
 from edgekit.converters.quantization._histogram import GrowingHistogram, entropy_range, error_range, percentile_range
+from edgekit.converters.quantization._index import static_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -23,9 +25,12 @@ __all__ = ["METHODS", "Calibration", "TensorRange", "collect"]
 METHODS = ("minmax", "percentile", "entropy", "error")
 """How a range is chosen: everything seen; all but one value in ten thousand; the least Kullback-Leibler divergence; the least squared error."""
 
-_TENSORS_PER_RUN = 256  # alive at the same time; the detector's largest 256 at 640 x 480 are 0.5 GB
-_VALUES_PER_TENSOR = 2**14
-"""Values of one tensor and sample that enter its histogram, spread evenly; smallest and largest are of all values. At 300 samples that is five million values."""
+_BYTES_PER_RUN = 2**27  # of tensors that one run gives out; as many runs as cores, and one more, are in memory
+_TENSORS_PER_RUN = 256  # where sizes are not known
+_VALUES_PER_TENSOR = 2**20
+_VALUES_PER_SAMPLE = 2**14
+"""Values of one tensor that enter its histogram, of all samples and of one, spread evenly; smallest and largest are of all values. A percentile of 99.99 % leaves
+out a hundred of a million."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ class _Seen:
     usable: bool = True
     histogram: GrowingHistogram = field(default_factory=GrowingHistogram)
 
-    def add(self, array: np.ndarray) -> None:
+    def add(self, array: np.ndarray, values: int) -> None:
+        """Count at most so many of an array's values."""
         if not array.size or not self.usable:
             return
         low, high = float(array.min()), float(array.max())
@@ -85,7 +91,7 @@ class _Seen:
             return
         self.low, self.high = min(self.low, low), max(self.high, high)
         flat = array.reshape(-1)
-        step = -(-flat.size // _VALUES_PER_TENSOR) | 1  # odd: does not fall on the same column of every row
+        step = -(-flat.size // values) | 1  # odd: does not fall on the same column of every row
         self.histogram.add(flat[::step].astype(np.float64), max(abs(low), abs(high)))
 
 
@@ -106,21 +112,35 @@ def collect(
     if tensors is None:
         tensors = [value.name for value in model.graph.input] + [name for node in model.graph.node for name in node.output if name]
     inputs = {value.name for value in model.graph.input}
-    produced = [name for name in tensors if name not in inputs]
     seen = {name: _Seen() for name in tensors}
+    values = min(_VALUES_PER_SAMPLE, _VALUES_PER_TENSOR // max(len(samples), 1))
     for sample in samples:
         for name in inputs & seen.keys() & sample.keys():
             if sample[name].dtype.kind == "f":
-                seen[name].add(sample[name])
-    for start in range(0, len(produced), _TENSORS_PER_RUN):
-        chosen = produced[start : start + _TENSORS_PER_RUN]
+                seen[name].add(sample[name], values)
+    for chosen in _portions([name for name in tensors if name not in inputs], static_shapes(model)):
         for outputs in run_tensors(model, chosen, samples):
             for name, array in zip(chosen, outputs, strict=True):
                 if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-                    seen[name].add(array)
+                    seen[name].add(array, values)
     return Calibration(
         {name: _chosen(entry) for name, entry in seen.items() if entry.usable and entry.low <= entry.high}, len(samples), source
     )
+
+
+def _portions(tensors: Sequence[str], sizes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
+    """Tensors that one run gives out together: `_BYTES_PER_RUN` of them in float32; one of unknown size counts as its share of `_TENSORS_PER_RUN`."""
+    portion: list[str] = []
+    used = 0
+    for name in tensors:
+        size = 4 * math.prod(sizes[name]) if name in sizes else _BYTES_PER_RUN // _TENSORS_PER_RUN
+        if portion and used + size > _BYTES_PER_RUN:
+            yield portion
+            portion, used = [], 0
+        portion.append(name)
+        used += size
+    if portion:
+        yield portion
 
 
 def _chosen(seen: _Seen) -> TensorRange:

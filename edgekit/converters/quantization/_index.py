@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ModelIndex"]
+__all__ = ["ModelIndex", "static_shapes"]
 
 
 class ModelIndex:
@@ -93,3 +93,13 @@ class ModelIndex:
             if attribute.name in ("min", "max"):
                 bounds[attribute.name == "max"] = attribute.f
         return bounds[0], bounds[1]
+
+
+def static_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Static shapes; a tensor with an open dimension is missing."""
+    found = {}
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        shape = value.type.tensor_type.shape
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in shape.dim):
+            found[value.name] = tuple(dim.dim_value for dim in shape.dim)
+    return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.bundle import Signature
-from edgekit.converters.quantization._agreement import agreement, class_rows, decibel, noise
+from edgekit.converters.quantization._agreement import agreement, class_rows, decibel, divergence, noise
 from edgekit.converters.quantization._calibration import METHODS, Calibration
 from edgekit.converters.quantization._plan import Plan, make_plan
 from edgekit.converters.quantization._scheme import Scheme
@@ -30,13 +30,12 @@ __all__ = ["Ladder", "Rung", "climb"]
 Samples = Sequence[Mapping[str, np.ndarray]]
 Answers = list[dict[str, np.ndarray]]
 
-_RUNGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _FEW_ROWS = 32
 """Fewer answers than this must all agree; from here on one may differ, also where that is more than the target allows: less than one cannot be measured."""
 _RETURNS = 6  # attempts to quantise a kept layer again
 _PROVEN = 8  # golden samples of a build
 _SPARE = 0.25
-_SCANNED = 3  # samples for the scan of single layers; it takes as many runs as there are layers
+_SCANNED = 6  # samples for the scan of single layers; it takes as many runs as there are layers
 
 
 @dataclass(frozen=True)
@@ -215,13 +214,17 @@ class _Climb:
         """Names of the layers to keep in float."""
         if not self.plan.layers or (self.first.held and self._measure(()).held):
             return ()
-        order = self._by_noise()
-        failed = 0
-        for count in [count for count in _RUNGS if count < len(order)] + [len(order)]:
+        order = self._by_gain()
+        failed, held = 0, len(order)
+        count = 1
+        while count < len(order):
             if self._measure(tuple(order[:count])).held:
-                return self._give_back(tuple(order[: self._fewest(order, failed, count)]))
-            failed = count
-        return tuple(order)
+                held = count
+                break
+            failed, count = count, 2 * count
+        if held == len(order):
+            self._measure(tuple(order))
+        return self._give_back(tuple(order[: self._fewest(order, failed, held)]))
 
     def _fewest(self, order: list[str], failed: int, held: int) -> int:
         """Between a rung that failed and one that held, by halves."""
@@ -233,17 +236,20 @@ class _Climb:
                 failed = middle
         return held
 
-    def _by_noise(self) -> list[str]:
-        """Layers from the noisiest on, each measured alone."""
+    def _by_gain(self) -> list[str]:
+        """Layers in the order in which they are kept: what costs the output most for the work that int8 saves there comes first. Each is measured alone."""
         few = self.samples[:_SCANNED]
+        loss: dict[str, float] = {}
         for index, layer in enumerate(self.plan.layers):
             actual = self.simulation.run(few, [index])
             self.alone[layer.name] = decibel(noise(self.reference[: len(few)], actual, self.signature))
-        return sorted(self.alone, key=lambda name: (self.alone[name], name))
+            loss[layer.name] = divergence(self.reference[: len(few)], actual, self.signature) / layer.work
+        return sorted(loss, key=lambda name: (-loss[name], name))
 
     def _give_back(self, kept: tuple[str, ...]) -> tuple[str, ...]:
-        """Quantise kept layers again, the quietest first, while the target holds."""
-        for name in list(reversed(kept))[:_RETURNS]:
+        """Quantise kept layers again, those with the most work first, while the target holds."""
+        work = {layer.name: layer.work for layer in self.plan.layers}
+        for name in sorted(kept, key=lambda each: (-work[each], each))[:_RETURNS]:
             if len(kept) == 1:
                 break
             fewer = tuple(each for each in kept if each != name)
