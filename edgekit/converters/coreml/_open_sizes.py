@@ -31,7 +31,7 @@ _BROADCASTING = frozenset(_BROADCASTING_NAMES.split())
 _SIZES = {("reshape", "shape"), ("tile", "reps"), ("fill", "shape"), ("slice_by_index", "begin"), ("slice_by_index", "end")}
 _GRIDS = {  # of resize_bilinear -> arguments of upsample_bilinear that sample the same points when the factor is a whole number
     "STRICT_ALIGN_CORNERS": {"align_corners": True},
-    "UNALIGN_CORNERS": {"align_corners": False, "half_pixel_centers": True},
+    "UNALIGN_CORNERS": {"align_corners": False},
     "DEFAULT": {"align_corners": False, "half_pixel_centers": False},
 }
 

@@ -59,9 +59,17 @@ def _half_pixel(size: int, out: int) -> Array:
 
 @op("upsample_bilinear")
 def _upsample_bilinear(
-    x: Array, scale_factor_height: Array | int = 1, scale_factor_width: Array | int = 1, align_corners: Array | bool = True
+    x: Array,
+    scale_factor_height: Array | int = 1,
+    scale_factor_width: Array | int = 1,
+    align_corners: Array | bool = True,
+    half_pixel_centers: Array | bool | None = None,
 ) -> Array:
-    mode = "STRICT_ALIGN_CORNERS" if flag(align_corners) else "UNALIGN_CORNERS"
+    aligned = flag(align_corners)
+    centred = not aligned if half_pixel_centers is None else flag(half_pixel_centers)  # iOS16/image_resizing.py
+    if aligned and centred:
+        raise ValueError("align_corners with half_pixel_centers: what it samples is not documented")
+    mode = "STRICT_ALIGN_CORNERS" if aligned else "UNALIGN_CORNERS" if centred else "DEFAULT"
     return _bilinear(x, math.floor(x.shape[-2] * float(scale_factor_height)), math.floor(x.shape[-1] * float(scale_factor_width)), mode)
 
 

@@ -51,13 +51,17 @@ def test_the_docstrings_examples_of_every_sampling_mode():
         np.testing.assert_allclose(kernel("resize_bilinear")(x, np.int32(1), np.int32(1), mode), [[[value]]], err_msg=mode)
 
 
-@pytest.mark.parametrize(("align", "transform"), [(True, "align_corners"), (False, "half_pixel")])
+@pytest.mark.parametrize(
+    ("align", "transform"),
+    [((True,), "align_corners"), ((False,), "half_pixel"), ((False, True), "half_pixel"), ((False, False), "asymmetric")],
+    ids=str,
+)
 @pytest.mark.parametrize("scale", [1, 2, 3, 1.5])
 def test_upsample_bilinear_equals_onnx_runtime(onnx_op, rng, align, transform, scale):
     x = rng.normal(size=(1, 2, 4, 6)).astype(np.float32)
     target = (int(4 * scale), int(6 * scale))
     want = onnx_resize(onnx_op, x, target, mode="linear", coordinate_transformation_mode=transform)
-    np.testing.assert_allclose(kernel("upsample_bilinear")(x, scale, scale, align), want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(kernel("upsample_bilinear")(x, scale, scale, *align), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("source", "target"), SIZES)
