@@ -176,13 +176,16 @@ def dtypes_of(model: onnx.ModelProto) -> set[str]:
     return {str(helper.tensor_dtype_to_np_dtype(kind).name) for kind in found if kind}
 
 
-def retyped(model: onnx.ModelProto, carriers: Mapping[str, str], target: str) -> onnx.ModelProto:
+def retyped(model: onnx.ModelProto, carriers: Mapping[str, str], target: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """A copy in which every tensor of a dtype in ``carriers`` has the dtype that it is mapped to, inputs and outputs included.
 
     Args:
         model: normalised.
         carriers: NumPy names; integers to wider or equally wide integers, floats to floats.
         target: for the message.
+
+    Returns:
+        the copy, and the operators of the source that were lowered for it.
 
     Raises:
         UnsupportedOperatorsError: operators that could tell an integer dtype from its carrier.
@@ -202,7 +205,7 @@ def retyped(model: onnx.ModelProto, carriers: Mapping[str, str], target: str) ->
     _wrap(copy, around, carriers)
     for graph in _graphs(copy.graph):
         _convert(graph, carriers)
-    return copy
+    return copy, lowered.expanded
 
 
 def _is_composite(node: Node, graph: Graph, carriers: Mapping[str, str]) -> str:

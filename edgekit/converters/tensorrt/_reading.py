@@ -97,7 +97,7 @@ def readable(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor, lackin
 
 def _lowered(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor, carriers: Mapping[str, str]) -> Readable:
     package = _parser()
-    typed = retyped(model, carriers, _TARGET) if carriers else model
+    typed, composites = retyped(model, carriers, _TARGET) if carriers else (model, ())
     first = lower_model(typed, _weak_point, static=False)
     if refused := [node for node in first.refused if node[1] not in _CONTROL]:
         raise UnsupportedOperatorsError(_TARGET, refused)
@@ -111,7 +111,7 @@ def _lowered(model: onnx.ModelProto, ceiling: int, recipe_for: RecipeFor, carrie
         return plain
 
     result, lowered = lower_until(first.model, attempt)
-    return Readable(result, carriers, tuple(sorted({*first.expanded, *lowered.expanded})))
+    return Readable(result, carriers, tuple(sorted({*composites, *first.expanded, *lowered.expanded})))
 
 
 def _weak_point(node: Node, graph: Graph) -> str:

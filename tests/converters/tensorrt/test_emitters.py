@@ -15,7 +15,7 @@ from edgekit.converters.tensorrt._builder import known_capabilities
 from edgekit.converters.tensorrt._kit import shape_ranges
 from edgekit.errors import BuildError, EnvironmentMissingError, ShapeRequiredError, UnsupportedOperatorsError
 from edgekit.runtime import _tensorrt_build
-from edgekit.runtime._tensorrt_plan import Recipe
+from edgekit.runtime._tensorrt_plan import Attempt, Recipe
 
 PRECISIONS = ["fp16", pytest.param("fp32", marks=pytest.mark.slow)]  # each build is a process
 JETSON, RTX = EMITTERS["tensorrt"], EMITTERS["tensorrt-rtx"]
@@ -138,6 +138,38 @@ def test_what_the_parser_refuses_is_lowered(rtx, job_for, tmp_path):
     emitted = JETSON.emit(job)
     assert emitted.report["lowered"] == ["Det"]
     assert JETSON.prove(job, emitted).verified == "parser"
+
+
+def scaled(path):
+    """A quantisation as `DynamicQuantizeLinear` writes it: uint8, and a scale that the values decide."""
+    tensors = [helper.make_node("Constant", [], ["zero"], value=onnx.numpy_helper.from_array(np.array(128, np.uint8)))]
+    tensors += [helper.make_node("ReduceMax", ["x"], ["scale"], "largest", keepdims=0)]
+    nodes = [*tensors, helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], "quantise")]
+    nodes += [helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], "back")]
+    return save(path, nodes, [("x", TensorProto.FLOAT, (2, 3))], [("y", TensorProto.FLOAT, (2, 3))])
+
+
+def gaps(path):
+    pool = helper.make_node("MaxPool", ["x"], ["y"], "pool", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 1, 0, 1], dilations=[1, 2])
+    return save(path, [pool], [("x", TensorProto.FLOAT, (1, 2, 9, 9))], [("y", TensorProto.FLOAT, (1, 2, 4, 4))])
+
+
+@pytest.mark.parametrize(("make", "operators"), [(scaled, ["DequantizeLinear", "QuantizeLinear"]), (gaps, ["MaxPool"])])
+def test_what_tensorrt_reads_and_gets_wrong_is_lowered(rtx, job_for, tmp_path, make, operators):
+    job = job_for(make(tmp_path / "model.onnx"), precision="fp32")
+    emitted = JETSON.emit(job)
+    assert emitted.report["lowered"] == operators
+    proof = JETSON.prove(job, emitted)
+    assert proof.verified == "parser"
+    judge("lowered", job.samples, proof.outputs, job.source.signature, "fp32")
+
+
+def test_a_builder_that_does_not_end_is_one_line(rtx, job_for, tiny_conv, tmp_path):
+    job = job_for(tiny_conv)
+    JETSON.emit(job)
+    recipe = job.directory / "recipe.json"
+    with pytest.raises(BuildError, match=r"builder: did not end within 0 s .*repeat it with: .*_tensorrt_child"):
+        _tensorrt_build.build_engine("tensorrt_rtx_bindings", recipe, tmp_path / "e", [Attempt(0, 3)], timeout_s=0.05)
 
 
 def test_a_crash_of_the_builder_is_one_line_that_repeats_it(rtx, job_for, tiny_conv, monkeypatch):
