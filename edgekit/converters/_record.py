@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from importlib import metadata
 
+import msgspec
+
 from edgekit._version import __version__
-from edgekit.bundle import FORMAT, Manifest, Source, Verification
+from edgekit.bundle import FORMAT, Artifact, Manifest, Source, Verification
 from edgekit.converters._delivery import Delivery
 from edgekit.converters._samples import SampleSet
 from edgekit.converters._source import SourceModel
+from edgekit.device_profiles import EngineClaim
 from edgekit.runtime._compare import thresholds_for
+from edgekit.runtime._fallback import ACCELERATORS
 
 __all__ = ["manifest_of", "report_of"]
 
@@ -32,7 +36,7 @@ def manifest_of(name: str, version: str, source: SourceModel, samples: SampleSet
         device=delivery.job.profile.id,
         precision=delivery.job.precision,
         signature=normalised.signature,
-        artifact=emitted.artifact,
+        artifact=_with_accelerators(emitted.artifact, delivery.job.claim),
         verification=_verification(source, samples, delivery),
         source=Source(source.path.name, source.format, source.sha256, source.opset),
         tools={"edgekit": __version__, **_versions("numpy", "onnx", "onnxruntime", "onnxslim"), **emitted.tools},
@@ -52,6 +56,13 @@ def report_of(source: SourceModel, samples: SampleSet, delivery: Delivery) -> di
         "samples": {"source": samples.source, "count": len(samples.samples), "notes": samples.notes},
         **delivery.report,
     }
+
+
+def _with_accelerators(artifact: Artifact, claim: EngineClaim) -> Artifact:
+    """The artifact with its device's order of accelerators, which the runtime goes by; nothing where that is the CPU only, or TensorRT's GPU."""
+    if claim.accelerators in ((), ("cpu",)) or artifact.engine != claim.name or artifact.engine.startswith("tensorrt"):
+        return artifact
+    return msgspec.structs.replace(artifact, options={**artifact.options, ACCELERATORS: ",".join(claim.accelerators)})
 
 
 def _verification(source: SourceModel, samples: SampleSet, delivery: Delivery) -> Verification:

@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 
 from edgekit.bundle import Artifact, Bundle, Signature
 from edgekit.errors import EngineError, EnvironmentMissingError, RequestError
+from edgekit.runtime._fallback import PassedOver, Step, fallback_line, steps
 from edgekit.runtime.engines import Engine, EngineOptions, open_engine
 
 __all__ = ["Session"]
-
-_log = logging.getLogger(__name__)
 
 
 class Session:
     """One loaded model. Safe to call from several threads, as the engine is.
 
-    When the bundle's first artifact cannot be loaded here (its engine is not installed, or refuses it) and the bundle has a fallback, that
-    one is loaded instead; the log, `describe` and `fallback_reason` say so.
+    Tries the accelerators that the device's profile lists, preferred first, then the bundle's fallback artifact, and takes the first that loads; the log,
+    `describe`, `passed_over` and `fallback_reason` say what was wanted before it and why it did not go.
 
     Args:
         bundle: opened, so its digests were checked.
-        options: threads, cache directory, accelerator. An accelerator is meant for the first artifact; the fallback runs on its default.
+        options: threads, cache directory, accelerator, hint. An accelerator is meant for the first artifact, and then the only one that is tried for it.
 
     Attributes:
         bundle: what was loaded.
         artifact: the one in use.
         engine: the engine that runs it.
-        fallback_reason: why the fallback is in use; empty when it is not.
+        accelerator: the one in use; empty for the engine's default.
+        passed_over: what was tried before, with the reasons; empty when the first choice runs.
+        fallback_reason: why the fallback artifact is in use; empty when it is not.
 
     Raises:
-        EnvironmentMissingError: the engine is not installed, and there is no fallback that can be loaded.
-        EngineError: the engine refuses the artifact, and there is no fallback that can be loaded.
+        EnvironmentMissingError: the engine is not installed, and there is nothing else that can be loaded.
+        EngineError: the engine refuses the artifact, and there is nothing else that can be loaded.
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions | None = None) -> None:
         self.bundle = bundle
         self.options = options or EngineOptions()
-        self.fallback_reason = ""
-        self.artifact, self.engine = self._open()
+        self.passed_over: tuple[PassedOver, ...] = ()
+        self.artifact, self.accelerator, self.engine = self._open()
+        self.fallback_reason = "" if self.artifact is bundle.manifest.artifact else fallback_line(self.passed_over)
         self._static = _static_specs(bundle.signature)
         self._run = self.engine.run
 
@@ -52,11 +54,15 @@ class Session:
         """Inputs and outputs: the source model's names, dtypes, order and logical shapes."""
         return self.bundle.signature
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(
+        self, inputs: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray] | None = None, *, native: bool = False
+    ) -> dict[str, np.ndarray]:
         """Answer one request.
 
         Args:
             inputs: every input of the signature by name; only read.
+            out: arrays to write outputs to, by name; see `Engine.run`.
+            native: inputs and outputs are in the artifact's own axis order and dtypes (`native_signature`): nothing is transposed or converted.
 
         Returns:
             every output by name, owned by the caller.
@@ -66,11 +72,18 @@ class Session:
             EngineError: the engine failed, or the session was closed.
         """
         try:
-            if not self._fits(inputs):
+            if native:
+                self.native_signature.check(inputs)
+            elif not self._fits(inputs):
                 self.bundle.signature.check(inputs)
         except (AttributeError, TypeError) as exc:
             raise _not_arrays(inputs) from exc
-        return self._run(inputs)
+        return self._run(inputs) if out is None and not native else self._run(inputs, out, native=native)
+
+    @property
+    def native_signature(self) -> Signature:
+        """The signature as `run` takes it with ``native=True``: the same names in the artifact's axis order and dtypes."""
+        return Signature(self.engine.native_inputs, self.engine.native_outputs)
 
     async def arun(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`run` in a worker thread, so that the event loop goes on."""
@@ -79,7 +92,7 @@ class Session:
         return await asyncio.to_thread(self.run, inputs)
 
     def describe(self) -> dict[str, str]:
-        """What is loaded and what really runs: bundle, artifact, engine, version, device, threads."""
+        """What is loaded and what really runs: bundle, artifact, engine, version, device, threads, and what was tried before (``passed_over``)."""
         manifest = self.bundle.manifest
         return {
             "name": manifest.name,
@@ -89,6 +102,8 @@ class Session:
             "precision": self.artifact.precision,
             "artifact": "fallback" if self.fallback_reason else "primary",
             "fallback_reason": self.fallback_reason,
+            "accelerator": self.accelerator,
+            "passed_over": fallback_line(self.passed_over),
             **self.engine.describe(),
         }
 
@@ -112,22 +127,37 @@ class Session:
                 return False
         return True
 
-    def _open(self) -> tuple[Artifact, Engine]:
-        manifest = self.bundle.manifest
-        first = manifest.artifact
-        try:
-            return first, self._engine(first, self.options)
-        except (EnvironmentMissingError, EngineError) as exc:
-            if manifest.fallback is None:
-                raise
-            self.fallback_reason = f"{first.engine}: {exc}"
-        options = EngineOptions(threads=self.options.threads, cache_dir=self.options.cache_dir)
-        engine = self._engine(manifest.fallback, options)
-        _log.warning("%s: runs on %s instead of %s: %s", manifest.name, manifest.fallback.engine, first.engine, self.fallback_reason)
-        return manifest.fallback, engine
+    def _open(self) -> tuple[Artifact, str, Engine]:
+        """The first step that loads."""
+        chain = steps(self.bundle.manifest, self.options)
+        for step in chain:
+            try:
+                engine = self._engine(step)
+            except (EnvironmentMissingError, EngineError) as exc:
+                self.passed_over = (*self.passed_over, PassedOver(step.label, str(exc)))
+                if step is chain[-1]:
+                    raise
+            else:
+                self._tell(step)
+                return step.artifact, step.accelerator, engine
+        raise AssertionError("a chain has a step")
 
-    def _engine(self, artifact: Artifact, options: EngineOptions) -> Engine:
-        return open_engine(self.bundle.artifact_path(artifact), artifact, self.bundle.signature, options)
+    def _engine(self, step: Step) -> Engine:
+        options = msgspec.structs.replace(self.options, accelerator=step.accelerator)
+        # The digest stands for every file of the bundle, so with the path for this artifact's content.
+        content = f"{self.bundle.digest}:{step.artifact.path}"
+        return open_engine(self.bundle.artifact_path(step.artifact), step.artifact, self.bundle.signature, options, content)
+
+    def _tell(self, step: Step) -> None:
+        if not self.passed_over:
+            return
+        import logging  # most loads have nothing to say, and start sooner without it
+
+        wanted, reasons = self.passed_over[0].label, fallback_line(self.passed_over)
+        fields = {"model": self.bundle.manifest.name, "engine": step.label, "wanted": wanted}
+        logging.getLogger(__name__).warning(
+            "%s: runs on %s instead of %s: %s", self.bundle.manifest.name, step.label, wanted, reasons, extra=fields
+        )
 
 
 def _static_specs(signature: Signature) -> tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]:

@@ -44,7 +44,7 @@ class OpenVinoEngine(Engine):
         return importlib.metadata.version("openvino")
 
     def describe(self) -> dict[str, str]:
-        """Adds ``device`` (what really executes), ``threads``, ``precision`` (of the arithmetic), ``requests`` (size of the pool) and ``cache``."""
+        """Adds ``device`` (what really executes), ``threads``, ``arithmetic`` (the precision that it computes in), ``requests`` (size of the pool) and ``cache``."""
         return {**super().describe(), **self._facts}
 
     def _load(self) -> None:
@@ -68,7 +68,7 @@ class OpenVinoEngine(Engine):
         self._facts = {
             "device": ",".join(compiled.get_property("EXECUTION_DEVICES")),
             "threads": str(self._total_threads()),
-            "precision": str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()),
+            "arithmetic": str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()),
             "requests": str(requests),
             "cache": self._cache_state(compiled),
         }

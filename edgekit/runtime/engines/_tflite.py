@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit.bundle import TensorBinding, TensorSpec
 from edgekit.errors import EngineError, EnvironmentMissingError
-from edgekit.runtime.engines._base import NO_TARGETS, Engine, usable_cpus
+from edgekit.runtime.engines._base import NO_TARGETS, Engine, one_line, usable_cpus
 from edgekit.runtime.engines._tflite_runners import COMPILED_DTYPES, CompiledRunner, InterpreterRunner, Runner
 
 __all__ = ["ENGINES", "TfliteEngine"]
@@ -79,7 +79,11 @@ class TfliteEngine(Engine):
                 raise EngineError(
                     f"engine {self.name}", found, f"fixed shapes for {accelerator}", "give --shape when building, or choose cpu"
                 )
-            return self._compiled(COMPILED[accelerator]), "off"
+            try:
+                return self._compiled(COMPILED[accelerator]), "off"
+            except RuntimeError as exc:
+                found = f"{accelerator} does not start, or does not take the graph: {one_line(exc)}"
+                raise EngineError(f"engine {self.name}", found, "", "check the accelerator's driver, or choose cpu") from exc
         if accelerator not in ("", "cpu"):
             expected = f"one of cpu, {', '.join((*COMPILED, *DELEGATES))}, or the path of a delegate's library"
             raise EngineError(f"engine {self.name}", f"no accelerator {accelerator!r}", expected, "choose cpu")
