@@ -138,8 +138,8 @@ def build(
     _show_builds(results)
 
 
-def parse_size(text: str) -> int:
-    """Bytes of ``8GB`` (decimal), ``8GiB`` (binary) or a plain number.
+def parse_size(text: str, flag: str = "--memory-limit") -> int:
+    """Bytes of ``8GB`` (decimal), ``8GiB`` (binary) or a plain number; ``flag`` is what the error names.
 
     Raises:
         UsageError: not of that form.
@@ -147,7 +147,7 @@ def parse_size(text: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", text)
     count = int(float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " ")) if found else 0
     if not count:
-        raise UsageError("--memory-limit", repr(text), "a size such as 8GB, 7.5GiB or a number of bytes")
+        raise UsageError(flag, repr(text[:96]), "a size such as 8GB, 7.5GiB or a number of bytes")
     return count
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Annotated, Any
 
 import typer
 
+from edgekit.cli._build import parse_size
 from edgekit.cli._output import show, size, table
-from edgekit.errors import UsageError
 
-__all__ = ["byte_count", "register"]
+__all__ = ["byte_limit", "register"]
 
 Folder = Annotated[str, typer.Option("--repository", "-r", metavar="DIR", help="Folder of the repository; made when it is not there.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Model.")]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="Version.")]
-
-_UNITS = {"": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 models = typer.Typer(no_args_is_help=True, help="Versions of models in a repository that `edgekit serve --repository` follows.")
 
@@ -27,16 +24,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(models, name="models")
 
 
-def byte_count(text: str, flag: str) -> int:
-    """``2GB``, ``512MiB`` or ``1000`` to bytes.
+def byte_limit(text: str, flag: str) -> int:
+    """``512MB`` to bytes; ``0`` is no limit.
 
     Raises:
-        UsageError: not of that form.
+        UsageError: not a size.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if not found or found[2].lower() not in _UNITS:
-        raise UsageError(flag, repr(text[:96]), "bytes, or a number with kB, MB, GB, KiB, MiB or GiB", f"for example {flag} 512MB")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
+    return 0 if text.strip() == "0" else parse_size(text, flag)
 
 
 @models.command("list")
@@ -159,7 +153,7 @@ def quota(
     """Bound what the repository takes on disk."""
     from edgekit.runtime import FolderStore
 
-    limit = byte_count(disk, "--disk")
+    limit = byte_limit(disk, "--disk")
     FolderStore(repository).set_quota(limit)
     show({"quota_bytes": limit}, [f"at most {size(limit)}" if limit else "no limit"])
 

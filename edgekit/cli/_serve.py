@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgekit.cli._addresses import address, optional_address, wait_for_stop
-from edgekit.cli._models import byte_count
+from edgekit.cli._models import byte_limit
 from edgekit.cli._output import show
 from edgekit.errors import UsageError
 
@@ -43,7 +43,7 @@ def serve(
     from edgekit.runtime import RepositoryOptions, serve_bundles
     from edgekit.telemetry import start_telemetry
 
-    models = RepositoryOptions(folder=repository, lazy=lazy, memory_bytes=byte_count(memory_quota, "--memory-quota"))
+    models = RepositoryOptions(folder=repository, lazy=lazy, memory_bytes=byte_limit(memory_quota, "--memory-quota"))
     telemetry = start_telemetry("edgekit-runtime", "edge", collector_url=collector or None, device_id=device_id or None)
     try:
         server = serve_bundles(
