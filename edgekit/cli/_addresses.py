@@ -8,7 +8,7 @@ from types import FrameType
 
 from edgekit.errors import UsageError
 
-__all__ = ["address", "optional_address", "stop_on_signals", "wait_for_stop"]
+__all__ = ["address", "optional_address", "serving_address", "stop_on_signals", "wait_for_stop"]
 
 
 def address(text: str, flag: str) -> tuple[str, int]:
@@ -26,6 +26,15 @@ def address(text: str, flag: str) -> tuple[str, int]:
 def optional_address(text: str, flag: str) -> tuple[str, int] | None:
     """`address`, or None for ``off``."""
     return None if text == "off" else address(text, flag)
+
+
+def serving_address(text: str, flag: str) -> tuple[str, int] | None:
+    """`optional_address`, or ``unix:/path`` for a unix socket (its port is 0), as `edgekit.protocol.serve` takes it."""
+    if text.startswith("unix:"):
+        if len(text) == len("unix:"):
+            raise UsageError(flag, repr(text), "unix:/path", f"for example {flag} unix:/run/edgekit/http.sock")
+        return text, 0
+    return optional_address(text, flag)
 
 
 def stop_on_signals() -> threading.Event:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli._addresses import address, optional_address, wait_for_stop
+from edgekit.cli._access import Certificate, ClientCa, Key, TokenFile, access_of
+from edgekit.cli._addresses import address, optional_address, serving_address, wait_for_stop
 from edgekit.cli._models import byte_limit
 from edgekit.cli._output import show
 from edgekit.errors import UsageError
@@ -26,8 +27,8 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Bundles, or folders of bundles.")] = [],  # noqa: B006
-    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address, or off.")] = "127.0.0.1:8000",
-    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address, or off.")] = "127.0.0.1:8001",
+    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address, unix:/path, or off.")] = "127.0.0.1:8000",
+    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address, unix:/path, or off.")] = "127.0.0.1:8001",
     collector: Collector = "",
     device_id: DeviceId = "",
     repository: Annotated[
@@ -38,16 +39,26 @@ def serve(
         str,
         typer.Option(metavar="SIZE", help="What loaded versions may take, for example 512MB; the least recently used go. 0 for no limit."),
     ] = "0",
+    tls_certificate: Certificate = "",
+    tls_key: Key = "",
+    tls_client_ca: ClientCa = "",
+    token_file: TokenFile = "",
 ) -> None:
     """Serve bundles over the Open Inference Protocol v2."""
     from edgekit.runtime import RepositoryOptions, serve_bundles
     from edgekit.telemetry import start_telemetry
 
+    access = access_of(tls_certificate, tls_key, tls_client_ca, token_file)
     models = RepositoryOptions(folder=repository, lazy=lazy, memory_bytes=byte_limit(memory_quota, "--memory-quota"))
     telemetry = start_telemetry("edgekit-runtime", "edge", collector_url=collector or None, device_id=device_id or None)
     try:
         server = serve_bundles(
-            paths, http=optional_address(http, "--http"), grpc=optional_address(grpc, "--grpc"), telemetry=telemetry, repository=models
+            paths,
+            http=serving_address(http, "--http"),
+            grpc=serving_address(grpc, "--grpc"),
+            telemetry=telemetry,
+            repository=models,
+            access=access,
         )
         try:
             _announce("serving", {"http": server.http_port, "grpc": server.grpc_port})
@@ -62,8 +73,8 @@ def route(
     edge: Annotated[str, typer.Option(metavar="TARGET", help="A bundle (runs in this process), or the URL of an edge server.")],
     sla_ms: Annotated[float, typer.Option("--sla-ms", metavar="X", help="Deadline of a request that brings none.")],
     cloud: Annotated[list[str], typer.Option(metavar="URL", help="Triton endpoint, http:// or grpc://; repeat for several.")] = [],  # noqa: B006
-    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address, or off.")] = "127.0.0.1:8100",
-    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address, or off.")] = "127.0.0.1:8101",
+    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address, unix:/path, or off.")] = "127.0.0.1:8100",
+    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address, unix:/path, or off.")] = "127.0.0.1:8101",
     collector: Collector = "",
     device_id: DeviceId = "",
 ) -> None:
@@ -76,7 +87,7 @@ def route(
     telemetry = start_telemetry("edgekit-router", "edge", collector_url=collector or None, device_id=device_id or None)
     try:
         server = serve_router(
-            edge, [*cloud], sla_ms, http=optional_address(http, "--http"), grpc=optional_address(grpc, "--grpc"), telemetry=telemetry
+            edge, [*cloud], sla_ms, http=serving_address(http, "--http"), grpc=serving_address(grpc, "--grpc"), telemetry=telemetry
         )
         try:
             _announce("routing", {"http": server.http_port, "grpc": server.grpc_port})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from edgekit.errors import StorageError
-from edgekit.protocol import Limits, Server, serve
+from edgekit.protocol import Access, Limits, Server, serve
 from edgekit.runtime._core import ResultObserver, RuntimeCore
 from edgekit.runtime._events import RepositoryEvent, RepositoryMetrics
 from edgekit.runtime._front import VersionedCore
@@ -70,6 +70,7 @@ def serve_bundles(
     limits: Limits | None = None,
     on_result: ResultObserver | None = None,
     repository: RepositoryOptions | None = None,
+    access: Access | None = None,
 ) -> Server:
     """Load bundles, warm them, and serve them; returns once the server is ready. Stopping the server unloads them.
 
@@ -83,6 +84,7 @@ def serve_bundles(
         limits: what one message may hold.
         on_result: told about every request, beside ``telemetry``.
         repository: a folder of installed versions to follow, lazy loading, quotas.
+        access: TLS and bearer token.
 
     Raises:
         BindError: an address that cannot be listened on.
@@ -101,7 +103,7 @@ def serve_bundles(
     if metrics is not None:
         metrics.queue_depth = core.queue_depth
     # Listening comes first: a port in use shows before minutes of loading, and until all is warm the server says "live, not ready".
-    server = serve(front, http, grpc, limits=limits, on_stop=[front.close, core.close])
+    server = serve(front, http, grpc, limits=limits, access=access, on_stop=[front.close, core.close])
     try:
         models.load_all(strict=isinstance(models.store, PathStore))
         front.start()
