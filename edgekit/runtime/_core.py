@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 _INLINE_S = 1e-3
 _WORKERS = 64
+_RUNNING = ("engine", "version", "accelerator", "device", "delegate", "threads", "artifact", "passed_over")  # keys of `Session.describe`
 _IGNORED_LOAD_PARAMETERS = {"unload_dependents"}  # there are no ensembles
 
 
@@ -91,6 +92,7 @@ class RuntimeCore:
         model = self._repository.get(name, version)
         manifest = model.bundle.manifest
         facts = {"device": manifest.device, "precision": manifest.precision, "digest": model.bundle.digest}
+        facts |= {f"running.{key}": model.running[key] for key in _RUNNING if model.running.get(key)}
         return {
             "name": model.name,
             "platform": f"edgekit_{model.engine}",

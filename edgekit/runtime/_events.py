@@ -16,8 +16,8 @@ class RepositoryEvent(NamedTuple):
     """One change.
 
     Attributes:
-        kind: ``load``, ``unload``, ``swap`` (another version answers by default), ``evict`` (for memory), ``advance``, ``promote``, ``rollback`` or
-            ``load_failed``.
+        kind: ``load``, ``unload``, ``swap`` (another version answers by default), ``evict`` (for memory), ``advance``, ``promote``, ``rollback``,
+            ``load_failed`` or ``fallback`` (it does not run on what its bundle lists first; the reason says why).
         model, version: which; the version is the one that came, or the one that went.
         reason: one sentence; may be empty.
     """

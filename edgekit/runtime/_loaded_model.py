@@ -38,6 +38,7 @@ class LoadedModel:
         # An engine that runs requests side by side is shared; others get an instance each.
         self._sessions = [first] if first.engine.concurrent else [first, *(Session(bundle, options) for _ in range(instances - 1))]
         self.engine = first.artifact.engine
+        self.running = first.describe()  # what really runs, and what was passed over for it
         try:
             self._warm()
         except BaseException:

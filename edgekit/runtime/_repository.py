@@ -297,6 +297,8 @@ class ModelRepository:
         self._sizes[bundle.digest] = model.memory_bytes
         self._problems.pop(key, None)
         self._tell("load", *key)
+        if model.running["passed_over"]:
+            self._tell("fallback", *key, model.running["passed_over"])
         return model
 
     def _evict_for(self, coming: FoundBundle, opened: Mapping[str, LoadedModel]) -> None:

@@ -95,3 +95,27 @@ def test_the_manifest_says_what_the_profile_lists(tiny_mlp: Path, tmp_path: Path
     assert made.manifest.artifact.options["accelerators"] == "npu,gpu,cpu"
     plain = build(tiny_mlp, device="generic-x86", shapes={"x": (1, 8)}, output=tmp_path / "cpu")
     assert plain.manifest.artifact.options == {}
+
+
+def test_a_server_says_what_it_passed_over(built: Built, tmp_path: Path) -> None:
+    from edgekit.bundle import write_bundle
+    from edgekit.runtime import ModelRepository, RuntimeCore
+    from edgekit.runtime._events import RepositoryEvent
+
+    changed = with_accelerators(built("openvino", "mlp"), "npu,cpu")
+    files = tmp_path / "files"
+    files.mkdir()
+    for path in changed.directory.glob("model.*"):
+        (files / path.name).write_bytes(path.read_bytes())
+    served = write_bundle(tmp_path / "served", msgspec.structs.replace(changed.manifest, files={}), files, changed.golden(), {})
+    events: list[RepositoryEvent] = []
+    core = RuntimeCore(repository := ModelRepository([served.path], on_event=events.append))
+    try:
+        repository.load_all()
+        parameters = {key: value["string_value"] for key, value in core.model_config(served.manifest.name)["parameters"].items()}
+    finally:
+        core.close()
+    fallback = next(event for event in events if event.kind == "fallback")
+    assert "openvino/npu: engine openvino: no device here" in fallback.reason
+    assert parameters["running.passed_over"] == fallback.reason
+    assert (parameters["running.engine"], parameters["running.accelerator"], parameters["running.device"]) == ("openvino", "cpu", "CPU")
