@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -61,7 +62,7 @@ def serve(
             access=access,
         )
         try:
-            _announce("serving", {"http": server.http_port, "grpc": server.grpc_port})
+            _announce("serving", {"http": server.http_port or _unix(http), "grpc": server.grpc_port or _unix(grpc)})
             wait_for_stop()
         finally:
             server.stop()
@@ -90,7 +91,7 @@ def route(
             edge, [*cloud], sla_ms, http=serving_address(http, "--http"), grpc=serving_address(grpc, "--grpc"), telemetry=telemetry
         )
         try:
-            _announce("routing", {"http": server.http_port, "grpc": server.grpc_port})
+            _announce("routing", {"http": server.http_port or _unix(http), "grpc": server.grpc_port or _unix(grpc)})
             wait_for_stop()
         finally:
             server.stop()
@@ -117,7 +118,12 @@ def collector(
         running.stop()
 
 
-def _announce(doing: str, ports: dict[str, int | None], page: str = "") -> None:
+def _unix(text: str) -> str | None:
+    """The address of a unix socket, which has no port."""
+    return text if text.startswith("unix:") else None
+
+
+def _announce(doing: str, ports: Mapping[str, int | str | None], page: str = "") -> None:
     """The ports that were really bound, so that a script can use port 0."""
     found = ", ".join(f"{name} {port}" for name, port in ports.items() if port)
     show({"status": doing, **ports, **({"page": page} if page else {})}, [f"{doing} on {found}{f'; fleet page {page}' if page else ''}"])

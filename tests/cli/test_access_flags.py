@@ -20,7 +20,7 @@ def test_a_token_is_read_from_its_file(tmp_path):
 
 def test_a_bad_token_file(tmp_path):
     path = tmp_path / "token"
-    with pytest.raises(StorageError, match="--token-file .*No such file"):
+    with pytest.raises(StorageError, match=r"--token-file .*No such file"):
         access_of("", "", "", str(path))
     path.write_text("\n")
     with pytest.raises(UsageError, match="empty"):
