@@ -145,8 +145,10 @@ class Application:
                 self._begin_control(exchange, bytes(data[start:stop]))
             elif self._submit is None:
                 self._begin_blocking(exchange, memoryview(data)[start:stop])
+            elif call.json_bytes:
+                self._begin_binary(exchange, data, start, stop)
             else:
-                self._begin_submitting(exchange, data, start, stop)
+                self._begin_decoding(exchange, memoryview(data)[start:stop], stop - start)
         except Exception as exc:  # noqa: BLE001 - the request's boundary: `finish` tells errors of ours from bugs
             self.finish(exchange, exc)
 
@@ -175,31 +177,28 @@ class Application:
 
     # Inference.
 
-    def _begin_submitting(self, exchange: Exchange, data: Body, start: int, stop: int) -> None:
+    def _begin_binary(self, exchange: Exchange, data: Body, start: int, stop: int) -> None:
+        """A request with binary tensors: by a plan, if there is one for its JSON."""
         call = exchange.call
-        key = b""
-        if call.header_length is not None and call.encoding is None and call.header_length.isdigit() and len(call.header_length) < 8:
-            key = bytes(data[start : start + int(call.header_length)])
-            plan = self._plans.entries.get(key)
-            if plan is not None and plan.total == stop - start:
-                assert call.route is not None
-                assert call.route.model is not None
-                request = plan.request(data, start, call.route.model, call.route.version)
-                if plan.timed or call.timeout_s is not None:
-                    request.deadline_s = absolute_deadline(request.parameters, exchange.accepted_s or time.monotonic(), call.timeout_s)
-                self._submit_now(exchange, request, plan)
-                return
-        json_bytes = len(key) if key else stop - start
-        body = memoryview(data)[start:stop]
-        if json_bytes > _QUICK_BYTES or stop - start > _QUICK_COPY_BYTES:
-            self._pool.submit(self._run_decode, exchange, body)
+        key = bytes(data[start : start + call.json_bytes])
+        plan = self._plans.entries.get(key)
+        if plan is not None and plan.total == stop - start:
+            request = plan.request(data, start, call.name, call.version)
+            if plan.timed or call.timeout_s is not None:
+                request.deadline_s = absolute_deadline(request.parameters, exchange.accepted_s or time.monotonic(), call.timeout_s)
+            self._submit_now(exchange, request, plan)
             return
-        request = self._decode(exchange, body)
-        if key:
-            found = plan_of(key, len(body) - len(key), self._message_limits)
-            if found is not None:
-                self._plans.offer(key, found)
-        self._submit_now(exchange, request, None)
+        self._begin_decoding(exchange, memoryview(data)[start:stop], len(key))
+        found = plan_of(key, stop - start - len(key), self._message_limits)
+        if found is not None:
+            self._plans.offer(key, found)
+
+    def _begin_decoding(self, exchange: Exchange, body: memoryview, json_bytes: int) -> None:
+        """A request on the full path: in the pool when that takes long."""
+        if json_bytes > _QUICK_BYTES or len(body) > _QUICK_COPY_BYTES:
+            self._pool.submit(self._run_decode, exchange, body)
+        else:
+            self._submit_now(exchange, self._decode(exchange, body), None)
 
     def _submit_now(self, exchange: Exchange, request: InferRequest, plan: Plan | None) -> None:
         if exchange.connection is None:
@@ -230,12 +229,10 @@ class Application:
 
     def _decode(self, exchange: Exchange, body: memoryview) -> InferRequest:
         call = exchange.call
-        assert call.route is not None
         plain = decompress(body, call.encoding, self._message_limits)
         connection = exchange.connection
         regions = self._regions if connection is not None and connection.local else None
-        name, version = call.route.model or "", call.route.version
-        request = decode_request(plain, call.header_length, name, version, self._message_limits, regions)
+        request = decode_request(plain, call.header_length, call.name, call.version, self._message_limits, regions)
         request.deadline_s = absolute_deadline(request.parameters, exchange.accepted_s or time.monotonic(), call.timeout_s)
         return request
 
@@ -303,6 +300,8 @@ class Application:
                 )
             call.timeout_s = timeout_from_header(head.fields.get(DEADLINE_HEADER))
             call.infers = route.infers
+            call.name, call.version = route.model or "", route.version
+            call.json_bytes = _json_bytes(head)
             if route.infers and head.method != "POST":
                 raise HttpError(405, route.text(), f"method {head.method[:40]}", "POST")
         except EdgeKitError as exc:
@@ -354,6 +353,13 @@ class Application:
                 work(*arguments)
             except Exception:  # noqa: BLE001 - the next ones must be answered
                 _log.exception("an answer could not be sent")
+
+
+def _json_bytes(head: RequestHead) -> int:
+    """Length of the JSON part where it is sound and the body needs no unpacking, else 0: the full path says what is wrong."""
+    text = head.fields.get(HEADER_LENGTH.lower(), "")
+    sound = text.isascii() and text.isdigit() and len(text) < 10 and "content-encoding" not in head.fields
+    return int(text) if sound else 0
 
 
 def _reply(message: HttpMessage, response: InferResponse) -> Reply:

@@ -54,6 +54,8 @@ class Call:
     Attributes:
         route: where to; ``None`` when ``error`` says why there is none.
         infers: an inference request that may run.
+        name, version: of its model.
+        json_bytes: of its JSON, when tensors in binary form follow it and nothing has to be unpacked before; 0 otherwise.
         method, minor: of the request line.
         length: of the body, ``None`` for chunks.
         keep_alive, expects_continue: see `RequestHead`.
@@ -69,13 +71,16 @@ class Call:
         "fatal",
         "header_length",
         "infers",
+        "json_bytes",
         "keep_alive",
         "length",
         "method",
         "minor",
+        "name",
         "plain",
         "route",
         "timeout_s",
+        "version",
     )
 
     def __init__(self, method: str, minor: int, length: int | None, *, keep_alive: bool, expects_continue: bool) -> None:
@@ -86,6 +91,8 @@ class Call:
         self.expects_continue = expects_continue
         self.route: Route | None = None
         self.infers = False
+        self.name = self.version = ""
+        self.json_bytes = 0
         self.header_length: str | None = None
         self.encoding: str | None = None
         self.timeout_s: float | None = None

@@ -128,6 +128,24 @@ def _binary():
     return message.body, str(message.header_length), "m"
 
 
+def test_what_the_full_path_refuses_has_no_plan():
+    message = encode_request(InferRequest("m", [Tensor("x", np.zeros(1, np.float32)), Tensor("y", np.zeros(1, np.float32))]))
+    head, size = message.body[: message.header_length], len(message.body) - message.header_length
+    assert plan_of(head, size, Limits()) is not None
+    assert plan_of(head, size - 1, Limits()) is None
+    assert plan_of(head, size, Limits(tensors=1)) is None
+    for old, new in (
+        (b'"y"', b'"x"'),
+        (b"FP32", b"FP64"),
+        (b"[1]", b"[2]"),
+        (b"[1]", b"[-1]"),
+        (b'"name"', b'"nome"'),
+        (b"4}", b"true}"),
+        (b"{", b"["),
+    ):
+        assert plan_of(head.replace(old, new), size, Limits()) is None
+
+
 def test_bool_bytes_are_still_checked():
     message = encode_request(InferRequest("m", [Tensor("x", np.array([True, False]))]))
     plan = plan_for(message)
