@@ -189,8 +189,9 @@ def edgekit(options: argparse.Namespace) -> None:
     """Ours."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from edgekit.runtime import serve_bundles
+    from edgekit.runtime.engines import EngineOptions
 
-    with serve_bundles([options.bundle], ("127.0.0.1", options.port), None):
+    with serve_bundles([options.bundle], ("127.0.0.1", options.port), None, options=EngineOptions(threads=1)):
         wait()
 
 
