@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+
+import numpy as np
 
 from edgekit.bundle import Bundle, Signature, storage_errors
-from edgekit.runtime._scheduler import InstanceQueue
+from edgekit.runtime._request_plan import RequestPlan
+from edgekit.runtime._scheduler import DEFAULT_MAX_BATCH, InstanceQueue
 from edgekit.runtime._session import Session
 from edgekit.runtime._statistics import ModelStatistics
 from edgekit.runtime.engines import EngineOptions
+from edgekit.runtime.engines._base import usable_cpus
 
 __all__ = ["LoadedModel"]
 
@@ -21,45 +26,62 @@ class LoadedModel:
     Args:
         bundle: opened.
         options: for the engine.
-        instances: how many requests run at once.
-        queue_capacity: how many more may wait.
+        instances: how many batches run at once; 0 learns it, up to one for each CPU, where the engine runs them side by side.
+        queue_capacity: how many requests may wait.
+        max_batch: most rows that run together; 1 keeps requests apart.
+
+    Attributes:
+        used: grows with each use; kept by repositories that unload what was not used.
+        memory_bytes: what it takes, as the repository measured it.
 
     Raises:
         EngineError, EnvironmentMissingError: as `Session`; also when the warm-up run fails.
     """
 
-    def __init__(self, bundle: Bundle, options: EngineOptions, instances: int, queue_capacity: int) -> None:
+    def __init__(
+        self, bundle: Bundle, options: EngineOptions, instances: int, queue_capacity: int, max_batch: int = DEFAULT_MAX_BATCH
+    ) -> None:
         self.bundle = bundle
         self.name = bundle.manifest.name
         self.version = bundle.manifest.version
         self.signature: Signature = bundle.signature
         self.statistics = ModelStatistics()
+        self.used = 0
+        self.memory_bytes = 0
         first = Session(bundle, options)
         # An engine that runs requests side by side is shared; others get an instance each.
         self._sessions = [first] if first.engine.concurrent else [first, *(Session(bundle, options) for _ in range(instances - 1))]
         self.engine = first.artifact.engine
         self.running = first.describe()  # what really runs, and what was passed over for it
         try:
-            self._warm()
+            golden = self._warm()
         except BaseException:
             self._close_sessions()
             raise
-        slots = [self._sessions[index % len(self._sessions)] for index in range(instances)]
-        self.queue: InstanceQueue[Session] = InstanceQueue(self.name, slots, queue_capacity)
+        self.plan = RequestPlan(self.name, self.signature, max_batch, first.artifact.precision, golden)
+        slots = [
+            self._sessions[index % len(self._sessions)] for index in range(instances or (usable_cpus() if first.engine.concurrent else 1))
+        ]
+        threads = 1 if first.engine.options.accelerator not in ("", "cpu") else first.engine.threads()
+        self.queue: InstanceQueue[Session] = InstanceQueue(
+            self.name, slots, queue_capacity, max_batch=max_batch if self.plan.together else 1, threads=threads, adaptive=not instances
+        )
 
     def close(self) -> None:
         """Let requests under way finish, then release the engine."""
         self.queue.close()
         self._close_sessions()
 
-    def _warm(self) -> None:
+    def _warm(self) -> list[Mapping[str, np.ndarray]]:
+        """Run a golden sample through every session; returns the inputs of one or two."""
         with storage_errors(self.bundle.path):
             samples = self.bundle.golden()
         if not samples:
             _log.warning("model %s version %s has no golden sample: its first request will be slower", self.name, self.version)
-            return
+            return []
         for session in self._sessions:
             session.run(samples[0].inputs)
+        return [sample.inputs for sample in samples[:2]]
 
     def _close_sessions(self) -> None:
         for session in self._sessions:

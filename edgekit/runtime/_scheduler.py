@@ -1,273 +1,403 @@
-"""Who runs when: a bounded first-come queue in front of N instances of a model, and deadlines that queueing spends from.
+"""The queue in front of a model's instances: who is taken, who waits, who runs together with whom, and when. Applies the pure rules with a lock and a clock.
 
-`decide` is the rule and pure; `InstanceQueue` applies it with locks and clocks. Requests run in the thread that brings them: an instance is a permit, not a thread, so
-an idle model adds no hand-over. A batcher (a later change) sits in front of `InstanceQueue.lease`: whoever gets an instance takes others along.
+The queue has no threads. Whoever offers requests takes what may run (`InstanceQueue.start`), runs it and says so (`InstanceQueue.finish`); what cannot run yet
+is taken by whoever finishes next, or by a worker.
 """
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import enum
+import math
 import threading
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
-from edgekit.errors import DeadlineError, OverloadedError
+from edgekit.errors import DeadlineError, EdgeKitError, OverloadedError
+from edgekit.runtime._admission import AGED_EVERY, Decision, Load, Waiting, choose_batch, decide, estimated_wait_s
+from edgekit.runtime._concurrency import ConcurrencyLimit
+from edgekit.runtime._estimates import BatchTimes
+from edgekit.runtime._fairness import Share
+from edgekit.runtime._job import Job
 
-__all__ = ["Decision", "InstanceQueue", "Lease", "Load", "QueueClosedError", "ServiceTimes", "decide", "estimated_wait_s"]
-
-# After a second without a run, what was measured may no longer hold (contention has passed, the clock has risen): one request is let through to measure again.
-PROBE_AFTER_S = 1.0
-_WINDOW = 63  # service times remembered; odd, so that the median is one of them
+__all__ = ["DEFAULT_MAX_BATCH", "Batch", "InstanceQueue", "Lease", "QueueClosedError", "Refused"]
 
 T = TypeVar("T")
-
-
-class Decision(enum.Enum):
-    """What becomes of a request that arrives."""
-
-    RUN = "run"
-    PROBE = "probe"  # run, though the estimate says it is hopeless: the estimate is old
-    WAIT = "wait"
-    REFUSE_FULL = "full"
-    REFUSE_EXPIRED = "expired"
-    REFUSE_HOPELESS = "hopeless"
-
-
-class Load(NamedTuple):
-    """What the decision looks at.
-
-    Attributes:
-        instances: how many requests may run at once.
-        capacity: how many more may wait.
-        running_since_s: when each running request began.
-        queued: how many wait.
-        service_p50_s: median time of a run; 0 while unknown.
-        last_start_s: when a run last began (or the queue was made).
-    """
-
-    instances: int
-    capacity: int
-    running_since_s: tuple[float, ...]
-    queued: int
-    service_p50_s: float
-    last_start_s: float
-
-
-def estimated_wait_s(load: Load, now_s: float) -> float:
-    """How long a request that arrives now waits for an instance: work ahead of it, spread over the instances. 0 when one is free."""
-    if len(load.running_since_s) < load.instances:
-        return 0.0
-    residual_s = sum(max(0.0, load.service_p50_s - (now_s - since)) for since in load.running_since_s)
-    return (residual_s + load.queued * load.service_p50_s) / load.instances
-
-
-def decide(load: Load, deadline_s: float | None, now_s: float) -> Decision:
-    """Run, wait or refuse a request that arrives at ``now_s`` and must be answered by ``deadline_s``."""
-    idle = not load.running_since_s
-    free = len(load.running_since_s) < load.instances
-    if deadline_s is not None:
-        remaining_s = deadline_s - now_s
-        if remaining_s <= 0:
-            return Decision.REFUSE_EXPIRED
-        if estimated_wait_s(load, now_s) + load.service_p50_s > remaining_s:
-            return Decision.PROBE if idle and now_s - load.last_start_s >= PROBE_AFTER_S else Decision.REFUSE_HOPELESS
-    if free:
-        return Decision.RUN
-    return Decision.WAIT if load.queued < load.capacity else Decision.REFUSE_FULL
-
-
-class ServiceTimes:
-    """Median of the newest run times."""
-
-    def __init__(self) -> None:
-        self._newest: deque[float] = deque()
-        self._sorted: list[float] = []
-
-    def add(self, seconds: float, *, restart: bool = False) -> None:
-        """Remember a run; ``restart`` forgets all before it."""
-        if restart:
-            self._newest.clear()
-            self._sorted.clear()
-        elif len(self._newest) == _WINDOW:
-            self._sorted.pop(bisect.bisect_left(self._sorted, self._newest.popleft()))
-        self._newest.append(seconds)
-        bisect.insort(self._sorted, seconds)
-
-    @property
-    def p50_s(self) -> float:
-        """The median; 0 before the first run."""
-        return self._sorted[len(self._sorted) // 2] if self._sorted else 0.0
+DEFAULT_MAX_BATCH = 32
+"""Rows that may run together when nobody says: the limit within it is learned. At 16 to 32 rows the time for a row of a small dense network stopped to fall
+(38.5, 6.3, 4.8 us a row at 1, 16 and 32 on the machine of ``benchmarks/scheduler.py``)."""
+Refused = list[tuple[Job, EdgeKitError]]
+_ADVICE = "allow more time, or send fewer requests at once"
 
 
 class QueueClosedError(Exception):
     """The queue takes no more requests: its model was unloaded or replaced."""
 
 
-class Lease(Generic[T]):
-    """The right to use one instance."""
+class Batch(Generic[T]):
+    """Requests that run together on one instance."""
 
-    __slots__ = ("failed", "instance", "probe", "queue_s", "started_s")
+    __slots__ = ("instance", "jobs", "probe", "rows", "saturated", "started_s")
 
-    def __init__(self, instance: T, started_s: float, queue_s: float, *, probe: bool) -> None:
+    def __init__(self, instance: T, jobs: list[Job], rows: int, started_s: float) -> None:
         self.instance = instance
+        self.jobs = jobs
+        self.rows = rows
         self.started_s = started_s
-        self.queue_s = queue_s
-        self.probe = probe
-        self.failed = False  # set by whoever runs: the time of a failed run says nothing about good ones
+        self.probe = False
+        self.saturated = False  # others waited when it began
 
 
-class _Waiter(Generic[T]):
-    """One request in the queue. ``wake`` is released once ``lease`` or ``refused`` is set."""
+class Lease(Generic[T]):
+    """An instance that is held apart from all requests."""
 
-    __slots__ = ("arrived_s", "deadline_s", "lease", "refused", "wake")
+    __slots__ = ("instance",)
 
-    def __init__(self, arrived_s: float, deadline_s: float | None) -> None:
-        self.arrived_s = arrived_s
-        self.deadline_s = deadline_s
-        self.lease: Lease[T] | None = None
-        self.refused = False
-        self.wake = threading.Lock()  # a lock held from the start is the cheapest one-shot event there is
-        self.wake.acquire()
+    def __init__(self, instance: T) -> None:
+        self.instance = instance
 
 
 class InstanceQueue(Generic[T]):
-    """N instances of one model behind a bounded queue. Safe from several threads.
+    """Instances of one model behind a bounded queue. Safe from several threads.
 
     Args:
         name: for error lines.
-        instances: what is handed out; the same object may occur more than once when it can run side by side.
-        capacity: how many requests may wait.
+        instances: what batches run on; the same object may occur more than once when it can run side by side.
+        capacity: how many requests may wait, beyond those that can start at once.
         clock: monotonic seconds.
+        max_batch: most rows that run together.
+        threads: CPU threads of one run, 0 for all there are.
+        adaptive: learn how many instances are worth using at once, from one up to all; otherwise all are used.
+
+    Attributes:
+        threads: as given.
+        share: what the model used of the device.
+        times: run times by rows.
     """
 
-    def __init__(self, name: str, instances: Sequence[T], capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        instances: Sequence[T],
+        capacity: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        max_batch: int = 1,
+        threads: int = 0,
+        adaptive: bool = False,
+    ) -> None:
         self._name = name
         self._free = list(instances)
-        self._count = len(self._free)
         self._capacity = capacity
         self._clock = clock
         self._lock = threading.Lock()
-        self._drained = threading.Condition(self._lock)
-        self._waiting: deque[_Waiter[T]] = deque()
-        self._running: list[Lease[T]] = []
-        self._times = ServiceTimes()
+        self._changed = threading.Condition(self._lock)
+        self._watchers = 0
+        self._pending: list[Job] = []  # in order
+        self._in_arrival_order = True
+        self._with_deadline = 0
+        self._running: list[Batch[T]] = []
+        self._leases = 0
+        self._since_aged = 0
         self._last_start_s = clock()
+        self._probe_next = False
         self._closed = False
+        self._concurrency = ConcurrencyLimit(len(self._free), 1 if adaptive else len(self._free))
+        self.threads = threads
+        self.times = BatchTimes(max_batch)
+        self.share = Share()
+        self.on_ready: Callable[[], None] | None = None
+        """Called without a lock when a request can run that nobody is about to take (a lease ended)."""
 
-    @contextlib.contextmanager
-    def lease(self, deadline_s: float | None) -> Iterator[Lease[T]]:
-        """An instance for the length of the block.
-
-        Raises:
-            DeadlineError: the deadline has passed, or cannot be met.
-            OverloadedError: the queue is full.
-            QueueClosedError: no more requests are taken.
-        """
-        lease = self._acquire(deadline_s)
-        try:
-            yield lease
-        except BaseException:
-            lease.failed = True
-            raise
-        finally:
-            self._release(lease)
+    # --- what others see ----------------------------------------------------------------------------------------------------------------
 
     @property
     def instances(self) -> int:
-        """How many requests may run at once."""
-        return self._count
+        """How many batches may run at once, at most."""
+        return self._concurrency.most
+
+    @property
+    def limit(self) -> int:
+        """How many batches may run at once now."""
+        return self._concurrency.limit
 
     @property
     def queued(self) -> int:
         """How many requests wait."""
-        return len(self._waiting)
+        return len(self._pending)
 
     @property
     def running(self) -> int:
-        """How many requests run."""
-        return len(self._running)
+        """How many requests run; a lease counts as one."""
+        return sum(len(batch.jobs) for batch in self._running) + self._leases
+
+    @property
+    def ready(self) -> bool:
+        """Requests wait and one of them may begin."""
+        return bool(self._pending) and self._may_start()
+
+    def first_deadline_s(self) -> float:
+        """Earliest deadline of those that wait; infinite for none."""
+        with self._lock:
+            return min((job.deadline_s for job in self._pending), default=math.inf) if self._with_deadline else math.inf
 
     def estimated_latency_s(self) -> float:
         """What a request that arrives now would take, waiting included; 0 while nothing was measured."""
         with self._lock:
-            return estimated_wait_s(self._load(), self._clock()) + self._times.p50_s
+            now_s = self._clock()
+            return estimated_wait_s(self._load(now_s), self._pending, self.times.predict, now_s) + self.times.p50_s
+
+    def plan_share(self, now_s: float) -> None:
+        """Bring ``share`` up to what waits now."""
+        with self._lock:
+            if self._pending:
+                head = self._pending[0]
+                self.share.deadline_s = head.deadline_s
+                waiting = len(self._pending) if head.key is not Waiting.ALONE else 1
+                self.share.run_s = self.times.predict(max(head.rows, min(waiting, self.times.limit)))
+            del now_s
+
+    # --- requests in, batches out -------------------------------------------------------------------------------------------------------
+
+    def start(self, jobs: list[Job], longest_s: float) -> tuple[Batch[T] | None, Refused]:
+        """Take requests in and, when one may begin, the next batch out.
+
+        Args:
+            jobs: in order of arrival.
+            longest_s: a batch that is expected to run longer, or of which nothing is known, stays for somebody else; infinite takes any.
+
+        Returns:
+            the batch, which the caller must run and `finish`; and those that are refused, with the reason.
+
+        Raises:
+            QueueClosedError: no more requests are taken.
+        """
+        refused: Refused = []
+        with self._lock:
+            if self._closed:
+                raise QueueClosedError(self._name)
+            now_s = self._clock()
+            for job in jobs:
+                job.arrived_s = now_s
+                job.queue = self
+                if job.deadline_s == math.inf and len(self._pending) < self._capacity:
+                    self._insert(job)  # what `decide` would say
+                    continue
+                error = self._refusal(job, now_s)
+                if error is None:
+                    self._insert(job)
+                else:
+                    refused.append((job, error))
+            batch = self._take(now_s, longest_s, refused) if self._pending and self._may_start() else None
+        return batch, refused
+
+    def take(self, longest_s: float = math.inf) -> tuple[Batch[T] | None, Refused]:
+        """The next batch, if one may begin; see `start`."""
+        refused: Refused = []
+        with self._lock:
+            batch = self._take(self._clock(), longest_s, refused) if self._pending and self._may_start() else None
+            self._tell()
+        return batch, refused
+
+    def finish(self, batch: Batch[T], *, failed: bool = False) -> float:
+        """A batch has run. Its time counts unless it failed.
+
+        Returns:
+            its seconds.
+        """
+        with self._lock:
+            now_s = self._clock()
+            seconds = now_s - batch.started_s
+            self._running.remove(batch)
+            self._free.append(batch.instance)
+            self.share.used(seconds)
+            if not failed:
+                self.times.add(batch.rows, seconds, restart=batch.probe)
+                self._concurrency.completed(batch.rows, batch.saturated and bool(self._pending), now_s)
+            self._tell()
+        return seconds
+
+    def withdraw(self, job: Job) -> None:
+        """Drop a request that has not begun; does nothing for one that has."""
+        with self._lock:
+            if job in self._pending:
+                self._remove([self._pending.index(job)])
+                self._tell()
+
+    def expire(self) -> Refused:
+        """Take out those whose deadline has passed."""
+        with self._lock:
+            now_s = self._clock()
+            late = [index for index, job in enumerate(self._pending) if job.deadline_s <= now_s]
+            jobs = self._remove(late)
+            self._tell()
+        return [(job, self._gave_up(job, now_s)) for job in jobs]
+
+    def give_up(self, job: Job) -> DeadlineError | None:
+        """Take out a request whose deadline has passed; ``None`` when it has begun or ended by now."""
+        with self._lock:
+            if job not in self._pending:
+                return None
+            self._remove([self._pending.index(job)])
+            self._tell()
+            return self._gave_up(job, self._clock())
+
+    # --- the whole queue ----------------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lease(self, deadline_s: float | None = None) -> Iterator[Lease[T]]:
+        """An instance for the length of the block, ahead of all that wait; its time counts for nothing.
+
+        Raises:
+            DeadlineError: none became free by ``deadline_s``.
+            QueueClosedError: no more requests are taken.
+        """
+        with self._lock:
+            timeout_s = None if deadline_s is None else min(max(0.0, deadline_s - self._clock()), threading.TIMEOUT_MAX)
+            self._watchers += 1
+            try:
+                free = self._changed.wait_for(lambda: self._closed or self._free, timeout_s)
+            finally:
+                self._watchers -= 1
+            if self._closed:
+                raise QueueClosedError(self._name)
+            if not free:
+                raise DeadlineError(f"model {self._name}", "no instance became free in time", "", _ADVICE)
+            lease = Lease(self._free.pop())
+            self._leases += 1
+        try:
+            yield lease
+        finally:
+            with self._lock:
+                self._leases -= 1
+                self._free.append(lease.instance)
+                self._tell()
+            if self.ready and self.on_ready is not None:
+                self.on_ready()
 
     def close(self) -> None:
         """Take no more requests, and return once those under way (waiting ones included) are done."""
         with self._lock:
             self._closed = True
-            self._drained.wait_for(lambda: not self._running and not self._waiting)
+            self._watchers += 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._running and not self._pending and not self._leases)
+            self._watchers -= 1
 
-    def _load(self) -> Load:
-        running = tuple(lease.started_s for lease in self._running)
-        return Load(self._count, self._capacity, running, len(self._waiting), self._times.p50_s, self._last_start_s)
+    # --- with the lock held -------------------------------------------------------------------------------------------------------------
 
-    def _acquire(self, deadline_s: float | None) -> Lease[T]:
-        with self._lock:
-            if self._closed:
-                raise QueueClosedError(self._name)
-            now_s = self._clock()
-            load = self._load()
-            decision = decide(load, deadline_s, now_s)
-            if decision in {Decision.RUN, Decision.PROBE}:
-                return self._grant(now_s, now_s, probe=decision is Decision.PROBE)
-            if decision is not Decision.WAIT:
-                raise self._refusal(decision, load, deadline_s, now_s)
-            waiter: _Waiter[T] = _Waiter(now_s, deadline_s)
-            self._waiting.append(waiter)
-        return self._wait(waiter)
+    def _may_start(self) -> bool:
+        return bool(self._free) and len(self._running) < self._concurrency.limit
 
-    def _wait(self, waiter: _Waiter[T]) -> Lease[T]:
-        deadline_s = waiter.deadline_s
-        waiter.wake.acquire(timeout=-1 if deadline_s is None else min(max(0.0, deadline_s - self._clock()), threading.TIMEOUT_MAX))
-        with self._lock:
-            if waiter.lease is not None:
-                return waiter.lease
-            if not waiter.refused:
-                self._waiting.remove(waiter)
-                self._tell_if_drained()
-        waited_ms = (self._clock() - waiter.arrived_s) * 1e3
-        raise DeadlineError(f"model {self._name}", f"queued for {waited_ms:.1f} ms, which leaves too little time", "", _ADVICE)
+    def _load(self, now_s: float) -> Load:
+        predict = self.times.predict
+        free_at_s = [batch.started_s + predict(batch.rows) for batch in self._running]
+        free = max(0, min(len(self._free), self._concurrency.limit - len(self._running)))
+        free_at_s += [now_s] * free
+        if not free_at_s:  # all are leased
+            free_at_s = [now_s + self.times.p50_s]
+        return Load(free_at_s, free, self._capacity, self.times.limit, self._last_start_s, not self._running)
 
-    def _grant(self, arrived_s: float, now_s: float, *, probe: bool = False) -> Lease[T]:
-        lease = Lease(self._free.pop(), now_s, now_s - arrived_s, probe=probe)
-        self._running.append(lease)
-        self._last_start_s = now_s
-        return lease
-
-    def _release(self, lease: Lease[T]) -> None:
-        with self._lock:
-            now_s = self._clock()
-            self._running.remove(lease)
-            self._free.append(lease.instance)
-            if not lease.failed:
-                self._times.add(now_s - lease.started_s, restart=lease.probe)
-            while self._waiting and self._free:
-                waiter = self._waiting.popleft()
-                if waiter.deadline_s is not None and waiter.deadline_s - now_s < self._times.p50_s:
-                    waiter.refused = True
-                else:
-                    waiter.lease = self._grant(waiter.arrived_s, now_s)
-                waiter.wake.release()
-            self._tell_if_drained()
-
-    def _tell_if_drained(self) -> None:
-        if self._closed and not self._running and not self._waiting:
-            self._drained.notify_all()
-
-    def _refusal(self, decision: Decision, load: Load, deadline_s: float | None, now_s: float) -> DeadlineError | OverloadedError:
+    def _refusal(self, job: Job, now_s: float) -> EdgeKitError | None:
+        load = self._load(now_s)
+        decision = decide(load, self._pending, job, self.times.predict, now_s)
+        if decision is Decision.ACCEPT:
+            return None
+        if decision is Decision.PROBE:
+            self._probe_next = True
+            return None
         thing = f"model {self._name}"
         if decision is Decision.REFUSE_FULL:
-            return OverloadedError(thing, f"{load.queued} requests wait already", f"at most {self._capacity}", "send it again later")
-        remaining_ms = ((deadline_s or now_s) - now_s) * 1e3
+            return OverloadedError(thing, f"{len(self._pending)} requests wait already", f"at most {self._capacity}", "send it again later")
+        remaining_ms = (job.deadline_s - now_s) * 1e3
         if decision is Decision.REFUSE_EXPIRED:
             return DeadlineError(thing, f"the deadline passed {-remaining_ms:.1f} ms before the request could run", "", _ADVICE)
-        needed_ms = (estimated_wait_s(load, now_s) + load.service_p50_s) * 1e3
-        return DeadlineError(thing, f"the deadline leaves {remaining_ms:.1f} ms", f"about {needed_ms:.1f} ms for queue and run", _ADVICE)
+        needed_s = estimated_wait_s(load, self._pending, self.times.predict, now_s) + self.times.predict(job.rows)
+        return DeadlineError(
+            thing, f"the deadline leaves {remaining_ms:.1f} ms", f"about {needed_s * 1e3:.1f} ms for queue and run", _ADVICE
+        )
+
+    def _gave_up(self, job: Job, now_s: float) -> DeadlineError:
+        waited_ms = (now_s - job.arrived_s) * 1e3
+        return DeadlineError(f"model {self._name}", f"queued for {waited_ms:.1f} ms, which leaves too little time", "", _ADVICE)
+
+    def _insert(self, job: Job) -> None:
+        pending = self._pending
+        if not pending:
+            self._in_arrival_order = True
+            pending.append(job)
+        elif pending[-1].deadline_s == job.deadline_s and pending[-1].level == job.level:
+            pending.append(job)
+        else:
+            insort(pending, job, key=_order)
+            self._in_arrival_order = self._in_arrival_order and pending[-1] is job
+        if job.deadline_s != math.inf:
+            self._with_deadline += 1
+
+    def _remove(self, indexes: Sequence[int]) -> list[Job]:
+        if not indexes:
+            return []
+        pending = self._pending
+        if len(indexes) == len(pending):
+            jobs = [pending[index] for index in indexes]
+            self._pending = []
+        elif indexes[-1] == len(indexes) - 1 and indexes[0] == 0:
+            jobs, self._pending = pending[: len(indexes)], pending[len(indexes) :]
+        else:
+            jobs = [pending[index] for index in indexes]
+            gone = set(indexes)
+            self._pending = [job for index, job in enumerate(pending) if index not in gone]
+        if self._with_deadline:
+            self._with_deadline -= sum(1 for job in jobs if job.deadline_s != math.inf)
+        return jobs
+
+    def _take(self, now_s: float, longest_s: float, refused: Refused) -> Batch[T] | None:
+        """The next batch; something waits and an instance is free."""
+        if self._with_deadline and not self._probe_next:
+            predict = self.times.predict
+            hopeless = [index for index, job in enumerate(self._pending) if job.deadline_s < now_s + predict(job.rows)]
+            refused += [(job, self._gave_up(job, now_s)) for job in self._remove(hopeless)]
+            if not self._pending:
+                return None
+        chosen, aged = self._choose(now_s)
+        rows = sum(self._pending[index].rows for index in chosen)
+        if longest_s != math.inf and not 0 < self.times.predict(rows) <= longest_s:
+            return None
+        self._since_aged = 0 if aged else self._since_aged + 1
+        batch = Batch(self._free.pop(), self._remove(chosen), rows, now_s)
+        batch.probe, self._probe_next = self._probe_next, False
+        batch.saturated = bool(self._pending)
+        self._running.append(batch)
+        self._last_start_s = now_s
+        return batch
+
+    def _choose(self, now_s: float) -> tuple[list[int], bool]:
+        pending, limit = self._pending, self.times.limit
+        count = len(pending)
+        if count == 1:
+            return [0], False
+        if not self._with_deadline and self._in_arrival_order:  # the usual case; `choose_batch` would say the same
+            key, rows, index = pending[0].key, 0, 0
+            if key is Waiting.ALONE:
+                return [0], False
+            for index, job in enumerate(pending):
+                rows += job.rows
+                if job.key != key or (rows > limit and index):
+                    break
+            else:
+                return list(range(count)), False
+            if rows > limit:
+                self.times.held_back()
+                return list(range(index)), False
+        load = self._load(now_s)
+        free_s = sorted(max(now_s, at_s) for at_s in load.free_at_s)
+        return choose_batch(pending, free_s, self.times.predict, limit, may_age=self._since_aged >= AGED_EVERY - 1)
+
+    def _tell(self) -> None:
+        if self._watchers:
+            self._changed.notify_all()
 
 
-_ADVICE = "allow more time, or send fewer requests at once"
+def _order(job: Job) -> tuple[int, float, int]:
+    return job.level, job.deadline_s, job.sequence

@@ -1,0 +1,78 @@
+"""How many batches of a model run side by side, learned from what it brings. Pure: the caller gives the time."""
+
+from __future__ import annotations
+
+__all__ = ["GAIN", "RETRY_S", "WINDOW_S", "ConcurrencyLimit"]
+
+WINDOW_S = 0.25
+"""Length of a trial: hundreds of runs of a small model, a handful of a large one."""
+RETRY_S = 10.0
+"""Pause between trials: at most one window in forty runs at a worse limit."""
+GAIN = 0.05
+"""Another limit must bring this much more to be kept: more at once costs memory and each run its latency."""
+_LEAST_RUNS = 8  # in a window, before its rate means anything
+
+
+class ConcurrencyLimit:
+    """Hill climbing on the rate of answered rows while work waits: one step up or down for a window, kept when it was better.
+
+    Only time in which requests waited counts; without a queue the limit does not matter.
+
+    Args:
+        most: never more.
+        start: where to begin.
+    """
+
+    def __init__(self, most: int, start: int = 1) -> None:
+        self.most = most
+        self.limit = min(start, most)
+        self._settled = self.limit
+        self._settled_rate = 0.0
+        self._step = 1
+        self._next_trial_s = 0.0
+        self._rows = self._runs = 0
+        self._since_s: float | None = None
+
+    def completed(self, rows: int, saturated: bool, now_s: float) -> None:
+        """A batch of ``rows`` ended; ``saturated`` when requests waited all the while."""
+        if self.most == 1:
+            return
+        if not saturated:
+            self._since_s = None
+            return
+        if self._since_s is None:
+            self._begin(now_s)
+            return
+        self._rows += rows
+        self._runs += 1
+        if now_s - self._since_s >= WINDOW_S and self._runs >= _LEAST_RUNS:
+            self._judge(self._rows / (now_s - self._since_s), now_s)
+            self._begin(now_s)
+
+    def _begin(self, now_s: float) -> None:
+        self._since_s, self._rows, self._runs = now_s, 0, 0
+
+    def _judge(self, rate: float, now_s: float) -> None:
+        if self.limit == self._settled:
+            self._settled_rate = rate
+            if now_s >= self._next_trial_s:
+                self._try(now_s)
+            return
+        up = self.limit > self._settled
+        # A step down is kept already when it costs nothing.
+        if rate > self._settled_rate * (1 + GAIN) or (not up and rate >= self._settled_rate * (1 - GAIN / 2)):
+            self._settled, self._settled_rate = self.limit, rate
+            self._try(now_s)
+        else:
+            self.limit = self._settled
+            self._step = -self._step
+            self._next_trial_s = now_s + RETRY_S / 2
+
+    def _try(self, now_s: float) -> None:
+        """Take one step from where it settled, in the direction that is open."""
+        wanted = self._settled + self._step
+        if not 1 <= wanted <= self.most:
+            self._step = -self._step
+            self._next_trial_s = now_s + RETRY_S / 2
+            return
+        self.limit = wanted

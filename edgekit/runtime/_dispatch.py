@@ -1,0 +1,274 @@
+"""From submitted requests to answers: brings requests to their model's queue, runs what can run, tells everyone."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from edgekit.errors import DeadlineError, EdgeKitError, EngineError
+from edgekit.protocol import InferRequest, InferResponse
+from edgekit.runtime._execute import Executed, execute
+from edgekit.runtime._job import Done, Job
+from edgekit.runtime._loaded_model import LoadedModel
+from edgekit.runtime._scheduler import Batch, InstanceQueue, QueueClosedError, Refused
+from edgekit.runtime._session import Session
+from edgekit.runtime._workers import Workers
+from edgekit.runtime.engines._base import usable_cpus
+
+__all__ = ["INLINE_S", "Dispatcher", "ResultObserver"]
+
+_log = logging.getLogger(__name__)
+Queue = InstanceQueue[Session]
+
+INLINE_S = 1e-3
+"""A turn runs batches in the transport's own thread while they take no longer than this, together.
+
+Handing a batch to a worker and its answers back costs 60 to 150 us (two wake-ups and the interpreter lock, measured by ``benchmarks/scheduler.py``), so below a
+millisecond it would cost more than a tenth; and nobody notices a health check that waits a millisecond.
+"""
+_INLINE_CORES_S = 2.5e-4
+"""The same where other cores could run the batch meanwhile: a quarter, for then the transport reads on while a worker computes."""
+
+
+class ResultObserver(Protocol):
+    """Called once for every request whose model was found; must be quick and safe from several threads.
+
+    ``outcome`` is ``ok``; ``late`` (ran, and ended after its deadline); ``rejected`` (refused before it ran); ``error`` (the engine failed); or ``cancelled``
+    (its sender left before it ran). An observer that has a method ``together(model, version, engine, queue_s, compute_s)`` is told with that about requests
+    that ran together and went well: ``queue_s`` is a list with one entry each.
+    """
+
+    def __call__(self, model: str, version: str, engine: str, queue_s: float, compute_s: float, outcome: str) -> None: ...
+
+
+class Dispatcher:
+    """See `SubmittingCore`. Safe from several threads.
+
+    Args:
+        resolve: the model that a request goes to; raises `EdgeKitError`.
+        observer: told about every request.
+        cores: for the workers; 0 for the CPUs that this process may use.
+    """
+
+    def __init__(self, resolve: Callable[[InferRequest], LoadedModel], observer: ResultObserver | None, cores: int = 0) -> None:
+        self._resolve = resolve
+        self._observer = observer
+        self._together = getattr(observer, "together", None)
+        self._inbox: deque[Job] = deque()
+        self._cores = cores or usable_cpus()
+        self._inline_s = INLINE_S if self._cores == 1 else _INLINE_CORES_S
+        self._workers = Workers(self._cores, self._cost, self._run, self._refuse)
+
+    def submit(self, request: InferRequest, done: Done) -> Job:
+        """Take a request for the next `turn`."""
+        job = Job(request, done)
+        self._inbox.append(job)
+        return job
+
+    def turn(self) -> None:
+        """Bring what was submitted to its queues; run here what is short, and leave the rest to the workers."""
+        inbox = self._inbox
+        jobs: list[Job] = []
+        try:
+            while inbox:
+                jobs.append(inbox.popleft())
+        except IndexError:  # another thread's turn took it
+            pass
+        if jobs:
+            self._bring(jobs, self._inline_s)
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        """Answer in the calling thread, or wait for whoever does.
+
+        Raises:
+            EdgeKitError: see `RuntimeCore.infer`.
+        """
+        answer = _Answer()
+        job = Job(request, answer)
+        self._bring([job], math.inf)
+        until_s = job.deadline_s
+        while not answer.wait(until_s):
+            error = job.queue.give_up(job)
+            if error is not None:
+                self._refuse([(job, error)])
+            until_s = math.inf  # answered just now, or it runs and its end is near
+        if isinstance(answer.result, Exception):
+            raise answer.result
+        assert answer.result is not None
+        return answer.result
+
+    def close(self) -> None:
+        """End the workers. The queues are closed by then."""
+        self._workers.close()
+
+    # --- in -----------------------------------------------------------------------------------------------------------------------------
+
+    def _bring(self, jobs: list[Job], inline_s: float) -> None:
+        """Queue jobs with their models and run batches here while that takes ``inline_s`` at most."""
+        groups: dict[LoadedModel, list[Job]] = {}
+        for job in jobs:
+            if job.cancelled:
+                continue
+            try:
+                model = self._resolve(job.request)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it is this request's answer
+                job.done(exc)
+                continue
+            job.model = model
+            try:
+                model.plan.prepare(job)
+            except EdgeKitError as exc:
+                job.arrived_s = time.monotonic()
+                self._refuse([(job, exc)])
+                continue
+            group = groups.get(model)
+            if group is None:
+                groups[model] = [job]
+            else:
+                group.append(job)
+        order = list(groups) if len(groups) < 2 else sorted(groups, key=lambda model: model.queue.share.virtual_s)
+        for model in order:
+            inline_s = self._offer(model, groups[model], inline_s)
+
+    def _offer(self, model: LoadedModel, jobs: list[Job], inline_s: float) -> float:
+        """Returns what is left of ``inline_s``."""
+        queue = model.queue
+        if queue.on_ready is None:
+            queue.on_ready = lambda: self._workers.wake(queue)
+        try:
+            batch, refused = queue.start(jobs, inline_s)
+        except QueueClosedError:  # replaced or unloaded since it was resolved; look again
+            self._bring(jobs, inline_s)
+            return inline_s
+        while batch is not None:
+            if refused:
+                self._refuse(refused)
+            inline_s -= self._run(queue, batch)
+            if not queue.ready or inline_s <= 0:
+                break
+            batch, refused = queue.take(inline_s)
+        else:
+            if refused:
+                self._refuse(refused)
+        if queue.queued:
+            self._workers.wake(queue)
+        return inline_s
+
+    # --- out ----------------------------------------------------------------------------------------------------------------------------
+
+    def _run(self, queue: Queue, batch: Batch[Session]) -> float:
+        """Run a batch and answer its requests; returns its seconds."""
+        jobs = batch.jobs
+        model: LoadedModel = jobs[0].model
+        try:
+            results = execute(model, batch.instance.engine, jobs)
+        except Exception as exc:  # noqa: BLE001 - the run's boundary
+            # Ours to find, not the requests': they get an error, the instance goes back, and what waits goes on.
+            _log.exception("model %s: a run ended in an unexpected error", model.name)
+            error = EngineError(f"model {model.name}", f"the run ended in an unexpected {type(exc).__name__}; the log has the details")
+            results = [Executed([job], [error], 0.0, 0.0, 0.0, time.monotonic()) for job in jobs]
+        failed = len(results) > 1 or results[0].answers[0].__class__ is not InferResponse
+        seconds = queue.finish(batch, failed=failed)
+        for executed in results:
+            self._tell(model, executed, batch.started_s)
+        return seconds
+
+    def _tell(self, model: LoadedModel, executed: Executed, started_s: float) -> None:
+        """Count and answer what ran in one call."""
+        jobs, answers, input_s, infer_s, output_s, end_s = executed
+        queue_s = [started_s - job.arrived_s for job in jobs]
+        plain = True
+        for index, job in enumerate(jobs):
+            if job.deadline_s < end_s or answers[index].__class__ is not InferResponse:
+                plain = False
+                break
+        if plain:
+            model.statistics.ran(len(jobs), len(jobs), sum(queue_s), (input_s, infer_s, output_s))
+            for job, answer in zip(jobs, answers, strict=True):
+                job.done(answer)
+            if self._observer is not None:
+                self._observe_together(model, queue_s, input_s + infer_s + output_s)
+        else:
+            self._tell_each(model, executed, queue_s)
+
+    def _tell_each(self, model: LoadedModel, executed: Executed, queue_s: list[float]) -> None:
+        jobs, answers, input_s, infer_s, output_s, end_s = executed
+        compute_s = input_s + infer_s + output_s
+        in_time_s = []
+        for job, answer, waited_s in zip(jobs, answers, queue_s, strict=True):
+            told: InferResponse | EdgeKitError = answer
+            outcome = "error"
+            if isinstance(answer, InferResponse):
+                outcome = "ok"
+                if job.deadline_s < end_s:
+                    late_ms = (end_s - job.deadline_s) * 1e3
+                    told = DeadlineError(
+                        f"model {model.name}", f"the answer came {late_ms:.1f} ms after the deadline", "", "allow more time"
+                    )
+                    outcome = "late"
+            if outcome == "ok":
+                in_time_s.append(waited_s)
+            else:
+                model.statistics.failed(end_s - job.arrived_s)
+            job.done(told)
+            self._observe(model, waited_s, compute_s, outcome)
+        if any(isinstance(answer, InferResponse) for answer in answers):
+            model.statistics.ran(len(jobs), len(in_time_s), sum(in_time_s), (input_s, infer_s, output_s))
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer requests that do not run, with the reason."""
+        now_s = time.monotonic()
+        for job, error in refused:
+            waited_s = now_s - job.arrived_s
+            job.model.statistics.failed(waited_s)
+            job.done(error)
+            self._observe(job.model, waited_s, 0.0, "rejected")
+
+    def _observe_together(self, model: LoadedModel, queue_s: list[float], compute_s: float) -> None:
+        if self._together is None:
+            for waited_s in queue_s:
+                self._observe(model, waited_s, compute_s, "ok")
+            return
+        try:
+            self._together(model.name, model.version, model.engine, queue_s, compute_s)
+        except Exception:  # noqa: BLE001 - telemetry must not cost an answer
+            _log.exception("the result observer failed")
+
+    def _observe(self, model: LoadedModel, queue_s: float, compute_s: float, outcome: str) -> None:
+        if self._observer is None:
+            return
+        try:
+            self._observer(model.name, model.version, model.engine, queue_s, compute_s, outcome)
+        except Exception:  # noqa: BLE001 - telemetry must not cost an answer
+            _log.exception("the result observer failed")
+
+    def _cost(self, queue: InstanceQueue[Any]) -> int:
+        """Cores that one batch of this queue uses."""
+        return max(1, min(queue.threads or self._cores, self._cores // queue.limit))
+
+
+class _Answer:
+    """What a blocking caller waits for; called as `Job.done`."""
+
+    __slots__ = ("_lock", "result")
+
+    def __init__(self) -> None:
+        self.result: InferResponse | Exception | None = None
+        self._lock = threading.Lock()  # held from the start: the cheapest one-shot event there is
+        self._lock.acquire()
+
+    def __call__(self, result: InferResponse | Exception) -> None:
+        self.result = result
+        self._lock.release()
+
+    def wait(self, deadline_s: float) -> bool:
+        """False when ``deadline_s`` passes first."""
+        if self.result is not None:
+            return True
+        timeout_s = min(max(0.0, deadline_s - time.monotonic()), threading.TIMEOUT_MAX)
+        return self._lock.acquire(timeout=timeout_s)

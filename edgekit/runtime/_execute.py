@@ -1,0 +1,142 @@
+"""Running a batch: inputs put together, the engine, outputs taken apart, one answer for each request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from edgekit.errors import EdgeKitError, EngineError
+from edgekit.protocol import InferResponse, Tensor
+from edgekit.runtime._job import Job
+from edgekit.runtime._request_plan import RequestPlan, split, stack
+
+__all__ = ["Executed", "RunsModel", "execute"]
+
+Arrays = Mapping[str, np.ndarray]
+Answer = InferResponse | EdgeKitError
+
+
+class RunsModel(Protocol):
+    """What is needed of a model: its names and how its requests are handled."""
+
+    name: str
+    version: str
+    engine: str
+    plan: RequestPlan
+
+
+class Engine(Protocol):
+    """What is needed of an engine."""
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """One call."""
+        ...
+
+
+class Executed(NamedTuple):
+    """What became of some requests that ran in one call of the engine.
+
+    Attributes:
+        jobs: in order.
+        answers: one for each.
+        input_s, infer_s, output_s: where the time went, for all together.
+        end_s: when it was done, on `time.monotonic`.
+    """
+
+    jobs: list[Job]
+    answers: list[Answer]
+    input_s: float
+    infer_s: float
+    output_s: float
+    end_s: float
+
+
+def execute(model: RunsModel, engine: Engine, jobs: list[Job]) -> list[Executed]:
+    """Run requests, together when there are several and their model takes that; one by one when it does not, or when running them together failed."""
+    if len(jobs) == 1:
+        return [_alone(model, engine, jobs[0])]
+    proof = model.plan.proof
+    if proof is not None and proof.state:
+        together = _together(model, engine, jobs)
+        if together is not None:
+            return [together]
+        return [_alone(model, engine, job) for job in jobs]
+    results = [_alone(model, engine, job) for job in jobs]
+    if proof is not None and proof.state is None:
+        _prove(model, engine, jobs, results)
+    return results
+
+
+def _alone(model: RunsModel, engine: Engine, job: Job) -> Executed:
+    start_s = time.monotonic()
+    answer: Answer
+    try:
+        outputs = _run(model, engine, job.inputs)
+    except EdgeKitError as exc:
+        end_s = time.monotonic()
+        return Executed([job], [exc], 0.0, end_s - start_s, 0.0, end_s)
+    ran_s = time.monotonic()
+    names = job.wanted
+    tensors = [Tensor(name, outputs[name]) for name in (model.plan.outputs if names is None else names)]
+    answer = InferResponse(model.name, model.version, tensors, id=job.request.id)
+    end_s = time.monotonic()
+    return Executed([job], [answer], 0.0, ran_s - start_s, end_s - ran_s, end_s)
+
+
+def _together(model: RunsModel, engine: Engine, jobs: list[Job]) -> Executed | None:
+    """``None`` when the engine fails: one request's values may be at fault, or the size."""
+    start_s = time.monotonic()
+    rows = sum([job.rows for job in jobs])
+    stacked = stack(jobs)
+    stacked_s = time.monotonic()
+    try:
+        outputs = _run(model, engine, stacked)
+        ran_s = time.monotonic()
+        parts = {name: split(outputs[name], jobs, rows) for name in model.plan.outputs}
+    except (EdgeKitError, ValueError):
+        return None
+    name, version = model.name, model.version
+    answers: list[Answer] = []
+    if len(parts) == 1:
+        ((only, pieces),) = parts.items()
+        answers = [
+            InferResponse(
+                name, version, [Tensor(only, piece)] if job.wanted is None else _picked(job.wanted, parts, index), id=job.request.id
+            )
+            for index, (job, piece) in enumerate(zip(jobs, pieces, strict=True))
+        ]
+    else:
+        answers = [
+            InferResponse(name, version, _picked(job.wanted or model.plan.outputs, parts, index), id=job.request.id)
+            for index, job in enumerate(jobs)
+        ]
+    end_s = time.monotonic()
+    return Executed(jobs, answers, stacked_s - start_s, ran_s - stacked_s, end_s - ran_s, end_s)
+
+
+def _picked(names: list[str], parts: Mapping[str, list[np.ndarray]], index: int) -> list[Tensor]:
+    return [Tensor(name, parts[name][index]) for name in names]
+
+
+def _prove(model: RunsModel, engine: Engine, jobs: list[Job], results: list[Executed]) -> None:
+    """Use the first request that went well to find out whether such requests may run together."""
+    proof = model.plan.proof
+    assert proof is not None
+    for job, result in zip(jobs, results, strict=True):
+        answer = result.answers[0]
+        if isinstance(answer, InferResponse) and job.wanted is None:
+            outputs = {tensor.name: tensor.data for tensor in answer.outputs}
+            proof.attempt(lambda inputs: _run(model, engine, inputs), job.inputs, outputs)
+            return
+
+
+def _run(model: RunsModel, engine: Engine, inputs: Arrays) -> Arrays:
+    try:
+        return engine.run(inputs)
+    except EdgeKitError:
+        raise
+    except Exception as exc:  # engines raise types of their own
+        raise EngineError(f"model {model.name}", f"{model.engine} failed: {str(exc)[:500]}") from exc
