@@ -11,9 +11,8 @@ import ipaddress
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any
-
-import ngh2
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import DeadlineError, EdgeKitError, OverloadedError, UnavailableError
 from edgekit.protocol._access import Access
@@ -24,6 +23,9 @@ from edgekit.protocol._grpc_service import OPEN_METHODS
 from edgekit.protocol._grpc_wire import ACCEPTED_ENCODINGS, CallHead, StatusError, framed, read_head, status_number, status_text
 from edgekit.protocol._tensors import shorten
 
+if TYPE_CHECKING:
+    import ngh2
+
 __all__ = ["ConnectionOwner", "GrpcConnection"]
 
 _INFER_PATH = f"/{SERVICE}/ModelInfer"
@@ -32,24 +34,8 @@ _STREAM_PATH = f"/{SERVICE}/ModelStreamInfer"
 _MAX_STREAMS = 256  # calls of one connection at once; the client holds back the rest
 _STREAM_WINDOW_BYTES = 1 << 20
 _CONNECTION_WINDOW_BYTES = 16 << 20
+_MAX_HEADER_BYTES = 16 << 10
 _MAX_FRAME_BYTES = 1 << 20  # DATA is taken as it comes, so a large frame holds no memory
-_SETTINGS = {
-    ngh2.Setting.HEADER_TABLE_SIZE: 4096,
-    ngh2.Setting.MAX_CONCURRENT_STREAMS: _MAX_STREAMS,
-    ngh2.Setting.INITIAL_WINDOW_SIZE: _STREAM_WINDOW_BYTES,
-    ngh2.Setting.MAX_FRAME_SIZE: _MAX_FRAME_BYTES,
-    ngh2.Setting.MAX_HEADER_LIST_SIZE: 16 << 10,
-}
-_CONFIGURATION = ngh2.Configuration(
-    auto_window_update=False,
-    max_inbound_header_list_size=16 << 10,
-    max_inbound_header_count=128,
-    max_continuations=8,
-    max_settings=32,
-    max_outbound_ack=1000,
-    stream_reset_rate_limit=(1000, 100),  # burst, and a second; cancelling clients reset, flooding ones do nothing else
-    glitch_rate_limit=(1000, 100),
-)
 _GOAWAY = b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\x01"  # PROTOCOL_ERROR, for an engine that cannot say so any more
 
 _WRITE_BYTES = 1 << 20  # given to the transport at once
@@ -65,10 +51,38 @@ _HEADERS = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grp
 _OK_TRAILERS = [(b"grpc-status", b"0")]
 
 
+def _settings(h2: ModuleType) -> dict[ngh2.Setting, int]:
+    """What the server allows its clients."""
+    setting = h2.Setting
+    return {
+        setting.HEADER_TABLE_SIZE: 4096,
+        setting.MAX_CONCURRENT_STREAMS: _MAX_STREAMS,
+        setting.INITIAL_WINDOW_SIZE: _STREAM_WINDOW_BYTES,
+        setting.MAX_FRAME_SIZE: _MAX_FRAME_BYTES,
+        setting.MAX_HEADER_LIST_SIZE: _MAX_HEADER_BYTES,
+    }
+
+
+def _configuration(h2: ModuleType) -> ngh2.Configuration:
+    """What the engine holds clients to."""
+    found: ngh2.Configuration = h2.Configuration(
+        auto_window_update=False,
+        max_inbound_header_list_size=_MAX_HEADER_BYTES,
+        max_inbound_header_count=128,
+        max_continuations=8,
+        max_settings=32,
+        max_outbound_ack=1000,
+        stream_reset_rate_limit=(1000, 100),  # burst, and a second; cancelling clients reset, flooding ones do nothing else
+        glitch_rate_limit=(1000, 100),
+    )
+    return found
+
+
 class ConnectionOwner:
     """What the connections of one transport share.
 
     Attributes:
+        h2: the package ngh2, which is imported when a server starts.
         connections: open ones.
         open_calls: of all connections together.
         held_bytes: of messages that are not complete or have not begun, all connections together.
@@ -76,6 +90,11 @@ class ConnectionOwner:
     """
 
     def __init__(self, dispatcher: Dispatcher, access: Access, max_connections: int) -> None:
+        import ngh2
+
+        self.h2: ModuleType = ngh2
+        self.settings = _settings(ngh2)
+        self.configuration = _configuration(ngh2)
         self.dispatcher = dispatcher
         self.access = access
         self.max_connections = max_connections
@@ -92,7 +111,8 @@ class GrpcConnection(asyncio.Protocol):
     def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner
         self._dispatcher = owner.dispatcher
-        self._engine = ngh2.Connection(ngh2.Role.SERVER, _CONFIGURATION)
+        self._h2 = owner.h2
+        self._engine: ngh2.Connection = owner.h2.Connection(owner.h2.Role.SERVER, owner.configuration)
         self._transport: Any = None
         self._calls: dict[int, Call] = {}
         self._resets: list[int] = []
@@ -116,7 +136,7 @@ class GrpcConnection(asyncio.Protocol):
         if connected is not None and connected.family in {socket.AF_INET, socket.AF_INET6}:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a peer that is gone is noticed
         self._transport.set_write_buffer_limits(high=_WRITE_BYTES)
-        self._engine.initiate_connection(_SETTINGS)
+        self._engine.initiate_connection(self._owner.settings)
         self._engine.set_local_window_size(_CONNECTION_WINDOW_BYTES)
         self.flush()
 
@@ -133,7 +153,7 @@ class GrpcConnection(asyncio.Protocol):
         try:
             self._engine.receive_data(data)
             self._handle_events()
-        except ngh2.NGH2Error:
+        except self._h2.NGH2Error:
             self._break_off()
             return
         self._dispatcher.touched(self)
@@ -165,7 +185,7 @@ class GrpcConnection(asyncio.Protocol):
                 for part in parts:
                     if len(part):
                         self._engine.send_data(call.stream_id, part)
-        except ngh2.NGH2Error:
+        except self._h2.NGH2Error:
             self._forget(call)
 
     def finish(self, call: Call, trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
@@ -207,7 +227,7 @@ class GrpcConnection(asyncio.Protocol):
             if self._resets:
                 resets, self._resets = self._resets, []
                 for stream_id in resets:
-                    self._engine.reset_stream(stream_id, ngh2.ErrorCode.NO_ERROR)
+                    self._engine.reset_stream(stream_id, self._h2.ErrorCode.NO_ERROR)
                 self._write()
             if self._owner.draining:
                 self._handle_events()
@@ -216,7 +236,7 @@ class GrpcConnection(asyncio.Protocol):
                     self._close()
             elif not self._engine.want_read and not self._engine.want_write:
                 self._close()
-        except ngh2.NGH2Error:
+        except self._h2.NGH2Error:
             self._break_off()
 
     # For the transport.
@@ -229,7 +249,7 @@ class GrpcConnection(asyncio.Protocol):
         for call in list(self._calls.values()):
             if call.kind == STREAM and not call.running and not call.waiting:
                 self.fail(call, UnavailableError("server", "stopping", "", "connect again"))
-        self._engine.send_goaway(ngh2.ErrorCode.NO_ERROR)
+        self._engine.send_goaway(self._h2.ErrorCode.NO_ERROR)
         self.flush()
 
     def abort(self) -> None:
@@ -260,23 +280,25 @@ class GrpcConnection(asyncio.Protocol):
             self._dispatcher.touched(self)
 
     def _handle_events(self) -> None:
+        h2 = self._h2
+        event: Any
         for event in self._engine.events():
             kind = type(event)
-            if kind is ngh2.DataReceived:
-                self._take_data(event.stream_id, event.data, ended=event.end_stream)  # type: ignore[attr-defined]
-            elif kind is ngh2.RequestReceived:
-                self._open(event.stream_id, event.headers, ended=event.end_stream)  # type: ignore[attr-defined]
-            elif kind is ngh2.TrailersReceived:
-                self._take_data(event.stream_id, b"", ended=True)  # type: ignore[attr-defined]
-            elif kind is ngh2.StreamReset or kind is ngh2.StreamClosed:
-                call = self._calls.pop(event.stream_id, None)  # type: ignore[attr-defined]
+            if kind is h2.DataReceived:
+                self._take_data(event.stream_id, event.data, ended=event.end_stream)
+            elif kind is h2.RequestReceived:
+                self._open(event.stream_id, event.headers, ended=event.end_stream)
+            elif kind is h2.TrailersReceived:
+                self._take_data(event.stream_id, b"", ended=True)
+            elif kind is h2.StreamReset or kind is h2.StreamClosed:
+                call = self._calls.pop(event.stream_id, None)
                 if call is not None:
                     self._forget(call)
-            elif kind is ngh2.SettingsReceived or kind is ngh2.PingReceived:
+            elif kind is h2.SettingsReceived or kind is h2.PingReceived:
                 self._settled = True
                 self._pings += 1
                 if self._pings > _MAX_PINGS:
-                    self._engine.terminate_connection(ngh2.ErrorCode.ENHANCE_YOUR_CALM)
+                    self._engine.terminate_connection(h2.ErrorCode.ENHANCE_YOUR_CALM)
 
     def _open(self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], *, ended: bool) -> None:
         try:
@@ -371,7 +393,7 @@ class GrpcConnection(asyncio.Protocol):
                 self._engine.send_trailers(call.stream_id, trailers)
                 if not call.ended:
                     self._resets.append(call.stream_id)
-            except ngh2.NGH2Error:
+            except self._h2.NGH2Error:
                 pass  # the client has reset the stream in this very turn
         self._forget(call)
 
@@ -402,7 +424,7 @@ class GrpcConnection(asyncio.Protocol):
         if not self._over:
             try:
                 last = self._engine.data_to_send()
-            except ngh2.NGH2Error:
+            except self._h2.NGH2Error:
                 last = _GOAWAY
             self._transport.write(last)
             self._close()

@@ -1,10 +1,13 @@
 """What the gRPC transport does beyond the codec: bytes that are no protobuf, deadlines, streams, limits."""
 
+import sys
+
 import grpc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgekit.errors import EnvironmentMissingError
 from edgekit.protocol import Limits, serve
 from edgekit.protocol._grpc_messages import message_classes, methods
 
@@ -83,3 +86,10 @@ def test_no_message_makes_an_internal_error(channel, data):
         raw[position : position + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
     answer = call(channel, "ModelInfer", bytes(raw))
     assert isinstance(answer, bytes) or answer[0] in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+
+
+@pytest.mark.parametrize("module", ["ngh2", "google.protobuf"])
+def test_a_missing_package_is_named_with_its_extra(core, module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(EnvironmentMissingError, match=r"gRPC server.*edgekit-ml\[server\]"):
+        serve(core, None, ("127.0.0.1", 0))
