@@ -65,6 +65,7 @@ class Graph:
         nodes: operators, each after the producers of its inputs.
         constants: initializers and folded constants.
         types: dtype and shape of every tensor, constants included.
+        sample_of_open: heights and widths are examples: nothing may be chosen because it holds at just these.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -72,6 +73,7 @@ class Graph:
     nodes: tuple[Node, ...]
     constants: dict[str, np.ndarray]
     types: dict[str, TensorType]
+    sample_of_open: bool = False
 
     def consumers(self, tensor: str) -> list[Node]:
         """Nodes that read a tensor."""

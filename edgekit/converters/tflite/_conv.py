@@ -48,11 +48,19 @@ def conv(node: Node, ctx: Context) -> None:
     window = at_least_two(window_of(node, ctx.graph, ctx.shape(node.inputs[1])[2:]))
     x, kernel, padding = spatial(node, ctx), _filter(ctx, node.inputs[1]), window.padding
     if padding == "EXPLICIT":
-        x, padding = ctx.tf.pad(x, [(0, 0), *window.pads, (0, 0)]), "VALID"
+        x, padding = _padded(ctx, x, window), "VALID"
     group = node.attrs.get("group", 1)
     convolve = _conv3d if len(window.kernel) == 3 else _conv2d
     y = convolve(ctx, x, kernel, window, padding, group)
     put_spatial(node, ctx, _add_bias(node, ctx, y))
+
+
+def _padded(ctx: Context, x: Any, window: Window) -> Any:
+    """Zeros around the image; where they must fit other sizes too, by the operator that the converter does not melt into SAME padding."""
+    amounts = [(0, 0), *window.pads, (0, 0)]
+    if window.any_size:  # becomes PAD again, see `_open_sizes`
+        return ctx.tf.raw_ops.PadV2(input=x, paddings=amounts, constant_values=ctx.tf.zeros((), x.dtype))
+    return ctx.tf.pad(x, amounts)
 
 
 def _conv2d(ctx: Context, x: Any, kernel: Any, window: Window, padding: str, group: int) -> Any:

@@ -19,7 +19,6 @@ from edgekit.converters._lowering import lowered_graph
 from edgekit.converters._size_proof import prove_other_sizes
 from edgekit.converters._verify import prove_on_host, run_artifact
 from edgekit.converters.sources._tensorflow import import_tensorflow, quiet_tensorflow
-from edgekit.converters.tflite._batch import BATCHES, BatchError, open_batch
 from edgekit.converters.tflite._blocks import with_ordered_blocks
 from edgekit.converters.tflite._carry import carried, carrier
 from edgekit.converters.tflite._context import Context, ops
@@ -29,6 +28,7 @@ from edgekit.converters.tflite._float16 import overflow_notes, too_large
 from edgekit.converters.tflite._guard import hold_constants
 from edgekit.converters.tflite._integer import bind_integers, configure, coverage, emitted_form
 from edgekit.converters.tflite._layout import Order, channels_last, identity, is_free, permuted
+from edgekit.converters.tflite._open_sizes import BATCHES, OpenSizeError, open_sizes
 from edgekit.converters.tflite._scopes import scope_of
 from edgekit.errors import BuildError, EdgeKitError, EnvironmentMissingError, UsageError
 
@@ -99,7 +99,7 @@ class TfliteEmitter:
         )
 
     def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
-        """Run the file on every sample through LiteRT; one with an open batch at a larger batch too."""
+        """Run the file on every sample through LiteRT; one with open sizes at others too."""
         proof = prove_on_host(job, emitted)
         if not job.source.probes:
             return proof
@@ -123,25 +123,26 @@ def _fixed_file(job: EmitJob, edge: bool) -> tuple[Graph, _File]:
 
 
 def _open_file(job: EmitJob) -> tuple[Graph, _File]:
-    """The file of a model whose batch stays open.
+    """The file of a model whose batch, height or width stays open.
 
     Raises:
         UsageError: the model, or its precision, does not allow that.
     """
-    next_step = "give --shape with a number for the first dimension"
+    one = not job.source.settings.proofs
+    thing, fixed = ("an open batch", "a fixed batch") if one else ("open sizes", "fixed sizes")
+    next_step = "give --shape with a number for the first dimension" if one else "give --shape with numbers"
     if job.quantization is not None:
-        raise UsageError("int8 or compressed weights", "with an open batch", "a fixed batch", next_step)
-    if job.source.settings.proofs:
-        raise UsageError("open sizes", "beside the batch, for TensorFlow Lite", "fixed sizes", "give --shape with numbers")
-    graphs = [lowered_graph(each, ops) for each in job.source.probes]
+        raise UsageError("int8 or compressed weights", f"with {thing}", fixed, next_step)
+    graphs = [dataclasses.replace(lowered_graph(each, ops), sample_of_open=not one) for each in job.source.probes]
     precision = "fp32" if job.precision == "fp16" and too_large(graphs[0]) else job.precision
-    (first, inputs, outputs), (second, *others) = (tflite_from_graph(graph, precision) for graph in graphs)
+    files, what = [tflite_from_graph(graph, precision) for graph in graphs], "the batch" if one else "open sizes"
+    _, inputs, outputs = files[0]
     try:
-        if [inputs, outputs] != others:
-            raise BatchError("its layout depends on the batch")
-        return graphs[0], (open_batch((first, second)), inputs, outputs)
-    except BatchError as exc:
-        raise UsageError("an open batch", f"this model cannot have one in TensorFlow Lite: {exc}", "a fixed batch", next_step) from exc
+        if any(others != [inputs, outputs] for _, *others in files):
+            raise OpenSizeError(f"its layout depends on {what}")
+        return graphs[0], (open_sizes([data for data, _, _ in files], what), inputs, outputs)
+    except OpenSizeError as exc:
+        raise UsageError(thing, f"this model cannot have {'one' if one else 'them'} in TensorFlow Lite: {exc}", fixed, next_step) from exc
 
 
 def load_handlers() -> None:

@@ -23,6 +23,7 @@ class Window:
         begins: padding before.
         ends: padding after that the last window really reaches (more than declared with ``ceil_mode``, less where a stride skips it).
         declared_ends: padding after as the model declares it.
+        any_size: must hold for other input sizes as well.
     """
 
     sizes: tuple[int, ...]
@@ -33,6 +34,7 @@ class Window:
     begins: tuple[int, ...]
     ends: tuple[int, ...]
     declared_ends: tuple[int, ...]
+    any_size: bool = False
 
     @property
     def spans(self) -> tuple[int, ...]:
@@ -46,7 +48,7 @@ class Window:
             return "VALID"
         for size, result, step, span, begin in zip(self.sizes, self.results, self.strides, self.spans, self.begins, strict=True):
             total = max(0, (result - 1) * step + span - size)
-            if result != -(-size // step) or begin != total // 2:
+            if (step > 1 and self.any_size) or result != -(-size // step) or begin != total // 2:
                 return "EXPLICIT"
         return "SAME"
 
@@ -66,6 +68,7 @@ class Window:
             (0, *self.begins),
             (0, *self.ends),
             (0, *self.declared_ends),
+            self.any_size,
         )
 
 
@@ -95,4 +98,7 @@ def window_of(node: Node, graph: Graph, kernel: Sequence[int]) -> Window:
     else:
         begins, declared_ends = declared[:count], declared[count:]
     ends = tuple(max(0, each - begin) for each, begin in zip(reach, begins, strict=True))
-    return Window(sizes, results, tuple(kernel), strides, dilations, begins, ends, declared_ends)
+    if graph.sample_of_open and auto == "NOTSET" and all(end <= declared for end, declared in zip(ends, declared_ends, strict=True)):
+        ends = declared_ends  # what a stride skips at this size it reads at another
+    any_size = graph.sample_of_open and auto != "SAME_UPPER"  # which is TensorFlow's SAME at every size
+    return Window(sizes, results, tuple(kernel), strides, dilations, begins, ends, declared_ends, any_size)

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.converters import build
 from edgekit.converters._open_sizes import at_sizes, open_symbols
 from edgekit.converters._source import load_source
-from edgekit.errors import EngineError, ShapeRequiredError, UsageError
+from edgekit.errors import EngineError, UsageError
 from edgekit.runtime import load
 
 pytestmark = pytest.mark.slow
@@ -136,12 +136,6 @@ def test_a_mean_over_the_batch_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"an open batch: .*depends on the batch.* give --shape with a number"):
         build_open(path, (-1, 4), precision="fp32")
     assert not (tmp_path / "bundle").exists()
-
-
-def test_other_open_sizes_are_refused(tmp_path):
-    path = saved(tmp_path / "net.onnx", [helper.make_node("Relu", ["x"], ["y"])], {}, ["N", "W"], "y")
-    with pytest.raises(ShapeRequiredError, match="dimension"):
-        build_open(path, (-1, -1), precision="fp32")
 
 
 def test_another_size_is_refused_by_the_engine(tmp_path):
