@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -51,16 +52,26 @@ def tiny_ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, tiny_mlp: Path, tiny_conv: Path, tiny_ids: Path) -> Callable[..., Bundle]:
-    """``built(engine, model, precision)`` with model ``mlp`` (batch fixed at 1), ``conv`` or ``ids``."""
-    models = {"mlp": (tiny_mlp, {"x": (1, 8)}), "conv": (tiny_conv, {}), "ids": (tiny_ids, {})}
+    """``built(engine, model, precision)`` with model ``mlp`` (batch fixed at 1), ``open`` (the same with an open batch), ``conv`` or ``ids``.
+
+    Engine ``null`` gets ONNX Runtime's bundle with the null engine in its place: answers are zeros of the right dtypes and shapes.
+    """
+    models = {"mlp": (tiny_mlp, {"x": (1, 8)}), "open": (tiny_mlp, {"x": (-1, 8)}), "conv": (tiny_conv, {}), "ids": (tiny_ids, {})}
     folder = tmp_path_factory.mktemp("built")
     made: dict[tuple[str, str, str], Bundle] = {}
 
     def get(engine: str, model: str = "conv", precision: str = "fp32") -> Bundle:
         key = (engine, model, precision)
-        if key not in made:
+        if engine == "null":
+            made.setdefault(key, _null_bundle(get("onnxruntime", model, precision)))
+        elif key not in made:
             path, shapes = models[model]
             made[key] = build(path, device=DEVICES[engine], precision=precision, shapes=shapes, output=folder / "-".join(key))
         return made[key]
 
     return get
+
+
+def _null_bundle(bundle: Bundle) -> Bundle:
+    artifact = msgspec.structs.replace(bundle.manifest.artifact, engine="null")
+    return Bundle(bundle.path, bundle.directory, msgspec.structs.replace(bundle.manifest, artifact=artifact), bundle.digest)
