@@ -11,6 +11,9 @@ _WINDOW = 63  # service times remembered; odd, so that the median is one of them
 _ENOUGH = 5  # runs of a size before its median is believed
 GAIN = 0.05
 """A larger batch must cost this much less for each row: without a gain it only lets its first rows wait for its last."""
+_SETTLED = 2 * _WINDOW  # runs of a size after which brief ones are only sampled, one in…
+_SAMPLED = 8
+_BRIEF_S = 1e-3
 _RETRY_AFTER = 256  # batches held to the limit before the size beyond is measured again: clocks and neighbours change
 
 
@@ -41,6 +44,21 @@ class ServiceTimes:
         return self._sorted[len(self._sorted) // 2] if self._sorted else 0.0
 
 
+class _Rung:
+    """Runs of about the same number of rows."""
+
+    __slots__ = ("rows", "runs", "times")
+
+    def __init__(self) -> None:
+        self.times = ServiceTimes()
+        self.runs = 0
+        self.rows = 0.0  # of a usual run
+
+    @property
+    def per_row_s(self) -> float:
+        return self.times.p50_s / self.rows
+
+
 class BatchTimes:
     """Run times by rows, in rungs of powers of two (1, 2, 3-4, 5-8, …), and the number of rows to run together.
 
@@ -53,8 +71,7 @@ class BatchTimes:
     def __init__(self, max_rows: int = 1) -> None:
         self._max_rows = max_rows
         self._top = _rung(max_rows)
-        self._seconds: list[ServiceTimes] = []
-        self._per_row: list[ServiceTimes] = []
+        self._rungs: list[_Rung] = []
         self._table: list[float] = []
         self._held = 0
         self.limit = 1
@@ -64,15 +81,18 @@ class BatchTimes:
         """Remember a run of ``rows``; ``restart`` forgets all before it."""
         if restart:
             self._forget()
-        rung = min(_rung(rows), self._top)
-        self._seconds[rung].add(seconds)
-        self._per_row[rung].add(seconds / max(1, rows))
+        rung = self._rungs[min((rows - 1).bit_length(), self._top)]
+        rung.runs += 1
+        if rung.runs > _SETTLED and seconds < _BRIEF_S and rung.runs % _SAMPLED:
+            return  # thousands of these a second: some tell as much as all
+        rung.times.add(seconds)
+        rung.rows += (max(1, rows) - rung.rows) / min(rung.runs, _WINDOW)
         self._fill_table()
         self.limit = self._learned_limit()
 
     def predict(self, rows: int) -> float:
         """Seconds that a run of ``rows`` takes; 0 while nothing was measured. Sizes that were not seen are taken to cost as much a row as the next smaller."""
-        rung = _rung(rows)
+        rung = (rows - 1).bit_length()
         if rung <= self._top:
             return self._table[rung]
         return self._table[self._top] * rows / (1 << self._top)
@@ -82,16 +102,15 @@ class BatchTimes:
         self._held += 1
         if self._held >= _RETRY_AFTER and self.limit < self._max_rows:
             self._held = 0
-            beyond = _rung(self.limit) + 1
-            self._seconds[beyond] = ServiceTimes()
-            self._per_row[beyond] = ServiceTimes()
+            self._rungs[_rung(self.limit) + 1] = _Rung()
             self.limit = self._learned_limit()
 
     def shrink(self, rows: int) -> None:
         """A run of ``rows`` failed where its rows one by one did not: never run so many again."""
         self._max_rows = min(self._max_rows, max(1, rows // 2))
         self._top = _rung(self._max_rows)
-        self.limit = min(self._learned_limit(), self._max_rows)
+        self._fill_table()
+        self.limit = self._learned_limit()
 
     @property
     def p50_s(self) -> float:
@@ -99,31 +118,33 @@ class BatchTimes:
         return self._table[0]
 
     def _forget(self) -> None:
-        self._seconds = [ServiceTimes() for _ in range(self._top + 1)]
-        self._per_row = [ServiceTimes() for _ in range(self._top + 1)]
+        self._rungs = [_Rung() for _ in range(self._top + 1)]
         self._table = [0.0] * (self._top + 1)
         self.limit = 1
 
     def _fill_table(self) -> None:
-        known = [(rung, times.p50_s) for rung, times in enumerate(self._seconds[: self._top + 1]) if len(times)]
+        known = [(index, rung.times.p50_s) for index, rung in enumerate(self._rungs[: self._top + 1]) if rung.runs]
         if not known:
+            self._table = [0.0] * (self._top + 1)
             return
-        below, seconds = known[0][0], known[0][1]  # sizes smaller than any that was seen cost at most as much
+        below, seconds = known[0]  # sizes smaller than any that was seen cost at most as much
         at = dict(known)
-        for rung in range(self._top + 1):
-            if rung in at:
-                below, seconds = rung, at[rung]
-            self._table[rung] = seconds * (1 << max(0, rung - below))
+        for index in range(self._top + 1):
+            if index in at:
+                below, seconds = index, at[index]
+            self._table[index] = seconds * (1 << (index - below)) if index > below else seconds
 
     def _learned_limit(self) -> int:
-        limit = 1
-        for rung in range(self._top + 1):
-            size = min(1 << rung, self._max_rows)
-            if len(self._per_row[rung]) < _ENOUGH:
+        limit, below_s = 1, 0.0
+        for index in range(self._top + 1):
+            rung = self._rungs[index]
+            size = min(1 << index, self._max_rows)
+            if rung.runs < _ENOUGH:
                 return size
-            if rung and self._per_row[rung].p50_s > (1 - GAIN) * self._per_row[rung - 1].p50_s:
+            per_row_s = rung.per_row_s
+            if index and per_row_s > (1 - GAIN) * below_s:
                 return limit
-            limit = size
+            limit, below_s = size, per_row_s
         return limit
 
 

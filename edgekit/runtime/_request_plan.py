@@ -59,6 +59,10 @@ class RequestPlan:
         self._rows_first = _has_batch_axis(signature)
         self._batched = max_batch > 1 and self._rows_first
         self._quick = _quick_specs(signature, self._rows_first)
+        # One input with rows first is the usual model, and worth a path of its own: half a microsecond.
+        self._only = None
+        if self._quick is not None and len(self._quick) == 1 and self._rows_first:
+            self._only = next((name, *spec) for name, spec in self._quick.items())
         self.proof = Proof(name, _TOLERANCE.get(precision, _COARSE_TOLERANCE), golden) if self._batched else None
 
     @property
@@ -84,7 +88,8 @@ class RequestPlan:
             job.wanted = self._wanted(request)
         if not self._prepare_quickly(job, request):
             self._prepare_fully(job, request)
-        if not self.together:
+        proof = self.proof
+        if proof is None or proof.state is False:
             job.key, job.rows = Waiting.ALONE, 1
 
     def _prepare_quickly(self, job: Job, request: InferRequest) -> bool:
@@ -93,6 +98,17 @@ class RequestPlan:
         tensors = request.inputs
         if quick is None or len(tensors) != len(quick):
             return False
+        if self._only is not None:
+            name, dtype, tail = self._only
+            tensor = tensors[0]
+            data = tensor.data
+            shape = data.shape
+            if tensor.name != name or data.dtype != dtype or shape[1:] != tail or not shape or not shape[0]:
+                return False
+            job.inputs = {name: data}
+            if self._batched:
+                job.rows = shape[0]
+            return True
         inputs: dict[str, np.ndarray] = {}
         rows = -1
         for tensor in tensors:

@@ -178,17 +178,15 @@ class InstanceQueue(Generic[T]):
             if self._closed:
                 raise QueueClosedError(self._name)
             now_s = self._clock()
-            for job in jobs:
-                job.arrived_s = now_s
-                job.queue = self
-                if job.deadline_s == math.inf and len(self._pending) < self._capacity:
-                    self._insert(job)  # what `decide` would say
-                    continue
-                error = self._refusal(job, now_s)
-                if error is None:
-                    self._insert(job)
-                else:
-                    refused.append((job, error))
+            if not self._enter_plainly(jobs, now_s):
+                for job in jobs:
+                    job.arrived_s = now_s
+                    job.queue = self
+                    error = self._refusal(job, now_s)
+                    if error is None:
+                        self._insert(job)
+                    else:
+                        refused.append((job, error))
             batch = self._take(now_s, longest_s, refused) if self._pending and self._may_start() else None
         return batch, refused
 
@@ -321,6 +319,21 @@ class InstanceQueue(Generic[T]):
     def _gave_up(self, job: Job, now_s: float) -> DeadlineError:
         waited_ms = (now_s - job.arrived_s) * 1e3
         return DeadlineError(f"model {self._name}", f"queued for {waited_ms:.1f} ms, which leaves too little time", "", _ADVICE)
+
+    def _enter_plainly(self, jobs: list[Job], now_s: float) -> bool:
+        """The usual case without a decision for each: equals with no deadline, and there is room. False leaves the queue as it was."""
+        pending = self._pending
+        if len(pending) + len(jobs) > self._capacity or (pending and (self._with_deadline or not self._in_arrival_order)):
+            return False
+        level = pending[-1].level if pending else jobs[0].level
+        for job in jobs:
+            if job.deadline_s != math.inf or job.level != level:
+                return False
+            job.arrived_s = now_s
+            job.queue = self
+        self._in_arrival_order = True
+        pending += jobs
+        return True
 
     def _insert(self, job: Job) -> None:
         pending = self._pending
