@@ -64,7 +64,7 @@ def judge(
         raise VerificationError(f"{thing}, {exc.thing}", exc.found, exc.expected, exc.next_step) from exc
     if misses := check_metrics(metrics, thresholds):
         worst = worst_output(metrics, thresholds)
-        step = "build with --precision fp32" if precision != "fp32" else "report this model"
+        step = _next_step(precision, len(samples))
         more = f"; {len(misses) - 1} more limit(s) missed" if len(misses) > 1 else ""
         raise VerificationError(
             thing,
@@ -73,3 +73,10 @@ def judge(
             step,
         )
     return metrics
+
+
+def _next_step(precision: str, samples: int) -> str:
+    """What helps most often: int8 is as good as the samples that its ranges come from."""
+    if precision == "int8":
+        return f"give more real samples with --calibration (this proof had {samples}), or build with --precision fp16 or fp32"
+    return "build with --precision fp32" if precision != "fp32" else "report this model"

@@ -17,7 +17,9 @@ from edgekit.converters.quantization._index import ModelIndex
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["expand"]
+__all__ = ["expand", "expanded_from"]
+
+_PART = "/part"
 
 
 def expand(model: onnx.ModelProto, calibration: Calibration, operators: frozenset[str]) -> tuple[onnx.ModelProto, Calibration]:
@@ -47,6 +49,11 @@ def expand(model: onnx.ModelProto, calibration: Calibration, operators: frozense
     return onnx.shape_inference.infer_shapes(copy, data_prop=True), Calibration(ranges, calibration.samples, calibration.source)
 
 
+def expanded_from(name: str) -> str:
+    """Name of the operator that a node is a part of, "" for one that `expand` did not make."""
+    return name.removesuffix(_PART).rpartition("/")[0] if name.endswith(_PART) else ""
+
+
 def _gate(node: onnx.NodeProto, index: ModelIndex, ranges: dict[str, TensorRange]) -> list[onnx.NodeProto]:
     from onnx import helper
 
@@ -58,7 +65,7 @@ def _gate(node: onnx.NodeProto, index: ModelIndex, ranges: dict[str, TensorRange
 
     def step(op: str, inputs: list[str], label: str, limits: TensorRange | None, output: str = "") -> str:
         name = output or f"{stem}/{label}"
-        made.append(helper.make_node(op, inputs, [name], f"{stem}/{label}/node"))
+        made.append(helper.make_node(op, inputs, [name], f"{stem}/{label}{_PART}"))
         if limits is not None:
             ranges[name] = limits
         return name

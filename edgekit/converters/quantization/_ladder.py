@@ -1,8 +1,8 @@
 """Which layers stay in float: quantise all, measure, and take layers back until the agreement target holds.
 
-The order comes from each layer's own signal-to-noise ratio: that of the model's outputs when only this layer is int8. Noise of different layers adds up nearly
-as if independent, so the layers with the least signal-to-noise are those whose return gains most. Each rung keeps more of them; what turns out not to be needed
-is quantised again at the end. The number of runs is bounded (`_RUNGS`, `_RETURNS`).
+The order comes from each layer's own loss: how far the model's answers move when only this layer is int8, for the work that int8 saves
+there. Layers that lose most for least work are kept first: a depthwise convolution with a thousandth of the multiplications may cost more than all large ones
+together. The number that is kept doubles until the target holds, is then found by halves, and what turns out not to be needed is quantised again.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ Answers = list[dict[str, np.ndarray]]
 _FEW_ROWS = 32
 """Fewer answers than this must all agree; from here on one may differ, also where that is more than the target allows: less than one cannot be measured."""
 _RETURNS = 6  # attempts to quantise a kept layer again
+_HARDLY = 0.005  # share of a model's work that is not worth another measurement
+_STEP = 4  # from few samples to so many times as many, then to all
 _PROVEN = 8  # golden samples of a build
 _SPARE = 0.25
-_SCANNED = 6  # samples for the scan of single layers; it takes as many runs as there are layers
+_SCANNED = 4  # samples for the scan of single layers; it takes as many runs as there are layers
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,10 @@ class _Climb:
         on = [index for index, layer in enumerate(self.plan.layers) if layer.name not in out]
         actual = self.simulation.run(self.samples[: self.few], on)
         rung = self._judged(kept, actual)
-        if rung.held and confirm and self.few < len(self.samples):
-            rung = self._judged(kept, actual + self.simulation.run(self.samples[self.few :], on))
+        for count in (_STEP * self.few, len(self.samples)) if confirm else ():
+            if rung.held and len(actual) < len(self.samples):
+                actual += self.simulation.run(self.samples[len(actual) : count], on)
+                rung = self._judged(kept, actual)
         self.rungs.append(rung)
         return rung
 
@@ -227,14 +231,19 @@ class _Climb:
         return self._give_back(tuple(order[: self._fewest(order, failed, held)]))
 
     def _fewest(self, order: list[str], failed: int, held: int) -> int:
-        """Between a rung that failed and one that held, by halves."""
-        while held - failed > 1:
+        """Between a rung that failed and one that held, by halves, until what lies between is hardly any work."""
+        while held - failed > 1 and self._work(order[failed:held]) > _HARDLY:
             middle = (held + failed) // 2
             if self._measure(tuple(order[:middle])).held:
                 held = middle
             else:
                 failed = middle
         return held
+
+    def _work(self, names: Sequence[str]) -> float:
+        """Share of the plan's work that is in these layers."""
+        chosen = set(names)
+        return sum(layer.work for layer in self.plan.layers if layer.name in chosen) / sum(layer.work for layer in self.plan.layers)
 
     def _by_gain(self) -> list[str]:
         """Layers in the order in which they are kept: what costs the output most for the work that int8 saves there comes first. Each is measured alone."""
@@ -248,9 +257,8 @@ class _Climb:
 
     def _give_back(self, kept: tuple[str, ...]) -> tuple[str, ...]:
         """Quantise kept layers again, those with the most work first, while the target holds."""
-        work = {layer.name: layer.work for layer in self.plan.layers}
-        for name in sorted(kept, key=lambda each: (-work[each], each))[:_RETURNS]:
-            if len(kept) == 1:
+        for name in sorted(kept, key=lambda each: (-self._work([each]), each))[:_RETURNS]:
+            if len(kept) == 1 or self._work([name]) < _HARDLY:
                 break
             fewer = tuple(each for each in kept if each != name)
             if self._measure(fewer).held:

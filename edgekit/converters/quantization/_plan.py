@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 
 from edgekit.converters._ranges import Range
 from edgekit.converters.quantization._calibration import Calibration
+from edgekit.converters.quantization._expand import expanded_from
 from edgekit.converters.quantization._index import ModelIndex, static_shapes
 from edgekit.converters.quantization._scheme import Scheme
 
@@ -93,7 +95,7 @@ class Layer:
         op: its operator.
         nodes: names of all.
         products: multiplications with weights of one run; 0 where the shapes are open or nothing is multiplied.
-        values: numbers that its first node writes; 0 where the shapes are open.
+        values: numbers that its nodes write; 0 where the shapes are open.
     """
 
     name: str
@@ -179,7 +181,7 @@ def _assign(node: onnx.NodeProto, index: ModelIndex, plan: Plan, calibration: Ca
     fusable = source is not None and (source.op_type in scheme.weighted or source.op_type == "Add")
     if scheme.everything and node.op_type in scheme.fused and before is not None and fusable and index.only_reader(node.input[0]):
         plan.hidden.add(node.input[0])
-        _join(node, before, plan)
+        _join(node, before, plan, sizes)
     elif node.op_type in scheme.weighted:
         if reason := _weighted_refusal(node, index, scheme, calibration):
             plan.skipped[node.name] = reason
@@ -187,24 +189,42 @@ def _assign(node: onnx.NodeProto, index: ModelIndex, plan: Plan, calibration: Ca
             _start(node, plan, sizes, _products(node, index, sizes))
     elif scheme.everything and node.op_type in scheme.passing:
         if before is not None:
-            _join(node, before, plan)
+            _join(node, before, plan, sizes)
     elif (
         node.op_type in scheme.others
         and all(_takes(name, index, calibration) for name in _data(node))
         and _ranged(node.output[0], calibration)
     ):
-        _start(node, plan, sizes)
+        same = _gate_layer(node, index, plan)
+        if same is None:
+            _start(node, plan, sizes)
+        else:
+            _join(node, same, plan, sizes)
 
 
 def _start(node: onnx.NodeProto, plan: Plan, sizes: dict[str, tuple[int, ...]], products: int = 0) -> None:
     plan.layer_of[node.name] = len(plan.layers)
-    plan.layers.append(Layer(node.name, node.op_type, (node.name,), products, int(np.prod(sizes.get(node.output[0], (0,))))))
+    plan.layers.append(Layer(node.name, node.op_type, (node.name,), products, _values(node, sizes)))
 
 
-def _join(node: onnx.NodeProto, layer: int, plan: Plan) -> None:
+def _join(node: onnx.NodeProto, layer: int, plan: Plan, sizes: dict[str, tuple[int, ...]]) -> None:
     plan.layer_of[node.name] = layer
     old = plan.layers[layer]
-    plan.layers[layer] = replace(old, nodes=(*old.nodes, node.name))
+    plan.layers[layer] = replace(old, nodes=(*old.nodes, node.name), values=old.values + _values(node, sizes))
+
+
+def _values(node: onnx.NodeProto, sizes: dict[str, tuple[int, ...]]) -> int:
+    return math.prod(sizes.get(node.output[0], (0,)))
+
+
+def _gate_layer(node: onnx.NodeProto, index: ModelIndex, plan: Plan) -> int | None:
+    """The layer of a part of the same gate that comes before: what `expand` makes of one operator is one layer."""
+    stem = expanded_from(node.name)
+    for name in node.input:
+        source = index.producer(name)
+        if stem and source is not None and source.name in plan.layer_of and expanded_from(source.name) == stem:
+            return plan.layer_of[source.name]
+    return None
 
 
 def _data(node: onnx.NodeProto) -> list[str]:

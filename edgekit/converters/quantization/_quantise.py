@@ -32,6 +32,7 @@ DEFAULT_AGREEMENT = 0.99
 
 _PRODUCTS_PER_RUNG = 8 * 10**9  # multiplications of one measurement, about two seconds of one core in the simulation
 _FEWEST, _MOST = 8, 64  # samples that one measurement takes
+_ENOUGH = 32  # samples below which a range may be an accident: a value in ten thousand is not seen
 _CONFIRMED = 128  # samples that a set of layers must hold on in the end: the first number that can tell 1 %
 
 Inputs = Mapping[str, np.ndarray]
@@ -162,7 +163,8 @@ def quantise(
     report = {"scheme": _describe(scheme), "target": min_agreement, **ladder.report(), "calibration": calibrated.calibration.report()}
     written = replace(normalised, model=model, opset=_opset(model), native=None)
     integer = frozenset(name for layer in ladder.plan.layers if layer.name not in ladder.kept for name in layer.nodes)
-    return Quantization(written, scheme, ladder.kept, integer, ladder.share, report, _notes(ladder, min_agreement))
+    notes = _notes(ladder, min_agreement, calibrated.calibration.samples)
+    return Quantization(written, scheme, ladder.kept, integer, ladder.share, report, notes)
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -179,9 +181,13 @@ def _describe(scheme: Scheme) -> dict[str, object]:
     }
 
 
-def _notes(ladder: Ladder, target: float) -> tuple[str, ...]:
+def _notes(ladder: Ladder, target: float, samples: int) -> tuple[str, ...]:
     text = f"int8: {ladder.quantised} of {len(ladder.plan.layers)} layers, agreement {ladder.agreement:.4f} on {ladder.samples} samples (target {target:g})"
+    notes = [text]
+    if samples < _ENOUGH:
+        notes.append(f"int8 ranges come from {samples} sample(s) only: {_ENOUGH} or more real inputs make them reliable")
     if not ladder.kept:
-        return (text,)
+        return tuple(notes)
     listed = ", ".join(ladder.kept[:5]) + (f" and {len(ladder.kept) - 5} more" if len(ladder.kept) > 5 else "")
-    return (text, f"{len(ladder.kept)} layer(s) stay in float: {listed}")
+    share = f" ({ladder.share:.0%} of the multiplications are int8)" if any(layer.products for layer in ladder.plan.layers) else ""
+    return (*notes, f"{len(ladder.kept)} layer(s) stay in float: {listed}{share}")
