@@ -55,9 +55,9 @@ def date_line(seconds: float) -> bytes:
     return f"Date: {email.utils.formatdate(seconds, usegmt=True)}\r\n".encode("ascii")
 
 
-def json_reply(document: Any) -> Reply:
-    """A good answer in JSON."""
-    return Reply(msgspec.json.encode(document), _JSON)
+def json_reply(document: Any, status: int = 200) -> Reply:
+    """An answer in JSON."""
+    return Reply(msgspec.json.encode(document), _JSON, status)
 
 
 def error_reply(error: EdgeKitError) -> Reply:

@@ -151,7 +151,7 @@ class Controls:
             case ("health", ("live" | "ready") as what):
                 _check(request, "GET")
                 well = self._core.live() if what == "live" else self._core.ready() and not self._draining()
-                return Reply(status=200 if well else 503)
+                return json_reply({what: well}, 200 if well else 503)
             case ("models", "stats"):
                 _check(request, "GET")
                 return json_reply({"model_stats": self._core.statistics()})
@@ -176,7 +176,7 @@ class Controls:
             case ("ready",):
                 _check(request, "GET")
                 ready = core.model_ready(name, version) and not self._draining()
-                return Reply(status=200 if ready else 400)  # 400: as Triton answers
+                return json_reply({"name": name, "ready": ready}, 200 if ready else 400)  # 400: as Triton answers
             case ("config",):
                 _check(request, "GET")
                 return json_reply(core.model_config(name, version))

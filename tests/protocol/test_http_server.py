@@ -49,7 +49,9 @@ def test_endpoints(ask, core):
         "extensions": ["binary_tensor_data", "classification", "system_shared_memory", "logging"],
     }
     assert [ask("GET", path)[0] for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/echo/ready")] == [200] * 3
-    assert ask("GET", "/v2/models/echo/versions/1/ready")[0] == 200
+    assert json.loads(ask("GET", "/v2/health/live")[2]) == {"live": True}
+    assert json.loads(ask("GET", "/v2/health/ready")[2]) == {"ready": True}
+    assert json.loads(ask("GET", "/v2/models/echo/versions/1/ready")[2]) == {"name": "echo", "ready": True}
     assert json.loads(ask("GET", "/v2/models/echo/versions/1")[2])["platform"] == "edgekit_test"
     assert json.loads(ask("GET", "/v2/models/echo/config")[2])["input"][0]["data_type"] == "TYPE_FP32"
     assert json.loads(ask("GET", "/v2/models/echo/stats")[2])["model_stats"][0]["name"] == "echo"
