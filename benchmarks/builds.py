@@ -2,7 +2,9 @@
 
 What it does not show: latency (see ``engines.py``), and errors on real data (the samples are synthetic; give ``--calibration`` to a build for that).
 
-Run ``python -m benchmarks builds [MODEL...]``; prints JSON. The build cache is off; the vendor's tool runs in the same process, right after.
+Run ``python -m benchmarks builds [MODEL...] [--device ID]... [--precision P]...``; prints JSON, and a table on stderr. The build cache is off. Toolchains run in
+processes that are kept from build to build, so each row is a build with its toolchain loaded; what loading it adds to the first one is measured for each
+device with a model of one node (``start_seconds``). The vendor's tool runs in this process, right after, with its imports done.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,15 @@ from edgekit.errors import EdgeKitError
 from examples.models import MODELS, SHAPES, fetch
 
 DEVICES = ("generic-x86", "intel-nuc", "raspberry-pi-5", "iphone-15", "jetson-orin", "rtx-pc")
+PRECISIONS = ("fp32", "fp16")
 
 
 def row(name: str, device: str, precision: str, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"model": name, "device": device, "precision": precision}
+    path = Path(fetch(name))
     try:
         result = build_result(
-            fetch(name),
+            path,
             device=device,
             precision=precision,
             shapes=SHAPES[name],
@@ -47,21 +52,58 @@ def row(name: str, device: str, precision: str, folder: Path) -> dict[str, Any]:
         "engine": manifest.artifact.engine,
         "verified": manifest.verification.verified,
         "seconds": round(result.seconds, 2),
-        "vendor_tool_seconds": vendor_seconds(manifest.artifact.engine, Path(fetch(name)), SHAPES[name], folder),
+        "vendor_tool_seconds": vendor_seconds(manifest.artifact.engine, path, SHAPES[name], folder),
+        "source_bytes": path.stat().st_size,
         "artifact_bytes": result.bytes,
         "metrics": msgspec.to_builtins(manifest.verification.metrics),
     }
 
 
+def start_seconds(device: str, folder: Path) -> float:
+    """What the first build for a device takes that a second one does not: loading its toolchain. One node, so hardly anything else counts."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "one", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), folder / "one.onnx")
+    seconds = []
+    for turn in range(2):
+        started = time.perf_counter()
+        build_result(folder / "one.onnx", device=device, precision="fp32", output=folder / f"one-{device}-{turn}", cache=False)
+        seconds.append(time.perf_counter() - started)
+    return round(seconds[0] - seconds[1], 2)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line for each row."""
+    lines = [
+        "| model | device | precision | ours, s | vendor's tool alone, s | artifact, bytes | verified |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in rows:
+        name = f"| {each['model']} | {each['device']} | {each['precision']} |"
+        if "refused" in each:
+            lines.append(f"{name} refused: {each['refused'][:120]} | | | |")
+        else:
+            lines.append(
+                f"{name} {each['seconds']:.2f} | {each['vendor_tool_seconds']} | {each['artifact_bytes']:,} | {each['verified']} |"
+            )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(MODELS))
-    names = parser.parse_args().models
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            for device in DEVICES:
-                for precision in ("fp32", "fp16"):
+    parser.add_argument("--device", action="append", default=[], help="default: one of each engine")
+    parser.add_argument("--precision", action="append", default=[], choices=PRECISIONS)
+    arguments = parser.parse_args()
+    rows, starts = [], {}
+    with tempfile.TemporaryDirectory(prefix="edgekit-builds-") as folder:
+        for device in arguments.device or DEVICES:
+            starts[device] = start_seconds(device, Path(folder))
+            for name in arguments.models:
+                for precision in arguments.precision or PRECISIONS:
                     rows.append(row(name, device, precision, Path(folder)))
                     print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     machine = {
@@ -69,7 +111,9 @@ def main() -> None:
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
     }
-    print(json.dumps({"machine": machine, "rows": rows}, indent=2))
+    print(json.dumps({"machine": machine, "start_seconds": starts, "rows": rows}, indent=2))
+    rows.sort(key=lambda each: arguments.models.index(each["model"]))
+    print(f"\n{table(rows)}\n\nloading the toolchain, s: {starts}", file=sys.stderr)
 
 
 if __name__ == "__main__":

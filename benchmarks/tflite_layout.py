@@ -2,7 +2,8 @@
 
 For each real model our ``.tflite`` is made and timed in LiteRT with one thread; with ``--peer NAME=FOLDER`` the files ``FOLDER/<model>.tflite`` are timed in the
 same process, in turns, the order rotating. Every interpreter gets random inputs of its own file's shapes (converters permute inputs), so only files are compared,
-not numbers; latency of these networks does not depend on values. Times are CPU times of the process, which is the latency of one thread on a core of its own: on
+not numbers; latency of these networks does not depend on values. EfficientNet-Lite0 is written in Keras with seeded weights, goes to ours as tf2onnx's ONNX form, and
+TensorFlow's own converter makes the peer's file from the Keras model. Times are CPU times of the process, which is the latency of one thread on a core of its own: on
 a busy machine they leave out what others took, but not what they did to caches, so the minimum says most.
 
 Run ``taskset -c 0 python benchmarks/tflite_layout.py [--seconds S] [--peer NAME=FOLDER]… [MODEL…]``; prints JSON.
@@ -25,17 +26,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+from benchmarks._keras_models import KERAS_MODELS, write_pair
+
 OURS = "edgekit"
 
 
-def our_file(model: str, folder: Path) -> Path:
-    """The file that `edgekit.build` makes for a Raspberry Pi 5, out of its bundle."""
+def our_file(model: str, folder: Path) -> tuple[Path, dict[str, Path]]:
+    """The file that `edgekit.build` makes for a Raspberry Pi 5, out of its bundle, and files of peers that were made beside it."""
     from edgekit.cli.demo._models import MODELS, fetch
     from edgekit.converters import build_result
 
+    peers: dict[str, Path] = {}
+    if model in KERAS_MODELS:
+        source, peers["tensorflow"] = write_pair(model, folder)
+        shapes: dict[str, tuple[int, ...]] = {"image": KERAS_MODELS[model]}
+    else:
+        source, shapes = Path(fetch(model)), MODELS[model].shapes
     output = folder / f"{model}-bundle"
-    result = build_result(fetch(model), device="raspberry-pi-5", shapes=MODELS[model].shapes or None, output=output, precision="fp32")
-    return result.bundle.directory / result.bundle.manifest.artifact.path
+    result = build_result(source, device="raspberry-pi-5", shapes=shapes or None, output=output, precision="fp32", cache=False)
+    return result.bundle.directory / result.bundle.manifest.artifact.path, peers
 
 
 def interpreter_of(path: Path) -> Any:
@@ -85,7 +94,8 @@ def facts(path: Path, times: list[float]) -> dict[str, Any]:
 
 
 def bench(model: str, peers: dict[str, Path], seconds: float, folder: Path) -> dict[str, Any]:
-    files = {OURS: our_file(model, folder)} | {name: place / f"{model}.tflite" for name, place in peers.items()}
+    ours, made = our_file(model, folder)
+    files = {OURS: ours} | made | {name: place / f"{model}.tflite" for name, place in peers.items()}
     there = {name: path for name, path in files.items() if path.is_file()}
     results: dict[str, Any] = {name: "no file" for name in files if name not in there}
     times = time_in_turns({name: interpreter_of(path) for name, path in there.items()}, seconds)
@@ -100,7 +110,7 @@ def main() -> None:
     from edgekit.cli.demo._models import MODELS
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=list(MODELS))
+    parser.add_argument("models", nargs="*", default=[*MODELS, *KERAS_MODELS])
     parser.add_argument("--seconds", type=float, default=5.0, help="per file")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=FOLDER", help="other converters' files, <model>.tflite")
     arguments = parser.parse_args()
