@@ -48,18 +48,16 @@ class InterpreterRunner:
     def __init__(self, package: Any, path: Path, threads: int, signature: str, delegate: str = "") -> None:
         delegates = [_load_delegate(package, delegate)] if delegate else None
         interpreter = package.Interpreter(model_path=str(path), num_threads=threads, experimental_delegates=delegates)
-        interpreter.allocate_tensors()
         self._interpreter = interpreter
         self._delegate = delegate
+        # Counted before the tensors are allocated: XNNPACK then takes what is left, and would pass for the delegate.
+        self._taken = self._delegated() if delegate else None
+        if self._taken is not None and not self._taken[0]:
+            found = f"delegate {delegate} takes none of {self._taken[1]} operators of {path.name}"
+            raise EngineError("engine tflite", found, "at least one", "choose cpu, or build the model for that accelerator")
+        interpreter.allocate_tensors()
         self._inputs, self._outputs = _indices(interpreter, path, signature)
         self.inputs, self.outputs = list(self._inputs), list(self._outputs)
-        if delegate:
-            taken, total = self._delegated()
-            if not taken:
-                step = "choose cpu, or build the model for that accelerator"
-                raise EngineError(
-                    "engine tflite", f"delegate {delegate} takes none of {total} operators of {path.name}", "at least one", step
-                )
 
     def resize(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Make room for inputs of these shapes."""
@@ -85,7 +83,7 @@ class InterpreterRunner:
         return found
 
     def facts(self) -> dict[str, str]:
-        taken, total = self._delegated()
+        taken, total = self._taken or self._delegated()
         name = Path(self._delegate).name or "XNNPACK"
         return {"runner": "interpreter", "delegate": name if taken else "none", "delegated": f"{taken} of {total} operators"}
 
@@ -204,7 +202,10 @@ def _indices(interpreter: Any, path: Path, signature: str) -> tuple[Indices, Ind
 
 
 def _load_delegate(package: Any, library: str) -> Any:
+    import ctypes
+
     try:
+        ctypes.CDLL(library)  # LiteRT's own failure leaves half an object behind, whose end is an exception that nobody can catch
         return package.load_delegate(library)
     except (ValueError, OSError, RuntimeError) as exc:
         found = f"delegate library {library} does not load: {' '.join(str(exc).split())[:200]}"
