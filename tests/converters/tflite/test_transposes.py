@@ -178,3 +178,23 @@ def test_transposes(build: Callable[[Net], str], transposes: int, graph_of, run_
     assert outputs[result].shape == want.shape
     assert np.allclose(outputs[result], want, atol=1e-5)
     assert counts.get("TRANSPOSE", 0) == transposes, counts
+
+
+@pytest.mark.slow
+def test_a_network_that_tf2onnx_wrote_has_none(graph_of, run_tflite, run_onnx):
+    """Channels last outside, channels first inside: inverted residuals as in EfficientNet-Lite0 (benchmarks/tflite_layout.py has all of it)."""
+    net = Net()
+    x = net.op("Transpose", "x", perm=[0, 3, 1, 2])
+    wide = net.op("Relu", net.conv(x, 24, 4, 1))
+    wide = net.op("Relu", net.conv(wide, 24, 24, group=24))
+    x = net.op("Add", x, net.conv(wide, 4, 24, 1))
+    x = net.op("Relu", net.conv(x, 8, 4, strides=[2, 2]))
+    kept = net.op("Transpose", x, perm=[0, 2, 3, 1])
+    pooled = net.op("ReduceMean", kept, axes=[1, 2], keepdims=0)
+    result = net.op("Softmax", net.gemm(pooled, 5, 8), axis=-1)
+    shape = (1, 8, 6, 4)
+    model = net.model(result, shape)
+    x = _random.standard_normal(shape).astype(np.float32)
+    outputs, counts = run_tflite(graph_of(model), {"x": x})
+    assert np.allclose(outputs[result], run_onnx(model, {"x": x})[0], atol=1e-5)
+    assert "TRANSPOSE" not in counts, counts
