@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgekit.runtime._receipts import Receipt, list_receipts, receipts_directory, write_receipt
     from edgekit.runtime._repository import ModelRepository
     from edgekit.runtime._repository_options import RepositoryOptions
+    from edgekit.runtime._result_cache import CacheOptions
     from edgekit.runtime._serve import RuntimeMetrics, serve_bundles
     from edgekit.runtime._session import Session
     from edgekit.runtime._store import FolderStore
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BenchResult",
+    "CacheOptions",
     "Engine",
     "EngineOptions",
     "FolderStore",
@@ -66,6 +68,7 @@ _HOMES = {
     "_receipts": ("Receipt", "list_receipts", "receipts_directory", "write_receipt"),
     "_repository": ("ModelRepository",),
     "_repository_options": ("RepositoryOptions",),
+    "_result_cache": ("CacheOptions",),
     "_serve": ("RuntimeMetrics", "serve_bundles"),
     "_session": ("Session",),
     "_store": ("FolderStore",),

@@ -38,14 +38,17 @@ class VersionedCore:
     lazily, a request passes with two look-ups.
 
     Args:
-        core: what runs requests; closed with this.
+        core: what runs requests; closed by whoever made it.
         repository: the same that ``core`` has.
+        shadow: answers a shadow's copies; ``core`` itself when left out.
     """
 
-    def __init__(self, core: SubmittingCore, repository: ModelRepository) -> None:
+    def __init__(
+        self, core: SubmittingCore, repository: ModelRepository, shadow: Callable[[InferRequest], InferResponse] | None = None
+    ) -> None:
         self._core = core
         self._repository = repository
-        self._rollouts = Rollouts(repository, core.infer)
+        self._rollouts = Rollouts(repository, shadow or core.infer)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="edgekit-loader")
         self._parked: dict[_Parked, None] = {}  # in order of arrival
 

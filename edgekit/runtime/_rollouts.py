@@ -14,6 +14,7 @@ from edgekit.errors import EdgeKitError, NotFoundError
 from edgekit.protocol import InferRequest, InferResponse
 from edgekit.runtime._compare import thresholds_for
 from edgekit.runtime._repository import ModelRepository
+from edgekit.runtime._result_cache import CACHE_PARAMETER
 from edgekit.runtime._rollout import Rollout, RolloutDecision, decide_rollout
 from edgekit.runtime._shadow import Shadow
 from edgekit.runtime._trial import Trial
@@ -67,7 +68,9 @@ class Rollouts:
             shadow.close()
 
     def seen(self, trial: Trial, request: InferRequest, answer: InferResponse | Exception, seconds: float) -> None:
-        """Count an answer to a request that took part in a trial; of a shadow, pass a copy on."""
+        """Count an answer to a request that took part in a trial; of a shadow, pass a copy on. An answer from the result cache says nothing new."""
+        if isinstance(answer, InferResponse) and CACHE_PARAMETER in answer.parameters:
+            return
         trial.record(request.model_version, answer, seconds)
         if isinstance(answer, InferResponse) and trial.shadows(request):
             shadow = self._shadows.get(trial) or self._shadow(trial)
