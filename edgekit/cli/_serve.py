@@ -40,17 +40,28 @@ def serve(
         str,
         typer.Option(metavar="SIZE", help="What loaded versions may take, for example 512MB; the least recently used go. 0 for no limit."),
     ] = "0",
+    result_cache: Annotated[
+        str, typer.Option(metavar="SIZE", help="Keep answers for equal requests in this much memory, for example 64MB; 0 keeps none.")
+    ] = "0",
+    result_cache_ttl: Annotated[float, typer.Option(metavar="SECONDS", help="How long an answer is kept.")] = 1800.0,
+    result_cache_redis: Annotated[str, typer.Option(metavar="URL", help="A Redis server that shares answers between devices.")] = "",
+    instances: Annotated[int, typer.Option(metavar="N", help="Batches that each model runs at once; 0 learns how many are worth it.")] = 0,
+    max_batch: Annotated[
+        int, typer.Option(metavar="ROWS", help="Rows that run together at most; how many are worth it is learned. 1 keeps requests apart.")
+    ] = 32,
+    threads: Annotated[int, typer.Option(metavar="N", help="CPU threads of one run; 0 for what the bundle says.")] = 0,
     tls_certificate: Certificate = "",
     tls_key: Key = "",
     tls_client_ca: ClientCa = "",
     token_file: TokenFile = "",
 ) -> None:
     """Serve bundles over the Open Inference Protocol v2."""
-    from edgekit.runtime import RepositoryOptions, serve_bundles
+    from edgekit.runtime import CacheOptions, EngineOptions, RepositoryOptions, serve_bundles
     from edgekit.telemetry import start_telemetry
 
     access = access_of(tls_certificate, tls_key, tls_client_ca, token_file)
     models = RepositoryOptions(folder=repository, lazy=lazy, memory_bytes=byte_limit(memory_quota, "--memory-quota"))
+    cache = CacheOptions(byte_limit(result_cache, "--result-cache"), result_cache_ttl, result_cache_redis)
     telemetry = start_telemetry("edgekit-runtime", "edge", collector_url=collector or None, device_id=device_id or None)
     try:
         server = serve_bundles(
@@ -59,7 +70,11 @@ def serve(
             grpc=serving_address(grpc, "--grpc"),
             telemetry=telemetry,
             repository=models,
+            cache=cache,
             access=access,
+            options=EngineOptions(threads=threads),
+            instances=instances,
+            max_batch=max_batch,
         )
         try:
             _announce("serving", {"http": server.http_port or _unix(http), "grpc": server.grpc_port or _unix(grpc)})

@@ -18,6 +18,7 @@ from edgekit.runtime._events import EventObserver, RepositoryEvent
 from edgekit.runtime._found import FoundBundle, version_key
 from edgekit.runtime._loaded_model import LoadedModel
 from edgekit.runtime._quotas import Resident, choose_evictions
+from edgekit.runtime._scheduler import DEFAULT_MAX_BATCH, DEFAULT_QUEUE
 from edgekit.runtime._store import PathStore, VersionStore
 from edgekit.runtime._trial import Trial
 from edgekit.runtime._versions import ModelState, default_version, with_model
@@ -38,8 +39,9 @@ class ModelRepository:
     Args:
         paths: bundles, or folders that contain them at any depth; or a store.
         options: for every engine.
-        instances: requests that each model version runs at once.
+        instances: batches that each model version runs at once; 0 learns it.
         queue_capacity: requests that may wait for each model version.
+        max_batch: rows of each model version that run together, at most.
         lazy: load a version when it is first asked for (`ensure`), not with `load_all`.
         memory_bytes: what loaded versions may take; the least recently used go when another needs the room, and come back when asked for. 0 for no
             limit. A version counts with what the process grew by while it was loaded, or with its files' bytes where that is more.
@@ -55,7 +57,8 @@ class ModelRepository:
         *,
         options: EngineOptions | None = None,
         instances: int = 1,
-        queue_capacity: int = 32,
+        queue_capacity: int = DEFAULT_QUEUE,
+        max_batch: int = DEFAULT_MAX_BATCH,
         lazy: bool = False,
         memory_bytes: int = 0,
         on_event: EventObserver | None = None,
@@ -66,7 +69,7 @@ class ModelRepository:
         self._memory_bytes = memory_bytes
         self._on_event = on_event
         self._open: Callable[[Bundle], LoadedModel] = lambda bundle: LoadedModel(
-            bundle, options or EngineOptions(), instances, queue_capacity
+            bundle, options or EngineOptions(), instances, queue_capacity, max_batch
         )
         self._changing = threading.RLock()  # one load or unload at a time; may be held for minutes
         self._switching = threading.RLock()  # what requests see; held for moments

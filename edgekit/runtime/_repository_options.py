@@ -10,6 +10,7 @@ import msgspec
 from edgekit.errors import UsageError
 from edgekit.runtime._events import EventObserver
 from edgekit.runtime._repository import ModelRepository
+from edgekit.runtime._scheduler import DEFAULT_MAX_BATCH, DEFAULT_QUEUE
 from edgekit.runtime._store import FolderStore
 from edgekit.runtime.engines import EngineOptions
 
@@ -41,7 +42,8 @@ def open_repository(
     *,
     options: EngineOptions | None = None,
     instances: int = 1,
-    queue_capacity: int = 32,
+    queue_capacity: int = DEFAULT_QUEUE,
+    max_batch: int = DEFAULT_MAX_BATCH,
     on_event: EventObserver | None = None,
 ) -> ModelRepository:
     """The repository, with nothing loaded yet.
@@ -58,6 +60,7 @@ def open_repository(
         options=options,
         instances=instances,
         queue_capacity=queue_capacity,
+        max_batch=max_batch,
         lazy=repository.lazy,
         memory_bytes=repository.memory_bytes,
         on_event=on_event,

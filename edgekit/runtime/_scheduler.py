@@ -21,12 +21,14 @@ from edgekit.runtime._estimates import BatchTimes
 from edgekit.runtime._fairness import Share
 from edgekit.runtime._job import Job
 
-__all__ = ["DEFAULT_MAX_BATCH", "Batch", "InstanceQueue", "Lease", "QueueClosedError", "Refused"]
+__all__ = ["DEFAULT_MAX_BATCH", "DEFAULT_QUEUE", "Batch", "InstanceQueue", "Lease", "QueueClosedError", "Refused"]
 
 T = TypeVar("T")
 DEFAULT_MAX_BATCH = 32
 """Rows that may run together when nobody says: the limit within it is learned. At 16 to 32 rows the time for a row of a small dense network stopped to fall
 (38.5, 6.3, 4.8 us a row at 1, 16 and 32 on the machine of ``benchmarks/scheduler.py``)."""
+DEFAULT_QUEUE = 256
+"""Requests that may wait. Deadlines bound the wait and the transports bound the bytes; this bounds what is left."""
 Refused = list[tuple[Job, EdgeKitError]]
 _ADVICE = "allow more time, or send fewer requests at once"
 

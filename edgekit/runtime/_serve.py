@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from edgekit.errors import StorageError
+from edgekit.errors import StorageError, UsageError
 from edgekit.protocol import Access, Limits, Server, serve
+from edgekit.runtime._cached_core import CachedCore
 from edgekit.runtime._core import ResultObserver, RuntimeCore
 from edgekit.runtime._events import RepositoryEvent, RepositoryMetrics
 from edgekit.runtime._front import VersionedCore
@@ -17,6 +18,8 @@ from edgekit.runtime._loaded_model import LoadedModel
 from edgekit.runtime._receipts import list_receipts
 from edgekit.runtime._repository import ModelRepository
 from edgekit.runtime._repository_options import RepositoryOptions, open_repository
+from edgekit.runtime._result_cache import CacheOptions
+from edgekit.runtime._scheduler import DEFAULT_MAX_BATCH, DEFAULT_QUEUE
 from edgekit.runtime._store import PathStore
 from edgekit.runtime.engines import EngineOptions
 from edgekit.telemetry import Meter, Telemetry
@@ -45,17 +48,35 @@ class RuntimeMetrics:
         self._depth = meter.gauge("edgekit.queue.depth", "1")
 
     def __call__(self, model: str, version: str, engine: str, queue_s: float, compute_s: float, outcome: str) -> None:
-        attributes = {
-            "edgekit.model": model,
-            "edgekit.model.version": version,
-            "edgekit.tier": _TIER,
-            "edgekit.engine": engine,
-            "edgekit.outcome": outcome,
-        }
+        attributes = _attributes(model, version, engine, outcome)
         self._duration.record(queue_s + compute_s, attributes)
         self._queue.record(queue_s, attributes)
         if self.queue_depth is not None:
             self._depth.set(self.queue_depth(model), {"edgekit.model": model, "edgekit.tier": _TIER})
+
+    def together(self, model: str, version: str, engine: str, queue_s: list[float], compute_s: float) -> None:
+        """Requests that ran together and went well."""
+        attributes = _attributes(model, version, engine, "ok")
+        self._duration.record_all([waited_s + compute_s for waited_s in queue_s], attributes)
+        self._queue.record_all(queue_s, attributes)
+        if self.queue_depth is not None:
+            self._depth.set(self.queue_depth(model), {"edgekit.model": model, "edgekit.tier": _TIER})
+
+
+def _attributes(model: str, version: str, engine: str, outcome: str) -> dict[str, str]:
+    return {
+        "edgekit.model": model,
+        "edgekit.model.version": version,
+        "edgekit.tier": _TIER,
+        "edgekit.engine": engine,
+        "edgekit.outcome": outcome,
+    }
+
+
+def _check(instances: int, queue_capacity: int, max_batch: int) -> None:
+    for name, found, least in (("instances", instances, 0), ("queue capacity", queue_capacity, 0), ("max batch", max_batch, 1)):
+        if found < least:
+            raise UsageError(name, str(found), f"{least} or more")
 
 
 def serve_bundles(
@@ -65,11 +86,13 @@ def serve_bundles(
     telemetry: Telemetry | None = None,
     *,
     options: EngineOptions | None = None,
-    instances: int = 1,
-    queue_capacity: int = 32,
+    instances: int = 0,
+    queue_capacity: int = DEFAULT_QUEUE,
+    max_batch: int = DEFAULT_MAX_BATCH,
     limits: Limits | None = None,
     on_result: ResultObserver | None = None,
     repository: RepositoryOptions | None = None,
+    cache: CacheOptions | None = None,
     access: Access | None = None,
 ) -> Server:
     """Load bundles, warm them, and serve them; returns once the server is ready. Stopping the server unloads them.
@@ -79,31 +102,47 @@ def serve_bundles(
         http, grpc: addresses, port 0 for any; ``None`` for none.
         telemetry: requests are recorded in its meter; it is told which bundle runs, and carries the receipts of what is served.
         options: for every engine.
-        instances: requests that each model runs at once.
+        instances: batches that each model runs at once; 0 learns how many are worth it, where its engine runs them side by side.
         queue_capacity: requests that may wait for each model; more are refused.
+        max_batch: rows that run together at most, where the model takes that; the limit within it is learned. 1 keeps requests apart.
         limits: what one message may hold.
         on_result: told about every request, beside ``telemetry``.
         repository: a folder of installed versions to follow, lazy loading, quotas.
+        cache: how answers are kept for equal requests; none are when left out.
         access: TLS and bearer token.
 
     Raises:
         BindError: an address that cannot be listened on.
+        UsageError: fewer than 0 instances or places in the queue, a batch of no rows.
         EdgeKitError: a bundle that cannot be found, read, loaded or warmed.
     """
     metrics = RuntimeMetrics(telemetry.meter) if telemetry is not None else None
     observers = [observer for observer in (metrics, on_result) if observer is not None]
     events = _Events(telemetry) if telemetry is not None else None
+    _check(instances, queue_capacity, max_batch)
     models = open_repository(
-        paths, repository or RepositoryOptions(), options=options, instances=instances, queue_capacity=queue_capacity, on_event=events
+        paths,
+        repository or RepositoryOptions(),
+        options=options,
+        instances=instances,
+        queue_capacity=queue_capacity,
+        max_batch=max_batch,
+        on_event=events,
     )
     if events is not None:
         events.repository = models
-    core = RuntimeCore(models, _all(observers) if observers else None)
-    front = VersionedCore(core, models)
+    observer = _all(observers) if observers else None
+    core = RuntimeCore(models, observer)
+    meter = telemetry.meter if telemetry is not None else None
+    cached = CachedCore(core, models, cache, observer, meter) if cache is not None and cache.max_bytes else None
+    # A shadow's copies are not answered from the cache: its candidate is to run.
+    front = VersionedCore(cached or core, models, core.infer)
     if metrics is not None:
         metrics.queue_depth = core.queue_depth
     # Listening comes first: a port in use shows before minutes of loading, and until all is warm the server says "live, not ready".
-    server = serve(front, http, grpc, limits=limits, access=access, on_stop=[front.close, core.close])
+    server = serve(
+        front, http, grpc, limits=limits, access=access, on_stop=[front.close, *([cached.close] if cached is not None else []), core.close]
+    )
     try:
         models.load_all(strict=isinstance(models.store, PathStore))
         front.start()
@@ -145,12 +184,24 @@ def _announce(telemetry: Telemetry, models: Sequence[LoadedModel]) -> None:
         telemetry.send_receipt(msgspec.to_builtins(receipt) | {"bundle_digest": receipt.digest})
 
 
-def _all(observers: Sequence[ResultObserver]) -> ResultObserver:
-    if len(observers) == 1:
-        return observers[0]
+class _Observers:
+    """Several observers as one."""
 
-    def tell(model: str, version: str, engine: str, queue_s: float, compute_s: float, outcome: str) -> None:
-        for observer in observers:
+    def __init__(self, observers: Sequence[ResultObserver]) -> None:
+        self._observers = observers
+
+    def __call__(self, model: str, version: str, engine: str, queue_s: float, compute_s: float, outcome: str) -> None:
+        for observer in self._observers:
             observer(model, version, engine, queue_s, compute_s, outcome)
 
-    return tell
+    def together(self, model: str, version: str, engine: str, queue_s: list[float], compute_s: float) -> None:
+        for observer in self._observers:
+            if isinstance(observer, RuntimeMetrics):
+                observer.together(model, version, engine, queue_s, compute_s)
+            else:
+                for waited_s in queue_s:
+                    observer(model, version, engine, waited_s, compute_s, "ok")
+
+
+def _all(observers: Sequence[ResultObserver]) -> ResultObserver:
+    return observers[0] if len(observers) == 1 else _Observers(observers)

@@ -11,7 +11,7 @@ import math
 import operator
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Generic, Literal, TypeVar
 
 import msgspec
@@ -193,6 +193,16 @@ class Histogram(_Instrument[_HistogramSeries]):
                 return
             self._series(attributes).value.record(value)
 
+    def record_all(self, values: Sequence[float], attributes: Attributes | None = None) -> None:
+        """Count several values of one series; as so many `record`, with one look-up."""
+        with self._lock:
+            record = self._series(attributes).value.record
+            for value in values:
+                if -math.inf < value < math.inf:
+                    record(value)
+                else:
+                    self.rejected += 1
+
 
 class Gauge(_Instrument[_GaugeSeries]):
     """A value that goes up and down; the last one set is sent."""
@@ -276,6 +286,9 @@ class _NoopCounter(Counter):
 
 class _NoopHistogram(Histogram):
     def record(self, value: float, attributes: Attributes | None = None) -> None:
+        """Nothing."""
+
+    def record_all(self, values: Sequence[float], attributes: Attributes | None = None) -> None:
         """Nothing."""
 
 
