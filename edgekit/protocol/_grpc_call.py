@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from edgekit.protocol._grpc_wire import CallHead, Message, MessageReader
+from edgekit.protocol._grpc_wire import PREFIX_BYTES, CallHead, Message, MessageReader, framed
 from edgekit.protocol._types import InferRequest, InferResponse, Ticket
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ class Call:
         head: what its headers said.
         deadline_s: when its client stops waiting (`time.monotonic`), ``None`` for never.
         since_s: when it began, or the stream last brought a message.
-        reader: cuts its bytes into messages.
         message: of a unary call.
         waiting: messages of a stream that have not begun.
         unacknowledged_bytes: of them, for flow control: the client may send no more until they have.
@@ -37,6 +36,8 @@ class Call:
     """
 
     __slots__ = (
+        "_limit_bytes",
+        "_reader",
         "answered",
         "closed",
         "connection",
@@ -45,7 +46,6 @@ class Call:
         "head",
         "kind",
         "message",
-        "reader",
         "running",
         "since_s",
         "stream_id",
@@ -60,7 +60,8 @@ class Call:
         self.head = head
         self.deadline_s = None if head.timeout_s is None else now_s + head.timeout_s
         self.since_s = now_s
-        self.reader = MessageReader(limit_bytes, head.encoding)
+        self._limit_bytes = limit_bytes
+        self._reader: MessageReader | None = None
         self.message: Message | None = None
         self.waiting: deque[Message] = deque()
         self.unacknowledged_bytes = 0
@@ -69,10 +70,25 @@ class Call:
         self.answered = False
         self.closed = False
 
+    def is_whole(self, data: bytes) -> bool:
+        """Nothing has come before ``data``, which is exactly one message, not compressed."""
+        length = len(data) - PREFIX_BYTES
+        return self._reader is None and 0 < length <= self._limit_bytes and data[:PREFIX_BYTES] == framed(length)
+
+    def reader(self) -> MessageReader:
+        """What cuts the call's bytes into messages."""
+        if self._reader is None:
+            self._reader = MessageReader(self._limit_bytes, self.head.encoding)
+        return self._reader
+
+    def held_bytes(self) -> int:
+        """Bytes of a message that is not complete."""
+        return self._reader.held if self._reader is not None else 0
+
     def close(self) -> None:
-        """Nobody waits any more: drop what has not run. May be called again."""
+        """Nobody waits any more: drop what has not run."""
         self.closed = True
-        self.message = None
+        self.message = self._reader = None
         self.waiting.clear()
         for inference in self.running:
             inference.cancel()

@@ -20,7 +20,17 @@ from edgekit.protocol._grpc_call import CONTROL, INFER, STREAM, Call
 from edgekit.protocol._grpc_dispatch import Dispatcher, status_of
 from edgekit.protocol._grpc_messages import SERVICE
 from edgekit.protocol._grpc_service import OPEN_METHODS
-from edgekit.protocol._grpc_wire import ACCEPTED_ENCODINGS, CallHead, StatusError, framed, read_head, status_number, status_text
+from edgekit.protocol._grpc_wire import (
+    ACCEPTED_ENCODINGS,
+    PREFIX_BYTES,
+    CallHead,
+    Message,
+    StatusError,
+    framed,
+    read_head,
+    status_number,
+    status_text,
+)
 from edgekit.protocol._tensors import shorten
 
 if TYPE_CHECKING:
@@ -273,7 +283,7 @@ class GrpcConnection(asyncio.Protocol):
                 continue
             if call.deadline_s is not None and now_s > call.deadline_s + _GRACE_S:
                 self.fail(call, DeadlineError("call", "the client's time is over"))
-            elif not call.ended and (call.kind != STREAM or call.reader.held) and now_s - call.since_s > _REQUEST_S:
+            elif not call.ended and (call.kind != STREAM or call.held_bytes()) and now_s - call.since_s > _REQUEST_S:
                 self.fail(call, DeadlineError("request", f"not complete after {_REQUEST_S:g} s", "", "send it faster"))
             else:
                 continue
@@ -339,28 +349,20 @@ class GrpcConnection(asyncio.Protocol):
             if data:
                 self._engine.acknowledge_received_data(len(data), stream_id)
             return
+        if ended and call.kind == INFER and call.is_whole(data):  # nearly all calls
+            self._engine.acknowledge_received_data(len(data), stream_id)
+            call.ended = True
+            self._dispatcher.start(call, Message(memoryview(data)[PREFIX_BYTES:]))
+            return
         if call.kind == STREAM:
             call.unacknowledged_bytes += len(data)
             self._owner.held_bytes += len(data)
             call.since_s = time.monotonic()
         elif data:
             self._engine.acknowledge_received_data(len(data), stream_id)
-        reader, owner = call.reader, self._owner
-        before = reader.held
         try:
-            messages = reader.feed(data)
-            owner.held_bytes += reader.held - before
-            if owner.held_bytes > owner.max_held_bytes:
-                raise OverloadedError("server", "too much is being sent to it at once", "", "try again later")
-            if call.kind == STREAM:
-                call.waiting.extend(messages)
-            elif messages:
-                if len(messages) > 1 or call.message is not None:
-                    raise StatusError("UNIMPLEMENTED", "call", "more than one message", "one: the method does not stream")
-                call.message = messages[0]
+            self._take_messages(call, data)
         except EdgeKitError as exc:
-            owner.held_bytes -= reader.held
-            reader.held = 0
             self.fail(call, exc)
             return
         if ended:
@@ -368,10 +370,27 @@ class GrpcConnection(asyncio.Protocol):
         elif call.kind == STREAM:
             self._dispatcher.pump(call)
 
+    def _take_messages(self, call: Call, data: bytes) -> None:
+        """The messages that ``data`` completes; raises the error that ends the call."""
+        reader, owner = call.reader(), self._owner
+        before = reader.held
+        try:
+            messages = reader.feed(data)
+        finally:
+            owner.held_bytes += reader.held - before
+        if owner.held_bytes > owner.max_held_bytes:
+            raise OverloadedError("server", "too much is being sent to it at once", "", "try again later")
+        if call.kind == STREAM:
+            call.waiting.extend(messages)
+        elif messages:
+            if len(messages) > 1 or call.message is not None:
+                raise StatusError("UNIMPLEMENTED", "call", "more than one message", "one: the method does not stream")
+            call.message = messages[0]
+
     def _take_end(self, call: Call) -> None:
         """The client has sent all."""
         call.ended = True
-        if not call.reader.complete():
+        if call.held_bytes():
             self.fail(call, StatusError("INVALID_ARGUMENT", "message", "cut off", "as many bytes as its prefix says"))
         elif call.kind == STREAM:
             self._dispatcher.pump(call)
@@ -406,9 +425,10 @@ class GrpcConnection(asyncio.Protocol):
 
     def _forget(self, call: Call) -> None:
         """Nothing more is sent for a call; its stream is the engine's alone. May be called again."""
-        self._owner.open_calls -= not call.closed
-        self._owner.held_bytes -= call.reader.held
-        call.reader.held = 0
+        if call.closed:
+            return
+        self._owner.open_calls -= 1
+        self._owner.held_bytes -= call.held_bytes()
         self.acknowledge_held(call)
         call.close()
 

@@ -147,17 +147,19 @@ class Dispatcher:
         """Set the inference's request from its message; any thread."""
         message = inference.message
         assert message is not None
-        raw = memoryview(inflate(message, self.message_limit_bytes))
+        raw = memoryview(inflate(message, self.message_limit_bytes) if message.encoding else message.data)
         request = self._scanner().scan(raw)
         if request is None:
             parsed = parse_message("ModelInfer", self._request_class, raw)
             inference.identity, inference.readable = parsed.id, True
             request = decode_request(parsed, self._limits, self._regions)
         inference.identity, inference.readable = request.id, True
-        inference.final = bool(request.parameters.get(_FINAL_ASKED, False))
-        now_s = time.monotonic()
-        remaining_s = None if inference.call.deadline_s is None else max(0.0, inference.call.deadline_s - now_s)
-        request.deadline_s = absolute_deadline(request.parameters, now_s, remaining_s)
+        deadline_s = inference.call.deadline_s
+        if request.parameters or deadline_s is not None:
+            inference.final = bool(request.parameters.get(_FINAL_ASKED, False))
+            now_s = time.monotonic()
+            remaining_s = None if deadline_s is None else max(0.0, deadline_s - now_s)
+            request.deadline_s = absolute_deadline(request.parameters, now_s, remaining_s)
         inference.request = request
         inference.message = None
 

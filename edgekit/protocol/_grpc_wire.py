@@ -17,6 +17,7 @@ from edgekit.protocol._tensors import shorten
 __all__ = [
     "ACCEPTED_ENCODINGS",
     "OK",
+    "PREFIX_BYTES",
     "CallHead",
     "Message",
     "MessageReader",
@@ -59,7 +60,7 @@ ACCEPTED_ENCODINGS = b"identity,deflate,gzip"
 _ZLIB_FORMATS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 _TIMEOUT_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _CONTENT_TYPE = b"application/grpc"
-_PREFIX_BYTES = 5  # flag, 4-byte big-endian length
+PREFIX_BYTES = 5  # flag, 4-byte big-endian length
 _MESSAGE_TEXT = 2000  # characters of grpc-message: a header, which clients bound at 8 KiB
 
 
@@ -170,7 +171,7 @@ class MessageReader:
         self._limit = limit_bytes
         self._encoding = encoding
         self._chunks: list[bytes] = []
-        self._needed = _PREFIX_BYTES  # bytes until more is known: the prefix, then prefix and message
+        self._needed = PREFIX_BYTES  # bytes until more is known: the prefix, then prefix and message
         self.held = 0
 
     def feed(self, chunk: bytes) -> list[Message]:
@@ -180,9 +181,9 @@ class MessageReader:
             OverloadedError: a message beyond the limit.
             StatusError: a prefix that the protocol does not know, or a compressed message in a call without an encoding.
         """
-        length = len(chunk) - _PREFIX_BYTES
-        if not self.held and 0 < length <= self._limit and chunk[:_PREFIX_BYTES] == framed(length):
-            return [Message(memoryview(chunk)[_PREFIX_BYTES:])]
+        length = len(chunk) - PREFIX_BYTES
+        if not self.held and 0 < length <= self._limit and chunk[:PREFIX_BYTES] == framed(length):
+            return [Message(memoryview(chunk)[PREFIX_BYTES:])]
         if self.held + len(chunk) < self._needed:
             if chunk:
                 self._chunks.append(chunk)
@@ -192,11 +193,11 @@ class MessageReader:
         messages: list[Message] = []
         view = memoryview(data)
         start = 0
-        while len(data) - start >= _PREFIX_BYTES:
-            flag, end = data[start], start + _PREFIX_BYTES + self._length(data, start)
+        while len(data) - start >= PREFIX_BYTES:
+            flag, end = data[start], start + PREFIX_BYTES + self._length(data, start)
             if end > len(data):
                 break
-            messages.append(Message(view[start + _PREFIX_BYTES : end], self._encoding if flag else 0))
+            messages.append(Message(view[start + PREFIX_BYTES : end], self._encoding if flag else 0))
             start = end
         self._keep(data, start)
         return messages
@@ -208,11 +209,11 @@ class MessageReader:
     def _keep(self, data: bytes, start: int) -> None:
         self.held = len(data) - start
         self._chunks = [data[start:] if start else data] if self.held else []
-        self._needed = _PREFIX_BYTES + (self._length(data, start) if self.held >= _PREFIX_BYTES else 0)
+        self._needed = PREFIX_BYTES + (self._length(data, start) if self.held >= PREFIX_BYTES else 0)
 
     def _length(self, data: bytes, start: int) -> int:
         """Length of the message whose prefix begins at ``start``."""
-        flag, length = data[start], int.from_bytes(data[start + 1 : start + _PREFIX_BYTES], "big")
+        flag, length = data[start], int.from_bytes(data[start + 1 : start + PREFIX_BYTES], "big")
         if flag > 1:
             raise StatusError("INTERNAL", "message prefix", f"flag {flag}", "0 or 1")
         if flag and not self._encoding:
