@@ -2,6 +2,7 @@
 
 Each row is a build through `edgekit.build` with the task's calibration samples, scored through the engine that the bundle loads: ONNX Runtime, OpenVINO and LiteRT
 run the artifact itself; Core ML's runs in the reference interpreter (on fewer tests, it is slow); for a Jetson the graph that TensorRT reads runs in ONNX Runtime.
+Beside each score is the source model's own, in float32 through ONNX Runtime on the same tests: compare those two, not rows with different numbers of tests.
 The data is made here or shipped with packages, see ``_accuracy_data.py``. ``cpu_ms`` is the median CPU time of one run with one thread; it says nothing about the
 devices themselves, and nothing at all for Core ML and TensorRT, which do not run here.
 
@@ -59,6 +60,15 @@ def runner(bundle: Bundle) -> tuple[Run, bool]:
     return engine.run, manifest.artifact.engine != "tensorrt"
 
 
+def float_score(task: Task, tests: int) -> float:
+    """The source model's score on the same tests."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(task.path), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return task.score(lambda inputs: dict(zip(names, session.run(names, inputs), strict=True)), tests)
+
+
 def cpu_ms(run: Run, inputs: dict[str, np.ndarray], seconds: float = 1.0) -> float:
     """Median CPU time of one run, in milliseconds."""
     for _ in range(3):
@@ -91,10 +101,11 @@ def row(task: Task, samples: Path, device: str, precision: str, folder: Path) ->
         return found | {"refused": str(exc)}
     seconds = time.perf_counter() - started
     run, timed = runner(result.bundle)
-    tests = SLOW_TESTS if found["engine"] == "coreml" else task.tests
+    tests = min(SLOW_TESTS if found["engine"] == "coreml" else task.tests, task.tests)
     found |= {
         "score": round(task.score(run, tests), 4),
-        "tests": min(tests, task.tests),
+        "float_score": round(float_score(task, tests), 4),
+        "tests": tests,
         "bytes": result.bytes,
         "build_s": round(seconds, 1),
     }
@@ -111,7 +122,7 @@ def row(task: Task, samples: Path, device: str, precision: str, folder: Path) ->
 def describe(found: dict[str, Any]) -> str:
     if "refused" in found:
         return f"{found['model']:11} {found['engine']:12} {found['device']:16} {found['precision']}  refused: {found['refused'][:160]}"
-    text = f"{found['model']:11} {found['engine']:12} {found['device']:16} {found['precision']}  {found['score']:.4f} of {found['tests']:4}"
+    text = f"{found['model']:11} {found['engine']:12} {found['device']:16} {found['precision']}  {found['score']:.4f} (float {found['float_score']:.4f}) of {found['tests']:4}"
     text += f"  {found['bytes'] / 1e6:7.3f} MB  {found.get('cpu_ms', float('nan')):8.3f} ms  built in {found['build_s']:.0f} s"
     if "layers" in found:
         text += f"  int8 {found['quantised']}/{found['layers']} ({found['quantised_share_of_multiplications']:.0%}), {found['method']}"

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.converters._ranges import Range, run_tensors
+from edgekit.converters.quantization._bias import MeanMaps, mean_inputs, with_mean_inputs
 from edgekit.converters.quantization._histogram import GrowingHistogram, entropy_range, error_range, percentile_range
-from edgekit.converters.quantization._index import static_shapes
+from edgekit.converters.quantization._index import ModelIndex, static_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -56,11 +57,13 @@ class Calibration:
         ranges: per float tensor (graph inputs and what nodes compute; no constants). A tensor that held an infinity or only NaN is missing: it cannot be quantised.
         samples: how many were run.
         source: where they came from, for the report.
+        means: per node with weights and a bias, the mean of what each weight is multiplied with, see `mean_inputs`.
     """
 
     ranges: Mapping[str, TensorRange] = field(default_factory=dict)
     samples: int = 0
     source: str = ""
+    means: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def report(self) -> dict[str, object]:
         """JSON-able: per tensor ``[low, high]`` of every method, six significant digits."""
@@ -113,19 +116,29 @@ def collect(
         tensors = [value.name for value in model.graph.input] + [name for node in model.graph.node for name in node.output if name]
     inputs = {value.name for value in model.graph.input}
     seen = {name: _Seen() for name in tensors}
+    index = ModelIndex(model)
+    averaged = {node.input[0]: MeanMaps() for node in with_mean_inputs(index) if node.input[0] in seen}
     values = min(_VALUES_PER_SAMPLE, _VALUES_PER_TENSOR // max(len(samples), 1))
     for sample in samples:
         for name in inputs & seen.keys() & sample.keys():
             if sample[name].dtype.kind == "f":
                 seen[name].add(sample[name], values)
+                if name in averaged:
+                    averaged[name].add(sample[name])
     for chosen in _portions([name for name in tensors if name not in inputs], static_shapes(model)):
         for outputs in run_tensors(model, chosen, samples):
             for name, array in zip(chosen, outputs, strict=True):
                 if isinstance(array, np.ndarray) and array.dtype.kind == "f":
                     seen[name].add(array, values)
-    return Calibration(
-        {name: _chosen(entry) for name, entry in seen.items() if entry.usable and entry.low <= entry.high}, len(samples), source
-    )
+                    if name in averaged:
+                        averaged[name].add(array)
+    ranges = {name: _chosen(entry) for name, entry in seen.items() if entry.usable and entry.low <= entry.high}
+    means = {
+        node.name: mean_inputs(node, index.constants[node.input[1]], averaged[node.input[0]])
+        for node in with_mean_inputs(index)
+        if node.input[0] in ranges and averaged[node.input[0]].counts
+    }
+    return Calibration(ranges, len(samples), source, means)
 
 
 def _portions(tensors: Sequence[str], sizes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:

@@ -134,7 +134,7 @@ def compress(normalised: NormalisedModel, calibrated: Calibrated, wanted: Compre
 
 def _plan(calibrated: Calibrated, scheme: Scheme, wanted: Compression) -> Plan:
     """Every product with enough constant weights, to be compressed."""
-    plan = make_plan(calibrated.model, calibrated.calibration, scheme, "minmax")
+    plan = make_plan(calibrated.model, replace(calibrated.calibration, means={}), scheme, "minmax")
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in calibrated.model.graph.initializer}
     nodes = {node.name: node for node in calibrated.model.graph.node}
     large = [layer for layer in plan.layers if max(sizes.get(name, 0) for name in nodes[layer.name].input) >= _SMALLEST_LAYER]

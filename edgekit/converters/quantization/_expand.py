@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,7 +47,7 @@ def expand(model: onnx.ModelProto, calibration: Calibration, operators: frozense
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     del copy.graph.value_info[:]
-    return onnx.shape_inference.infer_shapes(copy, data_prop=True), Calibration(ranges, calibration.samples, calibration.source)
+    return onnx.shape_inference.infer_shapes(copy, data_prop=True), replace(calibration, ranges=ranges)
 
 
 def expanded_from(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from edgekit.converters._ranges import Range
+from edgekit.converters.quantization._bias import CorrectedBias, corrected_bias
 from edgekit.converters.quantization._calibration import Calibration
 from edgekit.converters.quantization._expand import expanded_from
 from edgekit.converters.quantization._index import ModelIndex, static_shapes
@@ -79,7 +80,7 @@ class ConstantForm(Protocol):
 
 @dataclass(frozen=True)
 class WeightUse:
-    """A constant that one node reads and that is stored in int8 (a bias in int32)."""
+    """A constant that one node reads and that is another one when its layer is quantised: in 8 bits, or a corrected bias."""
 
     node: str
     position: int
@@ -164,7 +165,7 @@ def make_plan(model: onnx.ModelProto, calibration: Calibration, scheme: Scheme, 
         _choose_ranges(model, index, plan, calibration, method)
     for node in model.graph.node:
         if node.name in plan.layer_of:
-            _constants_of(node, index, plan)
+            _constants_of(node, index, plan, calibration)
     return plan
 
 
@@ -361,7 +362,18 @@ def channel_axis(node: onnx.NodeProto, rank: int) -> int:
     return rank - 2 if node.op_type == "Gemm" and _flag(node, "transB") else rank - 1
 
 
-def _constants_of(node: onnx.NodeProto, index: ModelIndex, plan: Plan) -> None:
+def _corrections(node: onnx.NodeProto, index: ModelIndex, uses: list[WeightUse], calibration: Calibration) -> list[WeightUse]:
+    """The bias that makes up for rounded weights, where the means are known."""
+    means = calibration.means.get(node.name)
+    weights = next((use.quantiser for use in uses if use.node == node.name and use.position == 1), None)
+    if means is None or weights is None:
+        return []
+    value = index.constants[node.input[1]]
+    error = weights.restore(weights.apply(value)).astype(np.float64) - value
+    return [WeightUse(node.name, 2, CorrectedBias(corrected_bias(node, error, index.constants[node.input[2]], means)))]
+
+
+def _constants_of(node: onnx.NodeProto, index: ModelIndex, plan: Plan, calibration: Calibration) -> None:
     """The constants of a quantised node: weights, constant operands, bias."""
     scheme, layer = plan.scheme, plan.layer_of[node.name]
     uses = plan.weights.setdefault(layer, [])
@@ -378,6 +390,7 @@ def _constants_of(node: onnx.NodeProto, index: ModelIndex, plan: Plan) -> None:
             )
             axis = channel_axis(node, value.ndim) if per_channel else None
             uses.append(WeightUse(node.name, position, weight_quantiser(value, axis, scheme.weight_bits)))
+        uses += _corrections(node, index, uses, calibration)
         if scheme.bias == "int32" and len(node.input) > 2 and node.input[2] in index.constants and node.op_type in ("Conv", "Gemm"):
             plan.biases.setdefault(layer, []).append((node.name, 2, node.input[0], 1))
     elif node.op_type in scheme.others:

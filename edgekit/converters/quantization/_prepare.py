@@ -5,6 +5,7 @@ In this order:
 - ``quantization::name_nodes``: every node gets a unique name, so that a layer can be spoken of;
 - ``quantization::multiply_by_reciprocal``: ``x / c`` to ``x * (1 / c)``, because no engine divides in int8;
 - ``quantization::fold_affine``: ``Conv(x) * a + b`` with constants per channel becomes the convolution's own weights and bias;
+- ``quantization::add_bias``: a convolution without a bias gets one of zeros, so that `corrected_bias` has where to go;
 - ``quantization::fuse_hard_swish``: ``x * clip(x + 3, 0, 6) * (1 / 6)`` and ``x * HardSigmoid(x)`` to ``HardSwish(x)`` (from opset 14 on).
 """
 
@@ -40,7 +41,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     _name_nodes(copy)
     if any(_opset(copy) < _HARD_SWISH_OPSET and node.op_type in ("HardSigmoid", "Clip") for node in copy.graph.node):
         copy = _to_hard_swish_opset(copy)
-    for step in (_reciprocals, _fold_affine, _fuse_hard_swish):
+    for step in (_reciprocals, _fold_affine, _add_bias, _fuse_hard_swish):
         while step(copy):
             pass
     _drop_unused(copy)
@@ -165,6 +166,17 @@ def _fold_into(index: ModelIndex, conv: onnx.NodeProto, op: str, values: np.ndar
     else:
         conv.input.append(name)
     return True
+
+
+def _add_bias(model: onnx.ModelProto) -> bool:
+    index = ModelIndex(model)
+    for node in model.graph.node:
+        weights = index.constants.get(node.input[1]) if node.op_type == "Conv" else None
+        if weights is not None and weights.dtype == np.float32 and (len(node.input) < 3 or not node.input[2]):
+            name = index.add_constant(f"{node.name}/bias", np.zeros(weights.shape[0], np.float32))
+            del node.input[2:]
+            node.input.append(name)
+    return False
 
 
 def _fuse_hard_swish(model: onnx.ModelProto) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.converters.quantization._bias import CorrectedBias
 from edgekit.converters.quantization._index import ModelIndex
 from edgekit.converters.quantization._plan import Plan, Quantiser
 from edgekit.errors import BuildError
@@ -132,6 +133,9 @@ class _Writer:
             for use in self.plan.weights.get(layer, [])
             if use.node == node.name and isinstance(use.quantiser, Quantiser)
         }
+        for use in self.plan.weights.get(layer, []):
+            if use.node == node.name and isinstance(use.quantiser, CorrectedBias):
+                node.input[use.position] = self.index.add_constant(f"{node.name}/bias_corrected", use.quantiser.values)
         for _, position, data, weights in biases:
             product = uses[weights].scale.reshape(-1).astype(np.float64) * float(self.plan.quantisers[data].scale)
             scale = np.asarray(product, np.float32)

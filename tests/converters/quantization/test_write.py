@@ -73,7 +73,7 @@ def test_onnxruntime_runs_its_integer_kernels(tmp_path):
 def test_a_kept_layer_reads_float_and_writes_float():
     _, _, written, _ = quantised(cnn(), _OPENVINO, kept=("conv1",))
     node = next(node for node in written.graph.node if node.name == "conv1")
-    assert list(node.input) == ["r0", "w1"]
+    assert list(node.input) == ["r0", "w1", "conv1/bias"]
     other = next(node for node in written.graph.node if node.name == "conv2")
     assert other.input[0] == "r1_dequantized" or other.input[0] == "r1"
 
