@@ -27,10 +27,11 @@ def wait() -> None:
 
 
 def edgekit(options: argparse.Namespace) -> None:
-    """Ours, with the model."""
+    """Ours, with the model; one engine thread, as it has one core."""
     from edgekit.runtime import serve_bundles
+    from edgekit.runtime.engines import EngineOptions
 
-    with serve_bundles([options.bundle], None, ("127.0.0.1", options.port)):
+    with serve_bundles([options.bundle], None, ("127.0.0.1", options.port), options=EngineOptions(threads=1)):
         wait()
 
 
