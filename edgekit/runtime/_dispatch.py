@@ -166,7 +166,10 @@ class Dispatcher:
         jobs = batch.jobs
         model: LoadedModel = jobs[0].model
         try:
-            results = execute(model, batch.instance.engine, jobs)
+            results, too_many = execute(model, batch.instance.engine, jobs)
+            if too_many:
+                _log.warning("model %s: %d rows at once fail, one by one they do not; batches stay smaller", model.name, batch.rows)
+                queue.shrink(batch.rows)
         except Exception as exc:  # noqa: BLE001 - the run's boundary
             # Ours to find, not the requests': they get an error, the instance goes back, and what waits goes on.
             _log.exception("model %s: a run ended in an unexpected error", model.name)

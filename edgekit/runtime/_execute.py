@@ -54,20 +54,25 @@ class Executed(NamedTuple):
     end_s: float
 
 
-def execute(model: RunsModel, engine: Engine, jobs: list[Job]) -> list[Executed]:
-    """Run requests, together when there are several and their model takes that; one by one when it does not, or when running them together failed."""
+def execute(model: RunsModel, engine: Engine, jobs: list[Job]) -> tuple[list[Executed], bool]:
+    """Run requests, together when there are several and their model takes that; one by one when it does not, or when running them together failed.
+
+    Returns:
+        what became of them; and whether they failed together and each went well alone, so that there were too many.
+    """
     if len(jobs) == 1:
-        return [_alone(model, engine, jobs[0])]
+        return [_alone(model, engine, jobs[0])], False
     proof = model.plan.proof
     if proof is not None and proof.state:
         together = _together(model, engine, jobs)
         if together is not None:
-            return [together]
-        return [_alone(model, engine, job) for job in jobs]
+            return [together], False
+        results = [_alone(model, engine, job) for job in jobs]
+        return results, all(isinstance(result.answers[0], InferResponse) for result in results)
     results = [_alone(model, engine, job) for job in jobs]
     if proof is not None and proof.state is None:
         _prove(model, engine, jobs, results)
-    return results
+    return results, False
 
 
 def _alone(model: RunsModel, engine: Engine, job: Job) -> Executed:
@@ -122,15 +127,16 @@ def _picked(names: list[str], parts: Mapping[str, list[np.ndarray]], index: int)
 
 
 def _prove(model: RunsModel, engine: Engine, jobs: list[Job], results: list[Executed]) -> None:
-    """Use the first request that went well to find out whether such requests may run together."""
+    """Use the requests that went well to find out whether such requests may run together."""
     proof = model.plan.proof
     assert proof is not None
-    for job, result in zip(jobs, results, strict=True):
-        answer = result.answers[0]
-        if isinstance(answer, InferResponse) and job.wanted is None:
-            outputs = {tensor.name: tensor.data for tensor in answer.outputs}
-            proof.attempt(lambda inputs: _run(model, engine, inputs), job.inputs, outputs)
-            return
+    answered = [
+        (job.inputs, {tensor.name: tensor.data for tensor in answer.outputs})
+        for job, result in zip(jobs, results, strict=True)
+        if job.wanted is None and isinstance(answer := result.answers[0], InferResponse)
+    ]
+    if answered:
+        proof.attempt(lambda inputs: _run(model, engine, inputs), answered)
 
 
 def _run(model: RunsModel, engine: Engine, inputs: Arrays) -> Arrays:

@@ -64,7 +64,7 @@ class LoadedModel:
         ]
         threads = 1 if first.engine.options.accelerator not in ("", "cpu") else first.engine.threads()
         self.queue: InstanceQueue[Session] = InstanceQueue(
-            self.name, slots, queue_capacity, max_batch=max_batch if self.plan.together else 1, threads=threads, adaptive=not instances
+            self.name, slots, queue_capacity, max_batch=self.plan.max_rows, threads=threads, adaptive=not instances
         )
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ used: `Proof` compares what a request gives alone and beside other rows.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -32,10 +33,14 @@ _TOLERANCE = {"fp32": 1e-3}
 _COARSE_TOLERANCE = 1e-2  # fp16 and int8: one step of int8 is 0.8 % of the largest value
 _ATTEMPTS = 8  # requests that tell nothing (all rows alike) before only every 64th is tried
 _RARELY = 64
+_PROOFS = 3  # comparisons that must agree
 
 
 class RequestPlan:
     """Checks requests of one model and says which may run together. Safe from several threads.
+
+    Attributes:
+        max_rows: that may run together, by the signature and their bytes.
 
     Args:
         name: of the model, for the log.
@@ -57,7 +62,8 @@ class RequestPlan:
         self._outputs = [spec.name for spec in signature.outputs]
         self._texts = [spec.name for spec in signature.inputs if spec.dtype == "string"]
         self._rows_first = _has_batch_axis(signature)
-        self._batched = max_batch > 1 and self._rows_first
+        self.max_rows = _bounded(signature, max_batch) if self._rows_first else 1
+        self._batched = self.max_rows > 1
         self._quick = _quick_specs(signature, self._rows_first)
         # One input with rows first is the usual model, and worth a path of its own: half a microsecond.
         self._only = None
@@ -141,7 +147,8 @@ class RequestPlan:
             return
         rows = {array.shape[0] for array in inputs.values()}
         job.rows = max(1, *rows)
-        if len(rows) == 1 and job.rows == max(rows):
+        small = sum(array.nbytes for array in inputs.values()) <= MAX_BATCH_BYTES // 2
+        if len(rows) == 1 and job.rows == max(rows) and small:
             shapes = tuple(inputs[spec.name].shape[1:] for spec in self._signature.inputs)
             job.key = None if self._quick is not None else shapes
         else:
@@ -173,41 +180,52 @@ class Proof:
         self._name = name
         self._tolerance = tolerance
         self._golden = golden
-        self._tries = 0
+        self._tries = self._passed = 0
 
-    def attempt(self, run: Run, inputs: Arrays, outputs: Arrays) -> None:
-        """Run ``inputs``, which gave ``outputs`` alone, beside other rows, and compare."""
+    def attempt(self, run: Run, answered: Sequence[tuple[Arrays, Arrays]]) -> None:
+        """Compare what requests gave alone with what they give beside other rows.
+
+        Args:
+            run: the engine.
+            answered: inputs and outputs of requests of one shape that ran alone, at least one.
+        """
         self._tries += 1
         if self._tries > _ATTEMPTS and self._tries % _RARELY:
             return
-        other = self._other_rows(inputs)
+        inputs, outputs = answered[0]
+        other = next((pair for pair in answered[1:] if _differ(pair[0], inputs)), None) or self._other_rows(run, inputs)
         if other is None:
             return
         try:
-            alone = run(other)
-        except EdgeKitError:
-            return  # rows that the model does not take say nothing about others
-        try:
-            both = run({name: np.concatenate([array, other[name]]) for name, array in inputs.items()})
-            problem = self._difference(outputs, alone, both)
+            both = run({name: np.concatenate([array, other[0][name]]) for name, array in inputs.items()})
+            problem = self._difference(outputs, other[1], both)
         except (EdgeKitError, ValueError) as exc:
             problem = f"two requests at once fail: {exc}"
-        self.state, self.reason = not problem, problem
-        self._golden = ()
+        self._passed += 1
         if problem:
+            self.state, self.reason = False, problem
             _log.warning("model %s: requests are not run together: %s", self._name, problem)
+        elif self._passed >= _PROOFS:
+            self.state = True
+        if self.state is not None:
+            self._golden = ()
 
-    def _other_rows(self, inputs: Arrays) -> Arrays | None:
-        """Rows of the same shape with other values: the request's own, back to front, or a golden sample's."""
-        turned = {name: _turned(array) for name, array in inputs.items()}
-        if any(not np.array_equal(turned[name], array) for name, array in inputs.items()):
-            return turned
+    def _other_rows(self, run: Run, inputs: Arrays) -> tuple[Arrays, Arrays] | None:
+        """Rows of the same shape with other values, and what they give alone: a golden sample's, or the request's own back to front and, where they
+        are no whole numbers, halved.
+        """
         for sample in self._golden:
             if all(name in sample and sample[name].shape[1:] == array.shape[1:] for name, array in inputs.items()):
                 first = {name: np.ascontiguousarray(sample[name][: max(1, len(array))]) for name, array in inputs.items()}
-                if any(not np.array_equal(first[name][:1], array[:1]) for name, array in inputs.items()):
-                    return first
-        return None
+                if _differ(first, inputs):
+                    return first, run(first)
+        turned = {name: _turned(array) for name, array in inputs.items()}
+        if not _differ(turned, inputs):
+            return None
+        try:
+            return turned, run(turned)
+        except EdgeKitError:
+            return None  # values that the model does not take say nothing about others
 
     def _difference(self, outputs: Arrays, alone: Arrays, both: Arrays) -> str:
         for name, array in outputs.items():
@@ -254,6 +272,17 @@ def _has_batch_axis(signature: Signature) -> bool:
     return len(first) == 1 and not first & elsewhere
 
 
+def _bounded(signature: Signature, max_batch: int) -> int:
+    """``max_batch``, or as many rows as `MAX_BATCH_BYTES` hold where the other dimensions are fixed."""
+    row_bytes = 0
+    for spec in signature.inputs:
+        shape = _fixed(spec, 1)
+        if shape is None:
+            return max_batch
+        row_bytes += math.prod(shape) * (2 if spec.dtype == "bfloat16" else np.dtype(spec.dtype).itemsize)
+    return max(1, min(max_batch, MAX_BATCH_BYTES // max(1, row_bytes)))
+
+
 def _quick_specs(signature: Signature, rows_first: bool) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]] | None:
     """Dtype and fixed shape (without the batch axis) of each input; ``None`` when one has others than fixed dimensions or no NumPy dtype."""
     specs: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
@@ -270,9 +299,14 @@ def _fixed(spec: TensorSpec, first: int) -> tuple[int, ...] | None:
     return tuple(dim for dim in dims if isinstance(dim, int)) if all(isinstance(dim, int) for dim in dims) else None
 
 
+def _differ(one: Arrays, other: Arrays) -> bool:
+    return any(not np.array_equal(one[name], array) for name, array in other.items())
+
+
 def _turned(array: np.ndarray) -> np.ndarray:
-    """Every row back to front."""
-    return np.ascontiguousarray(array.reshape(len(array), -1)[:, ::-1].reshape(array.shape))
+    """Every row back to front, floats halved: other values of the same kind."""
+    turned = np.ascontiguousarray(array.reshape(len(array), -1)[:, ::-1].reshape(array.shape))
+    return turned * turned.dtype.type(0.5) if turned.dtype.kind == "f" else turned
 
 
 def _close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:

@@ -218,6 +218,11 @@ class InstanceQueue(Generic[T]):
             self._tell()
         return seconds
 
+    def shrink(self, rows: int) -> None:
+        """So many rows at once are too many."""
+        with self._lock:
+            self.times.shrink(rows)
+
     def withdraw(self, job: Job) -> None:
         """Drop a request that has not begun; does nothing for one that has."""
         with self._lock:
