@@ -95,8 +95,8 @@ class Connection(asyncio.Protocol):
         if not self._handler.opened(self):
             refusal = HttpError(503, "server", "too many connections", f"at most {self._handler.limits.connections}", "try again later")
             self._transport.write(render(error_reply(refusal), self._handler.date, keep_alive=False))
-            self._unread = True
-            self._close()
+            self._closing = True
+            self._end()  # at once: those who are too many must not take up descriptors by lingering
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""

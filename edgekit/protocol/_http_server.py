@@ -7,9 +7,12 @@ import contextlib
 import importlib.util
 import logging
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import Future
+
+import msgspec
 
 from edgekit.protocol._access import Access
 from edgekit.protocol._extensions import Extensions
@@ -24,6 +27,7 @@ __all__ = ["HttpTransport"]
 
 _log = logging.getLogger(__name__)
 _TLS_HANDSHAKE_S = 10.0
+_OTHER_DESCRIPTORS = 384
 
 
 class HttpTransport:
@@ -53,7 +57,7 @@ class HttpTransport:
         uvloop: bool = True,
     ) -> None:
         self._host = host
-        self._limits = connections or ConnectionLimits()
+        self._limits = _within_descriptors(connections or ConnectionLimits())
         self._tls = (access or Access()).tls_context(["http/1.1"])
         self._socket = listening_socket(host, port, flag)
         self.port: int = 0 if unix_path(host) else self._socket.getsockname()[1]
@@ -133,6 +137,18 @@ class HttpTransport:
         for connection in list(application.connections):
             connection.abort()
         await application.empty.wait()
+
+
+def _within_descriptors(limits: ConnectionLimits) -> ConnectionLimits:
+    """The limits with no more connections than there are file descriptors, less some for models, shared memory and whatever else is open."""
+    if sys.platform == "win32":
+        return limits
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return limits
+    return msgspec.structs.replace(limits, connections=min(limits.connections, soft - min(_OTHER_DESCRIPTORS, soft // 2)))
 
 
 def _new_loop(uvloop: bool) -> asyncio.AbstractEventLoop:
