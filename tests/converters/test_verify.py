@@ -31,6 +31,13 @@ def test_a_miss_names_the_worst_output_and_its_metrics() -> None:
     assert "--precision fp32" in str(caught.value)
 
 
+def test_int8_that_misses_asks_for_samples() -> None:
+    wrong = {**sample().outputs, "b": -sample().outputs["b"]}
+    with pytest.raises(VerificationError) as caught:
+        judge("model.tflite for pi", [sample()] * 3, [wrong] * 3, SIGNATURE, "int8")
+    assert caught.value.next_step == "give more real samples with --calibration (this proof had 3), or build with --precision fp16 or fp32"
+
+
 def test_a_nan_is_told_as_such() -> None:
     wrong = {**sample().outputs, "a": np.full((1, 3), np.nan, np.float32)}
     with pytest.raises(VerificationError, match="output 'a' of sample 0: 3 of 3 values are NaN"):

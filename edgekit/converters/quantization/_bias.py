@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CorrectedBias", "MeanMaps", "corrected_bias", "mean_inputs", "with_mean_inputs"]
 
-_SHAPES = 4  # of one tensor whose means are kept; samples of further shapes take no part
+_SHAPES = 2  # of one tensor whose means are kept; samples of further shapes take no part
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from edgekit.converters.quantization import METHODS, calibrate, check_settings, climb, collect, prepare, quantise
-from edgekit.converters.quantization._agreement import agreement, decibel, noise
-from edgekit.converters.quantization._scheme import _COREML, _ONNXRUNTIME, _TENSORRT, scheme_for
+from edgekit.converters.quantization import METHODS, calibrate, check_settings, climb, collect, make_plan, prepare, quantise
+from edgekit.converters.quantization._agreement import agreement, decibel, divergence, noise
+from edgekit.converters.quantization._expand import expand
+from edgekit.converters.quantization._scheme import _COREML, _ONNXRUNTIME, _TENSORRT, _TFLITE, scheme_for
 from edgekit.device_profiles import load_profile
 from edgekit.errors import ModelError, UnknownNameError, UsageError, VerificationError
 
@@ -48,6 +49,35 @@ def test_what_is_kept_is_needed():
     assert ladder.agreement >= 0.99
 
 
+def test_what_costs_most_for_least_work_is_kept_first():
+    """Both products have the same outlier in their input, and so the same noise; one has sixteen times the multiplications."""
+    rng = np.random.default_rng(2)
+    small, large = rng.standard_normal((8, 4)).astype(np.float32), rng.standard_normal((8, 64)).astype(np.float32)
+    small[0] = large[0] = 0  # what is a thousand times wider has no effect, but for the range
+    tensors = {"small": small, "large": large, "wide": np.array([1e3] + [1] * 7, np.float32)}
+    nodes = [
+        helper.make_node("Mul", ["x", "wide"], ["a"], "widen"),
+        helper.make_node("MatMul", ["a", "small"], ["y"], "small_product"),
+        helper.make_node("MatMul", ["a", "large"], ["z"], "large_product"),
+    ]
+    proto = model(nodes, {"x": (4, 8)}, {"y": (4, 4), "z": (4, 64)}, tensors)
+    given = samples(proto, 8)
+    ladder = climb(proto, signature(proto), collect(proto, given), _TENSORRT, given, 0.999, "minmax")
+    assert [rung.kept for rung in ladder.rungs[:2]] == [(), ("small_product",)]
+    assert ladder.kept == ("small_product", "large_product")
+
+
+def test_a_gate_written_as_several_operators_is_one_layer():
+    weights = {"w": np.random.default_rng(1).standard_normal((8, 3, 1, 1)).astype(np.float32)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], "conv"), helper.make_node("HardSwish", ["c"], ["y"], "swish")]
+    proto = prepare(model(nodes, {"x": (1, 3, 6, 6)}, {"y": (1, 8, 6, 6)}, weights))
+    expanded, calibration = expand(proto, collect(proto, samples(proto, 4)), _TFLITE.expanded)
+    plan = make_plan(expanded, calibration, _TFLITE, "minmax")
+    assert [layer.name for layer in plan.layers] == ["conv", "swish/moved/part"]
+    assert len(plan.layers[1].nodes) == 4
+    assert plan.layers[1].values == 4 * 8 * 36
+
+
 def test_quantise_writes_report_and_notes():
     source = normalised(cnn())
     given = samples(source.model, 16)
@@ -55,6 +85,7 @@ def test_quantise_writes_report_and_notes():
     assert found.model.signature == source.signature
     assert found.report["calibration"]["source"] == "16 test samples"
     assert "layers" in found.notes[0]
+    assert found.notes[1] == "int8 ranges come from 16 sample(s) only: 32 or more real inputs make them reliable"
     assert agreement(run(source.model, given), run(found.model.model, given), source.signature) >= 0.9
 
 
@@ -96,6 +127,19 @@ def test_weights_alone_need_no_range():
 def test_settings_are_checked(method, target, error):
     with pytest.raises(error):
         check_settings(method, target)
+
+
+def test_divergence_weighs_a_row_by_how_far_its_answer_moved():
+    spec = signature(cnn())
+    sure = np.full((1, 10), 0.01, np.float32)
+    sure[0, 3] = 0.91
+    other = np.roll(sure, 1, axis=1)
+    nearly = (sure + 1e-3) / (1 + 1e-2)
+    found = [divergence([{"y": sure}], [{"y": each}], spec) for each in (sure, nearly, other)]
+    assert found[0] == 0.0
+    assert 0 < found[1] < found[2] / 100
+    assert found[2] == pytest.approx(0.9 * np.log(91), rel=1e-4)
+    assert divergence([{"y": sure}], [{"y": sure * np.nan}], spec) == np.inf
 
 
 def test_noise_and_agreement_of_equal_outputs():
