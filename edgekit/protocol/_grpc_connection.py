@@ -11,14 +11,13 @@ import ipaddress
 import socket
 import time
 from collections.abc import Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import DeadlineError, EdgeKitError, OverloadedError, UnavailableError
-from edgekit.protocol._access import Access
 from edgekit.protocol._grpc_call import CONTROL, INFER, STREAM, Call
-from edgekit.protocol._grpc_dispatch import Dispatcher, status_of
+from edgekit.protocol._grpc_dispatch import status_of
 from edgekit.protocol._grpc_messages import SERVICE
+from edgekit.protocol._grpc_owner import ConnectionOwner
 from edgekit.protocol._grpc_service import OPEN_METHODS
 from edgekit.protocol._grpc_wire import (
     ACCEPTED_ENCODINGS,
@@ -36,16 +35,12 @@ from edgekit.protocol._tensors import shorten
 if TYPE_CHECKING:
     import ngh2
 
-__all__ = ["ConnectionOwner", "GrpcConnection"]
+__all__ = ["GrpcConnection"]
 
 _INFER_PATH = f"/{SERVICE}/ModelInfer"
 _STREAM_PATH = f"/{SERVICE}/ModelStreamInfer"
 
-_MAX_STREAMS = 256  # calls of one connection at once; the client holds back the rest
-_STREAM_WINDOW_BYTES = 1 << 20
 _CONNECTION_WINDOW_BYTES = 16 << 20
-_MAX_HEADER_BYTES = 16 << 10
-_MAX_FRAME_BYTES = 1 << 20  # DATA is taken as it comes, so a large frame holds no memory
 _GOAWAY = b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\x01"  # PROTOCOL_ERROR, for an engine that cannot say so any more
 
 _WRITE_BYTES = 1 << 20  # given to the transport at once
@@ -59,60 +54,6 @@ _GRACE_S = 1.0  # after a call's deadline: the client's own cancellation comes f
 
 _HEADERS = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", ACCEPTED_ENCODINGS)]
 _OK_TRAILERS = [(b"grpc-status", b"0")]
-
-
-def _settings(h2: ModuleType) -> dict[ngh2.Setting, int]:
-    """What the server allows its clients."""
-    setting = h2.Setting
-    return {
-        setting.HEADER_TABLE_SIZE: 4096,
-        setting.MAX_CONCURRENT_STREAMS: _MAX_STREAMS,
-        setting.INITIAL_WINDOW_SIZE: _STREAM_WINDOW_BYTES,
-        setting.MAX_FRAME_SIZE: _MAX_FRAME_BYTES,
-        setting.MAX_HEADER_LIST_SIZE: _MAX_HEADER_BYTES,
-    }
-
-
-def _configuration(h2: ModuleType) -> ngh2.Configuration:
-    """What the engine holds clients to."""
-    found: ngh2.Configuration = h2.Configuration(
-        auto_window_update=False,
-        max_inbound_header_list_size=_MAX_HEADER_BYTES,
-        max_inbound_header_count=128,
-        max_continuations=8,
-        max_settings=32,
-        max_outbound_ack=1000,
-        stream_reset_rate_limit=(1000, 100),  # burst, and a second; cancelling clients reset, flooding ones do nothing else
-        glitch_rate_limit=(1000, 100),
-    )
-    return found
-
-
-class ConnectionOwner:
-    """What the connections of one transport share.
-
-    Attributes:
-        h2: the package ngh2, which is imported when a server starts.
-        connections: open ones.
-        open_calls: of all connections together.
-        held_bytes: of messages that are not complete or have not begun, all connections together.
-        draining: no new connection, no new call.
-    """
-
-    def __init__(self, dispatcher: Dispatcher, access: Access, max_connections: int) -> None:
-        import ngh2
-
-        self.h2: ModuleType = ngh2
-        self.settings = _settings(ngh2)
-        self.configuration = _configuration(ngh2)
-        self.dispatcher = dispatcher
-        self.access = access
-        self.max_connections = max_connections
-        self.max_held_bytes = max(64 << 20, 2 * dispatcher.message_limit_bytes)
-        self.connections: set[GrpcConnection] = set()
-        self.open_calls = 0
-        self.held_bytes = 0
-        self.draining = False
 
 
 class GrpcConnection(asyncio.Protocol):
@@ -129,6 +70,7 @@ class GrpcConnection(asyncio.Protocol):
         self._paused = False
         self._over = False
         self._settled = False
+        self._refusing = False
         self._begun_s = self._progress_s = time.monotonic()
         self._buffered_bytes = 0
         self._pings = 0
@@ -239,7 +181,7 @@ class GrpcConnection(asyncio.Protocol):
                 for stream_id in resets:
                     self._engine.reset_stream(stream_id, self._h2.ErrorCode.NO_ERROR)
                 self._write()
-            if self._owner.draining:
+            if self._refusing:
                 self._handle_events()
                 if not self._calls and not self._paused and not self._engine.queued_body_size():
                     self._transport.write(self._engine.data_to_send())
@@ -252,15 +194,23 @@ class GrpcConnection(asyncio.Protocol):
     # For the transport.
 
     def begin_drain(self) -> None:
-        """Tell the client to go elsewhere; calls under way finish, idle streams end."""
+        """Tell the client to go elsewhere. What it has sent before it knows is still taken: until it has answered a ping (RFC 9113, 6.8)."""
         if self._over:
             return
         self._engine.send_shutdown_notice()
+        self._engine.ping()
+        self.flush()
+
+    def end_drain(self) -> None:
+        """Calls under way finish, idle streams end, nothing new is taken. May be called again."""
+        if self._over or self._refusing:
+            return
+        self._refusing = True
         for call in list(self._calls.values()):
             if call.kind == STREAM and not call.running and not call.waiting:
                 self.fail(call, UnavailableError("server", "stopping", "", "connect again"))
         self._engine.send_goaway(self._h2.ErrorCode.NO_ERROR)
-        self.flush()
+        self._dispatcher.touched(self)
 
     def abort(self) -> None:
         """Close at once."""
@@ -304,6 +254,8 @@ class GrpcConnection(asyncio.Protocol):
                 call = self._calls.pop(event.stream_id, None)
                 if call is not None:
                     self._forget(call)
+            elif kind is h2.PingAcknowledged and self._owner.draining:
+                self.end_drain()
             elif kind is h2.SettingsReceived or kind is h2.PingReceived:
                 self._settled = True
                 self._pings += 1

@@ -19,14 +19,15 @@ from edgekit.protocol._tensors import Limits
 from edgekit.protocol._types import InferenceCore
 
 if TYPE_CHECKING:
-    from edgekit.protocol._grpc_connection import ConnectionOwner
     from edgekit.protocol._grpc_dispatch import Dispatcher
+    from edgekit.protocol._grpc_owner import ConnectionOwner
 
 __all__ = ["GrpcTransport"]
 
 _MAX_CONNECTIONS = 1000  # each is a file descriptor, of which most systems give a process 1,024
 _HANDSHAKE_S = 10.0
 _SWEEP_S = 1.0
+_NOTICE_S = 0.25  # for clients to answer that they know of the stop
 _DRAIN_STEP_S = 0.01
 _ALPN = ("h2",)
 
@@ -52,8 +53,8 @@ class GrpcTransport:
         flag: str = "--grpc",
     ) -> None:
         _require()
-        from edgekit.protocol._grpc_connection import ConnectionOwner
         from edgekit.protocol._grpc_dispatch import Dispatcher
+        from edgekit.protocol._grpc_owner import ConnectionOwner
 
         access = access or Access()
         tls = access.tls_context(_ALPN)
@@ -113,10 +114,11 @@ class GrpcTransport:
         self._loop.call_later(_SWEEP_S, self._sweep)
 
     def _begin_drain(self, deadline_s: float) -> None:
-        self._owner.draining = True
+        self._owner.draining = self._dispatcher.control.stopping = True
         self._server.close()
         for connection in list(self._owner.connections):
             connection.begin_drain()
+            self._loop.call_later(_NOTICE_S, connection.end_drain)
         self._await_drain(deadline_s)
 
     def _await_drain(self, deadline_s: float) -> None:

@@ -31,10 +31,15 @@ def parse_message(name: str, request: Any, raw: memoryview | bytes) -> Any:
 
 
 class ControlService:
-    """Answers by path; safe from several threads."""
+    """Answers by path; safe from several threads.
+
+    Attributes:
+        stopping: the server takes no more; it is not ready then.
+    """
 
     def __init__(self, core: InferenceCore, extensions: Extensions) -> None:
         self._core = core
+        self.stopping = False
         self._extensions = extensions
         self._classes = message_classes()
         self._methods = {method.path(name): (name, method) for name, method in methods().items() if not method.streaming}
@@ -59,12 +64,15 @@ class ControlService:
         answered: bytes = handler(message).SerializeToString()
         return answered
 
+    def _ready(self) -> bool:
+        return not self.stopping and self._core.ready()
+
     def _health(self, raw: bytes) -> bytes:
         # field 1, length-delimited; an empty name is the whole server
         service = raw[2:].decode(errors="replace") if raw[:1] == b"\x0a" and len(raw) >= 2 and raw[1] == len(raw) - 2 else ""
         if (raw and not service) or service not in {"", SERVICE}:
             raise NotFoundError("health of a service", "no such service", f"none, or {SERVICE}")
-        return _SERVING if self._core.ready() else _NOT_SERVING
+        return _SERVING if self._ready() else _NOT_SERVING
 
     def _ServerLive(self, message: Any) -> Any:  # noqa: N802 - named as the RPC
         del message
@@ -72,7 +80,7 @@ class ControlService:
 
     def _ServerReady(self, message: Any) -> Any:  # noqa: N802
         del message
-        return self._classes["ServerReadyResponse"](ready=self._core.ready())
+        return self._classes["ServerReadyResponse"](ready=self._ready())
 
     def _ModelReady(self, message: Any) -> Any:  # noqa: N802
         try:

@@ -10,8 +10,9 @@ from edgekit.protocol import InferRequest, InferResponse, Limits, Tensor
 from edgekit.protocol._access import Access
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._grpc_codec import encode_request
-from edgekit.protocol._grpc_connection import ConnectionOwner, GrpcConnection
+from edgekit.protocol._grpc_connection import GrpcConnection
 from edgekit.protocol._grpc_dispatch import Dispatcher
+from edgekit.protocol._grpc_owner import ConnectionOwner
 from edgekit.protocol._grpc_wire import framed
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -19,6 +20,7 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDO
 END_STREAM, END_HEADERS = 1, 4
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
+READY = "/inference.GRPCInferenceService/ServerReady"
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 
 
@@ -79,6 +81,9 @@ class HoldingCore:
         self.turns = []  # how many requests each brought
 
     def live(self):
+        return True
+
+    def ready(self):
         return True
 
     def submit(self, request, done):

@@ -22,6 +22,7 @@ from tests.protocol.grpc_memory import (
     PING,
     PREFACE,
     PRIORITY,
+    READY,
     RST_STREAM,
     SETTINGS,
     STREAM_INFER,
@@ -300,8 +301,10 @@ def test_draining_lets_calls_finish_and_idle_streams_go(client, peer):
     idle = client.call(STREAM_INFER, end=False)
     peer.owner.draining = True
     peer.connection.begin_drain()
+    crossing = client.call(INFER, infer_message(), pump=False)  # sent before the client knows
     client.pump()
-    assert client.goaways[0] == (2**31 - 1, 0)
+    assert client.goaways == [(2**31 - 1, 0), (crossing, 0)]
+    assert client.status(crossing)[0] == 0
     assert client.status(idle)[0] == 14
     assert held not in client.ended
     assert not peer.wire.closed
@@ -312,6 +315,14 @@ def test_draining_lets_calls_finish_and_idle_streams_go(client, peer):
     assert peer.wire.closed == "close"
     refused = Peer(owner=peer.owner)
     assert refused.wire.closed == "abort"
+
+
+def test_a_server_that_stops_is_not_ready(client, peer):
+    for path, answers in (("/grpc.health.v1.Health/Check", (b"\x08\x01", b"\x08\x02")), (READY, (b"\x08\x01", b""))):
+        for peer.owner.dispatcher.control.stopping in (False, True):
+            stream = client.call(path, b"")
+            wait_for(peer, client, stream)
+            assert client.messages[stream][5:] == answers[peer.owner.dispatcher.control.stopping]
 
 
 def test_too_many_connections_and_calls(peer):
