@@ -153,9 +153,7 @@ class CachedCore:
             leader = _Leader(self, key, model, request, started_s)
             if leads:
                 self._leaders[key] = leader
-        if self._redis is not None and self._redis.available:
-            self._pool.submit(self._look_up, leader, done)
-        else:
+        if self._redis is None or not self._redis.available or not self._later(self._look_up, leader, done):
             self._compute(leader, done)
         return leader
 
@@ -202,7 +200,7 @@ class CachedCore:
             if self._still(leader.model, answer):
                 self._memory.put(leader.key, outputs)
                 if self._redis is not None and (encoded := encode_outputs(outputs)) is not None:
-                    self._pool.submit(self._redis.put, leader.key, encoded)
+                    self._later(self._redis.put, leader.key, encoded)
         followers = self._leave(leader)
         self._count(leader.model, "miss", time.monotonic() - leader.started_s)
         if not leader.cancelled:
@@ -212,9 +210,18 @@ class CachedCore:
                 self._answer(follower, leader.model, outputs, "coalesced", version)
             elif isinstance(answer, (DeadlineError, OverloadedError)):
                 # That the first had too little time says nothing about the others. Not from within the core's own turn.
-                self._pool.submit(self._again, follower)
+                if not self._later(self._again, follower):
+                    follower.done(answer)
             elif not follower.cancelled:
                 follower.done(answer)
+
+    def _later(self, work: Callable[..., object], *arguments: object) -> bool:
+        """Do something in a thread of the pool; false when that has ended, since the server stops."""
+        try:
+            self._pool.submit(work, *arguments)
+        except RuntimeError:
+            return False
+        return True
 
     def _again(self, follower: _Follower) -> None:
         if not follower.cancelled:

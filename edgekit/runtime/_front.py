@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.errors import DeadlineError, NotFoundError, OverloadedError
+from edgekit.errors import DeadlineError, NotFoundError, OverloadedError, UnavailableError
 from edgekit.protocol import (
     InferRequest,
     InferResponse,
@@ -119,7 +119,11 @@ class VersionedCore:
             )
             return parked
         self._parked[parked] = None
-        self._loader.submit(self._load_and_submit, parked)
+        try:
+            self._loader.submit(self._load_and_submit, parked)
+        except RuntimeError:  # it has ended
+            self._parked.pop(parked, None)
+            parked.answer(_stopping(request))
         return parked
 
     def _load_and_submit(self, parked: _Parked) -> None:
@@ -198,6 +202,8 @@ class VersionedCore:
         """End the rollouts' threads and the loader. The core is closed by whoever made it."""
         self._rollouts.close()
         self._loader.shutdown(wait=True, cancel_futures=True)
+        for parked in list(self._parked):
+            parked.answer(_stopping(parked.request))
 
     def _loaded(self, name: str, version: str) -> str:
         """The same version, loaded where that is done on demand."""
@@ -234,6 +240,10 @@ class _Parked:
         """See `Ticket.cancel`."""
         if not self.take() and self.ticket is not None:
             self.ticket.cancel()
+
+
+def _stopping(request: InferRequest) -> UnavailableError:
+    return UnavailableError(f"model {request.model_name}", "the server stops", "", "send it again later, or to another")
 
 
 def _with_version(request: InferRequest, version: str) -> InferRequest:

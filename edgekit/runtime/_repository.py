@@ -81,6 +81,7 @@ class ModelRepository:
         # name -> version, label or "" for the default -> model:
         self._routes: Mapping[str, Mapping[str, LoadedModel]] = {}
         self.trials: Mapping[str, Trial] = {}
+        self._states: Mapping[str, ModelState] = {}  # as of the last switch
         self._problems: dict[tuple[str, str], str] = {}
         self._unloaded: set[str] = set()  # by name, on purpose: not loaded again because somebody asks
         self._stamp = self.store.stamp()
@@ -366,7 +367,7 @@ class ModelRepository:
     def _switch(self) -> None:
         """Let requests see what is loaded and labelled now."""
         with self._switching:
-            models = self.store.state().models
+            self._states = models = self.store.state().models
             before = self._routes
             self._routes = {name: self._route(models.get(name, ModelState()), name, versions) for name, versions in self._loaded.items()}
             self.trials = {name: self._trial(name, model) for name, model in models.items() if model.rollout and self._catalogue.get(name)}
@@ -393,7 +394,7 @@ class ModelRepository:
         present = self._catalogue.get(name, {})
         if version in present:
             return present[version]
-        state = self.state(name)
+        state = self._states.get(name, ModelState())
         return present.get(state.labels.get(version, "") if version else default_version(state, present))
 
     def _missing(self, name: str, version: str) -> NotFoundError:

@@ -17,6 +17,7 @@ from edgekit.runtime._repository import ModelRepository
 from edgekit.runtime._result_cache import CACHE_PARAMETER
 from edgekit.runtime._rollout import Rollout, RolloutDecision, decide_rollout
 from edgekit.runtime._shadow import Shadow
+from edgekit.runtime._store import PathStore
 from edgekit.runtime._trial import Trial
 from edgekit.runtime._versions import ModelState, end_rollout
 
@@ -51,10 +52,11 @@ class Rollouts:
     def start(self, *more: Callable[[], None]) -> None:
         """Begin to watch; ``more`` is called as often."""
         self._watcher = threading.Thread(target=self._loop, args=(self.check, *more), name="edgekit-rollouts", daemon=True)
-        # A load may take minutes; the guard must not wait for it.
-        self._follower = threading.Thread(target=self._loop, args=(self._repository.follow,), name="edgekit-follow", daemon=True)
         self._watcher.start()
-        self._follower.start()
+        if not isinstance(self._repository.store, PathStore):
+            # A load may take minutes; the guard must not wait for it.
+            self._follower = threading.Thread(target=self._loop, args=(self._repository.follow,), name="edgekit-follow", daemon=True)
+            self._follower.start()
 
     def close(self) -> None:
         """End the threads; shadows drop what waits."""

@@ -165,21 +165,31 @@ class FolderStore:
         """
         bundle = Bundle.open(source)
         name, version = bundle.manifest.name, bundle.manifest.version
-        with self._writing():
-            state = self.state()
-            self._sweep(state)
-            order = 1 + max((one.order for model in state.models.values() for one in model.versions.values()), default=0)
-            size = sum(path.stat().st_size for path in bundle.directory.rglob("*") if path.is_file())
-            entry = InstalledVersion(_folder_name(name, version, bundle.digest), bundle.digest, size, order)
-            present = state.models[name].versions.get(version) if name in state.models else None
-            if present is not None and present.digest == bundle.digest:
-                entry, size = msgspec.structs.replace(present, order=order), 0
-            with_installed(state, name, version, entry, labels)  # refuses before anything is copied
-            state = _with_room(state, size, (name, version), make_room=make_room)
-            if size:
-                self._copy(bundle, self.folder / entry.folder)
-            self._commit(with_installed(state, name, version, entry, labels))
-        return name, version
+        _, _, missing = self._plan(bundle, labels, make_room=make_room)  # refuses before anything is copied
+        with self._staged(bundle) if missing else contextlib.nullcontext() as staged, self._writing():
+            state, folder, missing = self._plan(bundle, labels, make_room=make_room)
+            if missing and staged is not None:
+                self._sweep(self.state())  # what a killed process may have left where this goes
+                os.replace(staged, self.folder / folder)
+            if not missing or staged is not None:
+                self._commit(state)
+                return name, version
+        return self.install(source, labels, make_room=make_room)  # it was there, and was removed just now
+
+    def _plan(self, bundle: Bundle, labels: Collection[str], *, make_room: bool) -> tuple[RepositoryState, str, bool]:
+        """The state after an installation, the bundle's folder, and whether it has to be copied there first."""
+        name, version = bundle.manifest.name, bundle.manifest.version
+        state = self.state()
+        order = 1 + max((one.order for model in state.models.values() for one in model.versions.values()), default=0)
+        present = state.models[name].versions.get(version) if name in state.models else None
+        if present is not None and present.digest == bundle.digest:
+            entry = msgspec.structs.replace(present, order=order)
+            return with_installed(state, name, version, entry, labels), entry.folder, False
+        size = sum(path.stat().st_size for path in bundle.directory.rglob("*") if path.is_file())
+        entry = InstalledVersion(_folder_name(name, version, bundle.digest), bundle.digest, size, order)
+        with_installed(state, name, version, entry, labels)
+        state = _with_room(state, size, (name, version), make_room=make_room)
+        return with_installed(state, name, version, entry, labels), entry.folder, True
 
     def remove(self, name: str, version: str) -> None:
         """Remove a version. Servers that have it loaded finish what they have.
@@ -208,35 +218,60 @@ class FolderStore:
         self._sweep(state)
         return state
 
-    def _copy(self, bundle: Bundle, target: Path) -> None:
-        """Bring the bundle to ``target``, whole, checked and on disk."""
+    @contextlib.contextmanager
+    def _staged(self, bundle: Bundle) -> Iterator[Path]:
+        """A copy of the bundle beside the others: whole, checked and on disk. A lock on its folder keeps other processes from sweeping it away, so that they
+        need not wait while it is written.
+        """
         with storage_errors(self.folder):
-            staging = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self.folder))
+            with self._writing():
+                staging = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self.folder))
+                held = os.open(staging, os.O_RDONLY)
+                fcntl.flock(held, fcntl.LOCK_EX)
             try:
-                shutil.copytree(bundle.directory, staging / "bundle", copy_function=shutil.copyfile)
-                if Bundle.open(staging / "bundle").digest != bundle.digest:
+                copy = staging / "bundle"
+                shutil.copytree(bundle.directory, copy, copy_function=shutil.copyfile)
+                if Bundle.open(copy).digest != bundle.digest:
                     raise IntegrityError(str(bundle.path), "was changed while it was copied", "", "install it again")
-                fsync_tree(staging / "bundle")
-                os.replace(staging / "bundle", target)
+                fsync_tree(copy)
+                yield copy
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
+                os.close(held)
 
     def _sweep(self, state: RepositoryState) -> None:
-        """Delete what an interrupted change or a removal left: only what this module made, and only what the state does not name."""
+        """Delete what an interrupted change or a removal left: only what this module made, and only what the state does not name. The writers' lock is held."""
         named = {installed.folder for model in state.models.values() for installed in model.versions.values()}
         with storage_errors(self.folder):
             for path in self.folder.iterdir():
-                unfinished = path.name.startswith((_INCOMING, f".{STATE}."))
-                if path.is_dir() and path.name not in named and (unfinished or _OURS.fullmatch(path.name)):
-                    shutil.rmtree(path, ignore_errors=True)
-                elif unfinished and path.is_file():
+                if path.name.startswith(f".{STATE}.") and path.is_file():
                     path.unlink(missing_ok=True)
+                elif path.name.startswith(_INCOMING):
+                    _delete_unlocked(path)
+                elif path.is_dir() and path.name not in named and _OURS.fullmatch(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         with storage_errors(self.folder), open(self.folder / _LOCK, "ab") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)  # ends with the handle, and with the process
             yield
+
+
+def _delete_unlocked(staging: Path) -> None:
+    """Delete an unfinished copy, unless the process that makes it lives."""
+    try:
+        held = os.open(staging, os.O_RDONLY)
+    except FileNotFoundError:
+        return  # it was finished or given up just now
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        shutil.rmtree(staging, ignore_errors=True)
+    finally:
+        os.close(held)
 
 
 def _with_room(state: RepositoryState, size: int, coming: tuple[str, str], *, make_room: bool) -> RepositoryState:

@@ -55,6 +55,14 @@ WRONG = {
     "no size": (["models", "quota", "--disk", "much", "-r", "{r}"], 2, "--disk: 'much'"),
     "no models to serve": (["serve"], 2, "neither paths nor a repository folder; expected one of both"),
     "two places": (["serve", "x", "--repository", "{r}"], 2, "both paths and a repository folder"),
+    "no cache size": (["serve", "--repository", "{r}", "--result-cache", "lots"], 2, "--result-cache: 'lots'"),
+    "no time to live": (["serve", "--repository", "{r}", "--result-cache", "1MB", "--result-cache-ttl", "0"], 2, "a time to live of 0 s"),
+    "redis alone": (["serve", "--repository", "{r}", "--result-cache-redis", "redis://x"], 2, "give --result-cache SIZE"),
+    "no redis": (
+        ["serve", "--repository", "{r}", "--result-cache", "1MB", "--result-cache-redis", "http://x", "--http", ":0", "--grpc", "off"],
+        2,
+        "--result-cache-redis: 'http://x'",
+    ),
     "no memory": (["serve", "--repository", "{r}", "--memory-quota", "-1"], 2, "--memory-quota: '-1'"),
 }
 

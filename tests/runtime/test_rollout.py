@@ -142,7 +142,7 @@ counts = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     mode=st.sampled_from(["canary", "split", "shadow"]),
     share=st.one_of(st.none(), st.floats(0.01, 1.0)),

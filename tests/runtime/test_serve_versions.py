@@ -11,7 +11,7 @@ import pytest
 import tritonclient.grpc
 
 from edgekit.protocol import InferRequest, Tensor, connect
-from edgekit.runtime import FolderStore, RepositoryOptions, serve_bundles
+from edgekit.runtime import CacheOptions, FolderStore, RepositoryOptions, serve_bundles
 from edgekit.telemetry import MemoryTransport, start_telemetry
 from tests.runtime.serving_bundles import write_scale
 
@@ -119,3 +119,29 @@ def test_an_empty_repository_is_live_and_becomes_ready(bundles):
         until(client.ready)
         assert answer(client).model_version == "1"
         client.close()
+
+
+def test_the_result_cache_over_http_and_grpc(bundles, telemetry):
+    options = RepositoryOptions(folder=str(bundles / "repository"))
+    FolderStore(bundles / "repository").install(bundles / "1", ["stable"])
+    with serve_bundles([], ("127.0.0.1", 0), ("127.0.0.1", 0), telemetry, repository=options, cache=CacheOptions(1 << 20)) as started:
+        client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{started.grpc_port}")
+        tensor = tritonclient.grpc.InferInput("x", [1, 4], "FP32")
+        tensor.set_data_from_numpy(X)
+        own = connect(f"http://127.0.0.1:{started.http_port}")
+        answers = [answer(own), answer(own)]
+        assert [found.parameters.get("edgekit_cache") for found in answers] == [None, "hit"]
+        found = client.infer("scale", [tensor], request_id="seven")
+        assert found.get_response().parameters["edgekit_cache"].string_param == "hit"
+        assert found.get_response().id == "seven"
+        np.testing.assert_array_equal(found.as_numpy("y"), X)
+        stats = client.get_inference_statistics("scale", as_json=True)["model_stats"][0]
+        assert (stats["inference_stats"]["cache_hit"]["count"], stats["inference_stats"]["cache_miss"]["count"]) == ("2", "1")
+        assert (stats["inference_count"], stats["execution_count"]) == ("3", "1")
+        FolderStore(bundles / "repository").install(bundles / "2", ["stable"])
+        until(lambda: answer(own).model_version == "2")
+        assert float(answer(own).outputs[0].data[0, 0]) == 2.0
+        own.close()
+        client.close()
+    names = {point.name for point in telemetry.meter.collect(time.time_ns())}
+    assert {"edgekit.cache.lookups", "edgekit.cache.bytes", "edgekit.model.changes"} <= names

@@ -109,6 +109,17 @@ def test_what_is_not_ours_stays(store):
         store.remove("scale", "2")
 
 
+def test_a_copy_under_way_holds_nobody_up_and_is_not_swept(store, bundles):
+    """A bundle may be large: while one process copies it, others label, remove and clean up."""
+    with store._staged(Bundle.open(bundles / "3")) as copy:
+        other = FolderStore(store.folder)
+        other.remove("scale", "2")
+        other.install(bundles / "1", ["other"])
+        assert Bundle.open(copy).manifest.version == "3"
+    assert not copy.exists()
+    assert sorted(store.state().models["scale"].labels) == ["other", "stable"]
+
+
 def test_two_writers_take_turns(store, bundles):
     """Each adds labels of its own; none is lost."""
 
