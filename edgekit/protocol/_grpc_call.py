@@ -30,6 +30,7 @@ class Call:
         waiting: messages of a stream that have not begun.
         unacknowledged_bytes: of them, for flow control: the client may send no more until they have.
         running: inferences under way.
+        decoding: one of them is read in a thread; those after it wait, so that a stream's requests reach the core in order.
         ended: the client sends nothing more.
         answered: headers have been sent.
         closed: nothing more is sent.
@@ -42,6 +43,7 @@ class Call:
         "closed",
         "connection",
         "deadline_s",
+        "decoding",
         "ended",
         "head",
         "kind",
@@ -66,6 +68,7 @@ class Call:
         self.waiting: deque[Message] = deque()
         self.unacknowledged_bytes = 0
         self.running: set[Inference] = set()
+        self.decoding = False
         self.ended = False
         self.answered = False
         self.closed = False

@@ -35,7 +35,8 @@ MESSAGE_SLACK_BYTES = 1 << 20  # names, shapes and parameters beside the tensors
 _CONTROL_THREADS = 4  # health and repository calls that still get through while inference takes all its threads
 _MAX_CONTROL_WAITING = 256
 _DECODE_THREADS = 2
-_INLINE_BYTES = 256 << 10  # a larger message may hold what takes long to decode (typed contents, BYTES)
+_INLINE_BYTES = 4 << 20  # of plain tensors, which are copied at most
+_INLINE_FULL_BYTES = 64 << 10  # of what takes longer to decode (typed contents, BYTES)
 _STREAM_RUNNING = 64  # inferences of one stream at once; flow control holds back the rest
 _FINAL_ASKED = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
@@ -110,7 +111,7 @@ class Dispatcher:
 
     def pump(self, call: Call) -> None:
         """Begin what a stream has brought, as far as it may."""
-        while call.waiting and not call.closed and len(call.running) < self.stream_running:
+        while call.waiting and not (call.closed or call.decoding) and len(call.running) < self.stream_running:
             self._infer(Inference(call, call.waiting.popleft(), self._deliver))
         if not call.waiting:
             call.connection.acknowledge_held(call)
@@ -132,24 +133,28 @@ class Dispatcher:
                 return
             self._in_flight += 1
             self._pool.submit(self._run_blocking, inference)
-        elif message.encoding or len(message.data) > _INLINE_BYTES:
-            self._in_flight += 1
-            self._pool.submit(self._run_decode, inference)
         else:
             try:
-                self._decode(inference)
+                here = not message.encoding and len(message.data) <= _INLINE_BYTES and self._decode(inference, _INLINE_FULL_BYTES)
             except Exception as exc:  # noqa: BLE001 - becomes the call's status
                 self._deliver(inference, exc)
-            else:
+                return
+            if here:
                 self._submit(inference)
+            else:
+                self._in_flight += 1
+                call.decoding = True
+                self._pool.submit(self._run_decode, inference)
 
-    def _decode(self, inference: Inference) -> None:
-        """Set the inference's request from its message; any thread."""
+    def _decode(self, inference: Inference, full_limit_bytes: int | None = None) -> bool:
+        """Set the inference's request from its message; any thread. False when that takes the full path, and more bytes than the limit."""
         message = inference.message
         assert message is not None
         raw = memoryview(inflate(message, self.message_limit_bytes) if message.encoding else message.data)
         request = self._scanner().scan(raw)
         if request is None:
+            if full_limit_bytes is not None and len(raw) > full_limit_bytes:
+                return False
             parsed = parse_message("ModelInfer", self._request_class, raw)
             inference.identity, inference.readable = parsed.id, True
             request = decode_request(parsed, self._limits, self._regions)
@@ -162,6 +167,7 @@ class Dispatcher:
             request.deadline_s = absolute_deadline(request.parameters, now_s, remaining_s)
         inference.request = request
         inference.message = None
+        return True
 
     def _scanner(self) -> RequestScanner:
         """The scanner of this thread."""
@@ -264,6 +270,7 @@ class Dispatcher:
     def _answer(self, inference: Inference, answer: Any) -> None:
         if isinstance(answer, _Threaded):
             self._in_flight -= 1
+            inference.call.decoding = False
             answer = answer.answer
         call = inference.call
         if inference.cancelled or call.closed:
@@ -271,6 +278,8 @@ class Dispatcher:
         self._dirty.add(call.connection)
         if answer is None:  # decoded in a thread
             self._submit(inference)
+            if call.kind == STREAM:
+                self.pump(call)
             return
         call.running.discard(inference)
         try:

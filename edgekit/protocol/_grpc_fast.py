@@ -42,7 +42,8 @@ _ID_TAG = b"\x1a"
 _RAW_OUTPUT_TAG = b"\x32"
 # Tag of infer_response in ModelStreamInferResponse.
 _INFER_RESPONSE_TAG = b"\x12"
-_GENERIC = ("BOOL", "BYTES")  # their bytes are looked at one by one
+_GENERIC = ("BOOL", "BYTES")  # their bytes are looked at one by one...
+_MAX_GENERIC_BYTES = 64 << 10  # ...and many of them are left to the full path, which may run elsewhere
 _MAX_CACHED = 256  # entries of a cache; it starts again when it is full
 _MAX_KEY_BYTES = 4096  # strangers choose the keys
 _MAX_LENGTHS = 4  # lengths of prefixes that are tried
@@ -126,6 +127,8 @@ class RequestScanner:
         tensors = []
         for item, (start, end) in zip(plan.inputs, spans, strict=True):
             if item.size_bytes < 0:
+                if end - start > _MAX_GENERIC_BYTES:
+                    return None
                 try:
                     array = array_from_raw("", item.datatype, item.shape, data[start:end], self._limits)
                 except EdgeKitError:

@@ -1,13 +1,16 @@
 """A gRPC connection in memory: calls, streams, flow control both ways, and peers that do not keep to the rules."""
 
 import struct
+import threading
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.protocol import Limits
+from edgekit.protocol import InferRequest, Limits, Tensor
 from edgekit.protocol._access import Access
+from edgekit.protocol._grpc_codec import encode_request
 from edgekit.protocol._grpc_messages import message_classes
 from edgekit.protocol._grpc_wire import framed
 from tests.protocol.grpc_memory import (
@@ -178,6 +181,21 @@ def test_a_stream_answers_as_answers_come(client, peer):
     last = answers(client.messages[stream])[-1].infer_response
     assert (last.id, last.parameters["triton_final_response"].bool_param) == ("4", True)
     assert client.status(stream)[0] == 0
+
+
+def test_a_streams_requests_reach_the_core_in_order(client, peer):
+    text = np.array([b"x" * 100] * 5000, dtype=object)  # long enough to be read in a thread
+    slow = encode_request(InferRequest("held", [Tensor("x", text)], id="1")).SerializeToString()
+    busy = threading.Event()
+    for _ in range(2):
+        peer.owner.dispatcher._pool.submit(busy.wait)
+    stream = client.call(STREAM_INFER, infer_message("held", id="0"), slow, infer_message("held", id="2"), end=False)
+    assert [request.id for request, _ in peer.core.held] == ["0"]
+    busy.set()
+    while len(peer.core.held) < 3:
+        client.pump()
+    assert [request.id for request, _ in peer.core.held] == ["0", "1", "2"]
+    client.reset(stream)
 
 
 def test_a_stream_ends_when_its_last_answer_is_given(client, peer):
