@@ -9,7 +9,6 @@ the state before or the state after; leftovers go with the next change. Writers 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -22,7 +21,7 @@ from typing import Protocol
 import msgspec
 
 from edgekit.bundle import Bundle, fsync_tree, storage_errors, write_file
-from edgekit.errors import IntegrityError, UsageError
+from edgekit.errors import EnvironmentMissingError, IntegrityError, UsageError
 from edgekit.runtime._found import FoundBundle, find_bundles
 from edgekit.runtime._versions import (
     InstalledVersion,
@@ -227,7 +226,7 @@ class FolderStore:
             with self._writing():
                 staging = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self.folder))
                 held = os.open(staging, os.O_RDONLY)
-                fcntl.flock(held, fcntl.LOCK_EX)
+                _lock(held)
             try:
                 copy = staging / "bundle"
                 shutil.copytree(bundle.directory, copy, copy_function=shutil.copyfile)
@@ -254,8 +253,23 @@ class FolderStore:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         with storage_errors(self.folder), open(self.folder / _LOCK, "ab") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # ends with the handle, and with the process
+            _lock(handle.fileno())
             yield
+
+
+def _lock(descriptor: int, *, wait: bool = True) -> bool:
+    """Hold an open file or folder until it is closed or the process ends; false when another process does and ``wait`` is false."""
+    try:
+        import fcntl
+    except ImportError as exc:
+        raise EnvironmentMissingError(
+            "a repository folder", "this system has no flock", "Linux or macOS", "serve bundles by their paths"
+        ) from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _delete_unlocked(staging: Path) -> None:
@@ -265,11 +279,8 @@ def _delete_unlocked(staging: Path) -> None:
     except FileNotFoundError:
         return  # it was finished or given up just now
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    else:
-        shutil.rmtree(staging, ignore_errors=True)
+        if _lock(held, wait=False):
+            shutil.rmtree(staging, ignore_errors=True)
     finally:
         os.close(held)
 

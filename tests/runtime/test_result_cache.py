@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -305,6 +305,52 @@ def test_cancelling(scripted):
     core.answer()
     assert (third, fourth, how(fifth[0])) == ([], [], "computed")
     second_ticket.cancel()  # too late to matter
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["ask", "ask", "ask", "answer", "fail", "refuse", "cancel"]),
+        st.integers(0, 2),
+        st.sampled_from([None, 50.0, 100.0]),
+    ),
+    max_size=40,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(steps)
+def test_everybody_is_answered_once_and_rightly(repository, script):
+    """Whatever is asked, answered, refused and cancelled in whatever order: one answer to each request that was not cancelled, its own id and value in it."""
+    core = ScriptedCore()
+    cached = CachedCore(core, repository, MB)
+    now_s = time.monotonic()
+    asked = []
+
+    def settle():
+        while not cached._pool.submit(cached._pool._work_queue.empty).result(10):
+            pass
+
+    for what, which, deadline_s in script:
+        if what == "ask":
+            one = request(which, id=str(len(asked)), deadline_s=None if deadline_s is None else now_s + deadline_s)
+            asked.append((one, *ask(cached, one), []))
+        elif what == "cancel" and asked:
+            _, _, ticket, cancelled = asked[which % len(asked)]
+            ticket.cancel()
+            cancelled.append(True)
+        elif core.open:
+            core.answer({"answer": None, "fail": EngineError("m", "x"), "refuse": OverloadedError("m", "x")}.get(what))
+            settle()
+    while core.open:
+        core.answer()
+        settle()
+    for one, answers, _, cancelled in asked:
+        assert len(answers) == 1 or (cancelled and not answers)
+        if answers and isinstance(answers[0], InferResponse):
+            assert answers[0].id == one.id
+            np.testing.assert_array_equal(answers[0].outputs[0].data, one.inputs[0].data * 2)
+    assert not cached._leaders
+    cached.close()
 
 
 def test_wrong_requests_get_the_cores_own_line(repository):
