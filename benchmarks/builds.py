@@ -87,9 +87,14 @@ def table(rows: list[dict[str, Any]]) -> str:
             lines.append(f"{name} refused: {each['refused'][:120]} | | | |")
         else:
             lines.append(
-                f"{name} {each['seconds']:.2f} | {each['vendor_tool_seconds']} | {each['artifact_bytes']:,} | {each['verified']} |"
+                f"{name} {each['seconds']:.2f} | {_alone(each['vendor_tool_seconds'])} | {each['artifact_bytes']:,} | {each['verified']} |"
             )
     return "\n".join(lines)
+
+
+def _alone(seconds: float | str) -> str:
+    """A cell: seconds, a refusal, or that there is no such tool (`vendor_tools` says why)."""
+    return f"{seconds:.2f}" if isinstance(seconds, float) else seconds if seconds.startswith("refused") else "–"
 
 
 def main() -> None:

@@ -70,6 +70,20 @@ def pyramid(path: Path) -> Path:
     return saved(path, nodes, constants, ["N", 3, "H", "W"])
 
 
+def halves(path: Path) -> Path:
+    """Halved with padding that is SAME at odd sizes only, and brought back to a size that is read off a tensor."""
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("MaxPool", ["a"], ["b"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Shape", ["a"], ["sa"], start=2),
+        node("Shape", ["b"], ["sb"], end=2),
+        node("Concat", ["sb", "sa"], ["sizes"], axis=0),
+        node("Resize", ["b", "", "", "sizes"], ["c"], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+        node("Concat", ["a", "c"], ["y"], axis=1),
+    ]
+    return saved(path, nodes, {"w": floats(4, 3, 3, 3)}, ["N", 3, "H", "W"])
+
+
 def network_of_four(path: Path) -> Path:
     """Takes multiples of 4 only, as detectors take multiples of 32: what was halved twice and doubled twice is added to what was not."""
     nodes = [

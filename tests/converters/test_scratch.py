@@ -21,6 +21,11 @@ def leave(tell):
     made = [tempfile.mkdtemp(suffix=".mlpackage"), tempfile.NamedTemporaryFile(prefix="__autograph", delete=False).name]
     return made, os.environ["TMPDIR"]
 
+def use_onnx_runtime(tell):
+    import onnxruntime
+    onnxruntime.get_available_providers()
+    return sorted(os.listdir(os.environ["TMPDIR"]))
+
 def hang(tell):
     tempfile.mkdtemp(suffix=".mlpackage")
     tell("hanging")
@@ -78,6 +83,12 @@ def test_what_a_killed_toolchain_leaves_goes_too(temporary: Path, untidy: str) -
     with pytest.raises(ProcessEndedError, match="did not end within"):
         Guard(limits=Limits(2.0, 2**40)).call("untidy", "target x", f"{untidy}:hang")
     assert _left(temporary) == []
+
+
+def test_onnx_runtime_keeps_no_telemetry_session(temporary: Path, untidy: str) -> None:
+    """Its telemetry would write ``.ses`` into the temporary folder, and send events to Microsoft."""
+    assert Guard().call("untidy", "target x", f"{untidy}:use_onnx_runtime") == []
+    close_workers()
 
 
 def test_a_folder_goes_at_the_end_of_its_block_also_after_an_error(temporary: Path) -> None:

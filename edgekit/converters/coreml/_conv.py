@@ -6,7 +6,7 @@ from typing import Any
 
 from edgekit.converters._graph import Graph, Node
 from edgekit.converters.coreml._context import MilContext, constant_at, floats, op
-from edgekit.converters.coreml._window import flat, kernel_sizes, padding, pads_positive, per_axis, spatial, window_pads
+from edgekit.converters.coreml._window import flat, kernel_sizes, padding, pads_positive, per_axis, same_padding, spatial, window_pads
 
 __all__: list[str] = []
 
@@ -24,7 +24,7 @@ def conv(node: Node, ctx: MilContext) -> None:
         strides=per_axis(node, "strides", count),
         dilations=per_axis(node, "dilations", count),
         groups=int(node.attrs.get("group", 1)),
-        **padding(window_pads(node, ctx.graph)),
+        **(same_padding(node, ctx.graph) or padding(window_pads(node, ctx.graph))),
         **bias,
     )
 

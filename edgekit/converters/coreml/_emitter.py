@@ -141,7 +141,8 @@ def _program(job: EmitJob, source: NormalisedModel, tools: Toolchain, target: An
     next_step = "give --shape with a number for the first dimension" if one else "give --shape with numbers"
     if int8 or job.quantization is not None:
         raise UsageError("int8 or compressed weights", f"with {thing}", fixed, next_step)
-    programs = [build_program(_lowered(each)[0], tools, target) for each in job.source.probes]
+    graphs = [replace(_lowered(each)[0], sample_of_open=not one) for each in job.source.probes]
+    programs = [build_program(graph, tools, target) for graph in graphs]
     try:
         return open_sizes(programs, _open_axes(job, programs[0]), "the batch" if one else "open sizes", tools, target), source.model
     except OpenSizeError as exc:

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgekit.converters._graph import Graph, Node
 
-__all__ = ["flat", "kernel_sizes", "padding", "pads_positive", "per_axis", "spatial", "window_pads"]
+__all__ = ["flat", "kernel_sizes", "padding", "pads_positive", "per_axis", "same_padding", "spatial", "window_pads"]
 
 
 def spatial(node: Node, graph: Graph) -> str:
@@ -53,6 +53,16 @@ def pads_positive(node: Node, graph: Graph) -> str:
 
 def flat(pads: Sequence[tuple[int, int]]) -> list[int]:
     return [value for pair in pads for value in pair]
+
+
+def same_padding(node: Node, graph: Graph) -> dict[str, Any]:
+    """MIL's own words for padding that depends on the size, where sizes are examples of open ones; empty where pads say it all.
+
+    ``same`` pads as SAME_UPPER does, ``same_lower`` as SAME_LOWER (MIL operator conv, argument pad_type).
+    """
+    words = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower"}
+    word = words.get(node.attrs.get("auto_pad", "NOTSET"))
+    return {"pad_type": word} if graph.sample_of_open and word else {}
 
 
 def padding(pads: Sequence[tuple[int, int]]) -> dict[str, Any]:

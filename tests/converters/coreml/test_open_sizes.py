@@ -14,7 +14,7 @@ from edgekit.converters import build
 from edgekit.converters.coreml_reference import Interpreter
 from edgekit.errors import RequestError, UsageError
 from edgekit.runtime.engines._coreml import logical_outputs, native_inputs
-from tests.converters.open_size_models import attention, network_of_four, positions, pyramid, same_padding, sequence
+from tests.converters.open_size_models import attention, halves, network_of_four, positions, pyramid, same_padding, sequence
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +48,7 @@ CASES = {
     "pyramid fp16": (pyramid, (1, 3, -1, -1), "fp16", SIZES),
     "one side": (pyramid, (1, 3, 48, -1), "fp32", tuple((48, width) for _, width in SIZES)),
     "multiples of 4": (network_of_four, (1, 3, -1, -1), "fp32", ((32, 64), (100, 36))),
+    "same padding": (same_padding, (1, 3, -1, -1), "fp32", SIZES),
     "sequence": (sequence, (-1, -1, 6), "fp32", ((33,), (999,))),
 }
 
@@ -78,7 +79,7 @@ def test_sizes_beyond_the_bounds_are_refused_by_the_package(tmp_path: Path):
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[int, ...], str]] = {
-    "padding": (same_padding, (1, 3, -1, -1), r"pad of conv 'y' \(for Conv 'Conv_0'\) depends on open sizes"),
+    "rows of a resize": (halves, (1, 3, -1, -1), r"the values of a constant of gather '\w+' \(for Resize '\w+'\) depend on open sizes"),
     "values": (positions, (1, 3, 8, -1), r"the values of a constant of add 'y' \(for Add 'Add_\d'\) depend on open sizes"),
 }
 

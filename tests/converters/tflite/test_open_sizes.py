@@ -8,18 +8,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import helper
 
 from edgekit.bundle import Bundle
 from edgekit.converters import build
 from edgekit.errors import UsageError
 from edgekit.runtime import load
-from tests.converters.open_size_models import attention, floats, network_of_four, positions, pyramid, same_padding, saved, sequence
+from tests.converters.open_size_models import attention, halves, network_of_four, positions, pyramid, same_padding, sequence
 
 pytestmark = pytest.mark.slow
 
 RANDOM = np.random.default_rng(80)
-node = helper.make_node
 
 
 def built(path: Path, shape: tuple[int, ...], precision: str = "fp32") -> Bundle:
@@ -33,20 +31,6 @@ def built(path: Path, shape: tuple[int, ...], precision: str = "fp32") -> Bundle
         cache=False,
         reproducer=False,
     )
-
-
-def halves(path: Path) -> Path:
-    """Halved with padding that is SAME at odd sizes only, and brought back to a size that is read off a tensor."""
-    nodes = [
-        node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1], strides=[2, 2]),
-        node("MaxPool", ["a"], ["b"], kernel_shape=[2, 2], strides=[2, 2]),
-        node("Shape", ["a"], ["sa"], start=2),
-        node("Shape", ["b"], ["sb"], end=2),
-        node("Concat", ["sb", "sa"], ["sizes"], axis=0),
-        node("Resize", ["b", "", "", "sizes"], ["c"], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
-        node("Concat", ["a", "c"], ["y"], axis=1),
-    ]
-    return saved(path, nodes, {"w": floats(4, 3, 3, 3)}, ["N", 3, "H", "W"])
 
 
 SIZES = ((33, 33), (64, 40), (101, 77), (46, 130))
