@@ -12,6 +12,7 @@ from edgekit.runtime._rollout import Counts, Observations, Rollout, resume_rollo
 
 __all__ = ["SPLIT_KEY", "Trial", "split_position"]
 
+_SEQUENCE = "sequence_id"  # Triton's parameter
 SPLIT_KEY = "split_key"  # request parameter; requests of one key get one version
 
 
@@ -46,15 +47,17 @@ class Trial:
         self._problem = ""
 
     def choose(self, request: InferRequest) -> str:
-        """The version that answers a request that names none. A key of its own (the parameter ``split_key``, or the request's id) always gets the same."""
+        """The version that answers a request that names none. One key (the parameter ``split_key``, a sequence's id, or the request's) always gets the same."""
         rollout = self.rollout
         if rollout.mode == "shadow" or self.stopped:
             return rollout.baseline
         return rollout.candidate if self._position(request) < rollout.share else rollout.baseline
 
     def shadows(self, request: InferRequest) -> bool:
-        """The candidate gets a copy of this request."""
-        return self.rollout.mode == "shadow" and not self.stopped and self._position(request) < self.rollout.share
+        """The candidate gets a copy of this request. Sequences have none: their answers depend on state that a copy would not find."""
+        if self.rollout.mode != "shadow" or self.stopped or request.parameters.get(_SEQUENCE):
+            return False
+        return self._position(request) < self.rollout.share
 
     def record(self, version: str, answer: InferResponse | Exception, seconds: float) -> None:
         """Count an answer. What the client did wrong counts for nobody."""
@@ -92,5 +95,6 @@ class Trial:
             self.rollout, self.begun = rollout, begun
 
     def _position(self, request: InferRequest) -> float:
-        key = request.parameters.get(SPLIT_KEY) or request.id or next(self._unnamed)
+        asked = request.parameters
+        key = asked.get(SPLIT_KEY) or asked.get(_SEQUENCE) or request.id or next(self._unnamed)
         return split_position(str(key), self._salt)

@@ -128,6 +128,8 @@ def test_a_split_is_even_deterministic_and_per_rollout(serving):
     serving.front.repository_load("scale", {"rollout": "split", "version": "2", "share": "0.3"})
     by_key = {key: serving.ask(parameters={"split_key": key})[1] for key in map(str, range(600))}
     assert {key: serving.ask(id=key)[1] for key in by_key} == by_key  # the id is as good as the parameter
+    sequences = {serving.ask(id=str(turn), parameters={"sequence_id": 7})[1] for turn in range(30)}
+    assert len(sequences) == 1  # a sequence stays with its version
     assert 0.24 < sum(version == "2" for version in by_key.values()) / 600 < 0.36
     assert serving.ask(version="2") == (2.0, "2")  # a named version takes no part
     unnamed = [serving.ask()[1] for _ in range(300)]
@@ -251,6 +253,9 @@ def test_shadows_change_no_answer_and_measure_agreement(tmp_path, bundles):
         assert told["agreement"]["agreed"] == (29 if agrees else 0)
         assert told["counts"]["candidate"]["requests"] == 29
         assert ("max_rel" in told["agreement"]["worst"]) is not agrees
+        serving.ask(parameters={"sequence_id": 5})
+        assert shadow.wait_idle(10)
+        assert shadow.agreement.compared == 29
         serving.front.repository_load("scale", {"rollout": "stop"})
         serving.check()
         assert not serving.front._rollouts._shadows
