@@ -129,7 +129,8 @@ class GrpcConnection(asyncio.Protocol):
             return
         size = sum(map(len, parts))
         try:
-            self._answer_headers(call)
+            if not call.answered:
+                self._answer_headers(call)
             if size <= _WRITE_BYTES:
                 self._engine.send_data(call.stream_id, b"".join((framed(size), *parts)))
             else:
@@ -252,7 +253,7 @@ class GrpcConnection(asyncio.Protocol):
                 self._take_data(event.stream_id, b"", ended=True)
             elif kind is h2.StreamReset or kind is h2.StreamClosed:
                 call = self._calls.pop(event.stream_id, None)
-                if call is not None:
+                if call is not None and not call.closed:
                     self._forget(call)
             elif kind is h2.PingAcknowledged and self._owner.draining:
                 self.end_drain()
@@ -353,14 +354,14 @@ class GrpcConnection(asyncio.Protocol):
             self._dispatcher.start(call, message)
 
     def _answer_headers(self, call: Call) -> None:
-        if not call.answered:
-            call.answered = True
-            self._engine.send_response(call.stream_id, _HEADERS)
+        call.answered = True
+        self._engine.send_response(call.stream_id, _HEADERS)
 
     def _end(self, call: Call, trailers: Sequence[tuple[bytes, bytes]]) -> None:
         if not call.closed and not self._over:
             try:
-                self._answer_headers(call)
+                if not call.answered:
+                    self._answer_headers(call)
                 self._engine.send_trailers(call.stream_id, trailers)
                 if not call.ended:
                     self._resets.append(call.stream_id)
