@@ -4,12 +4,12 @@ Every measurement is a process of its own. A round starts each contender once, i
 figures are medians over the rounds. *Start to first answer* runs from just before the process is created until its first answer is there, on the
 system's monotonic clock; *memory* is the resident set then and *cpu* the processor time
 that it has used, which neighbours on the machine change least. Both scripts of a pair load the same artifact file with one thread and run the same
-input of zeros; ours checks the digest of the artifact and the request as always.
+input of zeros; ours checks the digest of the artifact and the request as always. `ours_kept` has a cache folder (`EngineOptions.cache_dir`) that its first round fills.
 
 What it does not show: a cold disk (files are in the page cache after the first round, which is dropped), other machines, and a server's start, which also
 warms its models with their samples.
 
-Run ``python -m benchmarks cold_start [--rounds N] [MODEL...]``; prints JSON.
+Run ``python -m benchmarks cold_start [--rounds N] [--python PATH] [MODEL...]``; prints JSON.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 DEVICES = {"onnxruntime": "generic-x86", "openvino": "intel-nuc", "tflite": "raspberry-pi-5"}
 MB = 1e6
+PYTHON = sys.executable
 
 IMPORTS = {
     "numpy": "import numpy",
@@ -41,7 +42,7 @@ IMPORTS = {
 OURS = """
 import numpy as np
 from edgekit.runtime import load
-session = load(BUNDLE, threads=1)
+session = load(BUNDLE, threads=1, cache_dir=CACHE)
 session.run({name: np.zeros(shape, dtype) for name, shape, dtype in INPUTS})
 """
 BARE = {
@@ -83,13 +84,13 @@ print(_now, int(open("/proc/self/statm").read().split()[1]) * _os.sysconf("SC_PA
 def environment(folder: str) -> dict[str, str]:
     """This process's, with byte code cached below ``folder``, as an installed package has it beside its modules."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    return kept | {"PYTHONPYCACHEPREFIX": folder, "PYTHONWARNINGS": "ignore"}
+    return kept | {"PYTHONPYCACHEPREFIX": folder, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
 
 
 def start(script: str, variables: dict[str, str]) -> tuple[float, float, float]:
     """Seconds from before the process to its answer, and its resident bytes and CPU seconds then."""
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", script + REPORT], check=True, capture_output=True, text=True, cwd=ROOT, env=variables)
+    done = subprocess.run([PYTHON, "-c", script + REPORT], check=True, capture_output=True, text=True, cwd=ROOT, env=variables)
     at, resident, cpu = done.stdout.split()[-3:]
     return float(at) - began, float(resident), float(cpu)
 
@@ -115,8 +116,8 @@ def measure(scripts: dict[str, str], rounds: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def pair(bundle: Any) -> dict[str, str]:
-    """The two scripts for one bundle."""
+def contenders(bundle: Any, cache: str) -> dict[str, str]:
+    """The bare script for one bundle, ours, and ours with a cache folder, which its first round fills."""
     artifact = bundle.manifest.artifact
     inputs = [(spec.name, tuple(spec.shape), spec.dtype) for spec in bundle.signature.inputs]
     native = []
@@ -125,18 +126,21 @@ def pair(bundle: Any) -> dict[str, str]:
         native.append((binding.native_name, tuple(shape[axis] for axis in order), binding.native_dtype))
     values = {"BUNDLE": str(bundle.path), "ARTIFACT": str(bundle.artifact_path(artifact)), "INPUTS": inputs, "NATIVE": native}
     head = "".join(f"{name} = {value!r}\n" for name, value in values.items())
-    return {"bare": head + BARE[artifact.engine], "ours": head + OURS}
+    return {"bare": head + BARE[artifact.engine], "ours": f"{head}CACHE = ''\n{OURS}", "ours_kept": f"{head}CACHE = {cache!r}\n{OURS}"}
 
 
 def compare(measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    bare, ours = measured["bare"], measured["ours"]
-    return {
-        **measured,
-        "start_ratio": round(ours["start_ms"] / bare["start_ms"], 3),
-        "start_least_ratio": round(ours["start_least_ms"] / bare["start_least_ms"], 3),
-        "cpu_ratio": round(ours["cpu_ms"] / bare["cpu_ms"], 3),
-        "rss_added_mb": round(ours["rss_mb"] - bare["rss_mb"], 1),
+    """The measurements, and both of ours relative to the bare script."""
+    bare = measured["bare"]
+    relative = {
+        name: {
+            **{key.replace("_ms", "_ratio"): round(found[key] / bare[key], 3) for key in ("start_ms", "start_least_ms", "cpu_ms")},
+            "rss_added_mb": round(found["rss_mb"] - bare["rss_mb"], 1),
+        }
+        for name, found in measured.items()
+        if name != "bare"
     }
+    return {"measured": measured, "relative_to_bare": relative}
 
 
 def installed_mb() -> dict[str, float]:
@@ -165,14 +169,16 @@ def main() -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", default=["ppocr-cls", "ppocr-det"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--engine", choices=list(DEVICES), action="append", help="only this one; repeat for several")
+    parser.add_argument("--python", default=PYTHON, help="interpreter of an environment as a device has it; this one's by default")
     arguments = parser.parse_args()
+    globals()["PYTHON"] = arguments.python
     results: dict[str, Any] = {"installed_mb": installed_mb(), "import": imports(arguments.rounds)}
     with tempfile.TemporaryDirectory() as folder:
         for model in arguments.models:
             for engine in arguments.engine or DEVICES:
                 path = Path(folder) / f"{model}-{engine}"
                 bundle = build(fetch(model), device=DEVICES[engine], precision="fp32", shapes=SHAPES[model], output=path)
-                results[f"{model} {engine}"] = compare(measure(pair(bundle), arguments.rounds))
+                results[f"{model} {engine}"] = compare(measure(contenders(bundle, f"{path}.cache"), arguments.rounds))
     machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version(), "load_1min": os.getloadavg()[0]}
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "msgspec", "onnxruntime", "openvino", "ai-edge-litert")}
     print(json.dumps({**machine, **versions, "rounds": arguments.rounds, "results": results}, indent=2))

@@ -25,7 +25,6 @@ PROVIDERS = {
 _CPU = "CPUExecutionProvider"
 _ERRORS_ONLY = 3  # log severity: 0 verbose .. 4 fatal
 _LARGEST_KEPT_BYTES = 2**30  # protobuf ends at 2 GiB, and an optimised graph may be larger than its source
-_EXTERNAL = b"\x0a\x08location"  # the entry of an ONNX tensor whose values lie in another file: field 1, 8 bytes
 
 BINDING_BYTES = 2**18
 """From this many bytes on, outputs that the caller owns are bound instead of copied.
@@ -138,7 +137,8 @@ class OnnxRuntimeEngine(Engine):
 
 
 def _can_be_kept(model: Path) -> bool:
-    return model.stat().st_size < _LARGEST_KEPT_BYTES and _EXTERNAL not in model.read_bytes()
+    """Small enough for one file, and all of it in this one: values beside it are ``<name>.data`` in a bundle."""
+    return model.stat().st_size < _LARGEST_KEPT_BYTES and not model.with_name(f"{model.name}.data").exists()
 
 
 def _gain_by_binding(inputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> bool:

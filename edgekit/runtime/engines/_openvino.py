@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -40,8 +39,10 @@ class OpenVinoEngine(Engine):
     @classmethod
     def version(cls) -> str:
         """Version of the installed package."""
+        from importlib import metadata  # not worth its 30 ms of import before somebody asks
+
         _import()
-        return importlib.metadata.version("openvino")
+        return metadata.version("openvino")
 
     def describe(self) -> dict[str, str]:
         """Adds ``device`` (what really executes), ``threads``, ``arithmetic`` (the precision that it computes in), ``requests`` (size of the pool) and ``cache``."""

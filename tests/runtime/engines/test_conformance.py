@@ -417,6 +417,15 @@ def test_loading_and_unloading_leaks_nothing(name: str, built: Built) -> None:
     assert descriptors[-1] == descriptors[SETTLED]
 
 
+@pytest.fixture
+def keeps_small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteRT keeps what it makes of small files too."""
+    from edgekit.runtime.engines import _tflite
+
+    monkeypatch.setattr(_tflite, "KEPT_FROM_BYTES", 0)
+
+
+@pytest.mark.usefixtures("keeps_small_files")
 def test_what_is_made_of_a_model_is_kept(name: str, built: Built, tmp_path: Path) -> None:
     bundle = built(name)
     options = EngineOptions(threads=1, cache_dir=str(tmp_path / "cache"))
@@ -434,6 +443,7 @@ def test_what_is_made_of_a_model_is_kept(name: str, built: Built, tmp_path: Path
             np.testing.assert_allclose(answer[output], values, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.usefixtures("keeps_small_files")
 @pytest.mark.parametrize("name", ["onnxruntime", TFLITE], indirect=True)  # OpenVINO looks after its own cache
 def test_a_damaged_cache_is_made_again_and_a_missing_one_does_no_harm(
     name: str, built: Built, tmp_path: Path, caplog: pytest.LogCaptureFixture
