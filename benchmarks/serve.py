@@ -100,7 +100,7 @@ def make_case(kind: str, folder: Path) -> Case:
         model, shape = cache_directory() / "models" / "ppocr-cls.onnx", (1, 3, 48, 192)
         if not model.is_file():
             raise SystemExit(f"{model}: not there; run `edgekit demo` once, which fetches it")
-        shapes = {onnxruntime.InferenceSession(model).get_inputs()[0].name: ("N", 3, 48, 192)}
+        shapes = {onnxruntime.InferenceSession(model).get_inputs()[0].name: (-1, 3, 48, 192)}
     bundle = folder / f"{kind}.edgekit"
     build(model, device="generic-x86", precision="fp32", output=str(bundle), name=kind, shapes=shapes)
     session = onnxruntime.InferenceSession(model)

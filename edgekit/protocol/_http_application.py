@@ -20,6 +20,7 @@ from edgekit.errors import EdgeKitError, OverloadedError
 from edgekit.protocol._access import Access
 from edgekit.protocol._deadline import DEADLINE_HEADER, absolute_deadline, timeout_from_header
 from edgekit.protocol._extensions import Extensions
+from edgekit.protocol._http_body import BufferPool
 from edgekit.protocol._http_codec import HEADER_LENGTH, HttpMessage, decode_request, encode_response
 from edgekit.protocol._http_connection import Connection
 from edgekit.protocol._http_exchange import Body, Call, ConnectionLimits, Exchange
@@ -40,6 +41,7 @@ _CACHED_PLANS = 512
 _CACHED_ANSWERS = 512
 _QUICK_BYTES = 64 << 10  # JSON and compressed bodies up to here are decoded in the loop: about a millisecond
 _QUICK_COPY_BYTES = 4 << 20  # raw bytes up to here
+_READ_BYTES = 16 << 10  # of one read, but for the rest of a body, which is read where it stays
 _DECISION = "edgekit_decision"
 _DECISION_HEADER = "x-edgekit-decision"
 
@@ -65,6 +67,8 @@ class Application:
         self.date = date_line(time.time())
         self.draining = False
         self.thread = 0
+        self.buffer = memoryview(bytearray(_READ_BYTES))
+        self.pool = BufferPool()
         self.connections: set[Connection] = set()
         self.empty = asyncio.Event()  # no connection is open
         self.empty.set()

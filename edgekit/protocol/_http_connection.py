@@ -8,46 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import time
 from collections import deque
 from typing import Any
 
 from edgekit.errors import EdgeKitError
+from edgekit.protocol._http_body import Incoming
 from edgekit.protocol._http_exchange import Call, Exchange, Handler
-from edgekit.protocol._http_parse import END_OF_HEAD, ChunkedBody, HttpError, check_partial_head
+from edgekit.protocol._http_parse import END_OF_HEAD, HttpError, check_partial_head
 from edgekit.protocol._http_reply import CONTINUE, error_reply, render
 
 __all__ = ["Connection"]
 
 
-class _Incoming:
-    """A body that comes in pieces."""
-
-    __slots__ = ("accepted_s", "call", "chunks", "data", "left", "reserved")
-
-    def __init__(self, call: Call, limit: int) -> None:
-        self.call = call
-        self.chunks = ChunkedBody(limit) if call.length is None else None
-        self.data = bytearray() if self.chunks is None else self.chunks.data
-        self.left = call.length or 0
-        self.reserved = 0
-        self.accepted_s = time.monotonic()
-
-    def feed(self, data: bytes) -> bytes | None:
-        """Take more; what follows the body once it is complete, ``None`` before."""
-        if self.chunks is not None:
-            return self.chunks.feed(data)
-        piece = data if len(data) <= self.left else data[: self.left]
-        self.data += piece
-        self.left -= len(piece)
-        return data[len(piece) :] if not self.left else None
-
-
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """See the module."""
 
     __slots__ = (
         "_closing",
+        "_direct",
         "_ended_s",
         "_handler",
         "_head_s",
@@ -68,8 +46,9 @@ class Connection(asyncio.Protocol):
         self._handler = handler
         self._transport: Any = None
         self.exchanges: deque[Exchange] = deque()
-        self._incoming: _Incoming | None = None
+        self._incoming: Incoming | None = None
         self._tail = b""  # the beginning of a head, or what is not read yet
+        self._direct = False  # the next bytes go right into a body
         self._reading = False
         self._held = False  # reading is paused
         self._closing = False  # nothing more is read; the answers under way are sent, then it closes
@@ -127,8 +106,24 @@ class Connection(asyncio.Protocol):
         self._since_s = self._handler.now_s
         self._resume()
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See `asyncio.BufferedProtocol`: bodies are read where they stay, everything else into a buffer that all connections share."""
+        del sizehint
+        if self._incoming is not None and (room := self._incoming.room()) is not None:
+            self._direct = True
+            return room
+        self._direct = False
+        return self._handler.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See `asyncio.BufferedProtocol`."""
+        if not self._direct:
+            self.data_received(bytes(self._handler.buffer[:nbytes]))
+        elif self._incoming is not None and self._reserved(nbytes) and self._incoming.wrote(nbytes):
+            self._complete()
+
     def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
+        """Bytes that are not the rest of a body of known length."""
         if self._closing:
             return
         if self._incoming is not None:
@@ -182,7 +177,7 @@ class Connection(asyncio.Protocol):
                 self._end()
         elif self._incoming is not None:
             if now_s - self._incoming.accepted_s > limits.body_s:
-                size = len(self._incoming.data)
+                size = self._incoming.size
                 self.refuse(HttpError(408, "request body", f"{size} bytes after {limits.body_s:g} s", "the whole body"))
         elif self._head_s:
             if now_s - self._head_s > limits.head_s:
@@ -259,31 +254,44 @@ class Connection(asyncio.Protocol):
         """Begin to read a body that is not all there; as `_feed`."""
         if call.expects_continue and not data and not self.exchanges:
             self._transport.write(CONTINUE)
-        self._incoming = _Incoming(call, self._handler.body_bytes)
+        self._incoming = Incoming(call, self._handler.body_bytes, self._handler.pool)
         return self._feed(data)
 
     def _feed(self, data: bytes) -> bytes | None:
         """More of the body. Returns what follows it once it is complete (its request has begun then), ``None`` before."""
-        incoming, handler = self._incoming, self._handler
+        incoming = self._incoming
         assert incoming is not None
-        if not handler.reserve(len(data)):
-            self.refuse(HttpError(503, "server", "too many bytes of bodies are waiting", "", "try again later"))
+        if not self._reserved(len(data)):
             return None
-        incoming.reserved += len(data)
         try:
             rest = incoming.feed(data)
         except HttpError as exc:
             self.refuse(exc)
             return None
-        if rest is None:
-            return None
+        if rest is not None:
+            self._complete()
+        return rest
+
+    def _reserved(self, count: int) -> bool:
+        """Take bytes of the budget for bodies; false when there are none left, and the request is refused."""
+        assert self._incoming is not None
+        if not self._handler.reserve(count):
+            self.refuse(HttpError(503, "server", "too many bytes of bodies are waiting", "", "try again later"))
+            return False
+        self._incoming.reserved += count
+        return True
+
+    def _complete(self) -> None:
+        """The body is all there: its request begins."""
+        incoming, handler = self._incoming, self._handler
+        assert incoming is not None
         self._incoming = None
         exchange = Exchange(handler, self, incoming.call, incoming.accepted_s, incoming.reserved)
         self.exchanges.append(exchange)
-        handler.begin(exchange, memoryview(incoming.data).toreadonly(), 0, len(incoming.data))
+        body, exchange.buffer = incoming.body()
+        handler.begin(exchange, body, 0, len(body))
         if not incoming.call.keep_alive:
             self._closing = True
-        return rest
 
     def _hold(self) -> None:
         if not self._held:

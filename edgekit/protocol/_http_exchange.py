@@ -13,6 +13,7 @@ from edgekit.protocol._http_routes import Route
 from edgekit.protocol._types import InferResponse, Ticket
 
 if TYPE_CHECKING:
+    from edgekit.protocol._http_body import BufferPool
     from edgekit.protocol._http_connection import Connection
 
 __all__ = ["Body", "Call", "ConnectionLimits", "Exchange", "Handler"]
@@ -110,6 +111,8 @@ class Handler(Protocol):
     date: bytes
     draining: bool
     thread: int
+    buffer: memoryview
+    pool: BufferPool
 
     def opened(self, connection: Connection) -> bool:
         """Count a new connection; false when there are too many."""
@@ -147,7 +150,7 @@ class Handler(Protocol):
 class Exchange:
     """One request under way and its answer."""
 
-    __slots__ = ("_handler", "accepted_s", "call", "connection", "extra", "payload", "reserved", "ticket")
+    __slots__ = ("_handler", "accepted_s", "buffer", "call", "connection", "extra", "payload", "reserved", "ticket")
 
     def __init__(self, handler: Handler, connection: Connection, call: Call, accepted_s: float = 0.0, reserved: int = 0) -> None:
         self._handler = handler
@@ -155,6 +158,7 @@ class Exchange:
         self.call = call
         self.accepted_s = accepted_s  # 0: now
         self.reserved = reserved
+        self.buffer: bytearray | None = None  # holds the body
         self.ticket: Ticket | None = None
         self.payload: list[bytes | memoryview] | None = None
         self.extra: Any = None  # of the application: the request, or request and plan
@@ -171,11 +175,14 @@ class Exchange:
         if self.reserved:
             self._handler.release(self.reserved)
             self.reserved = 0
+        self.extra = None
+        if self.buffer is not None:
+            self._handler.pool.give(self.buffer)
+            self.buffer = None
         connection = self.connection
         if connection is None or self.payload is not None:
             return
         self.payload = payload
-        self.extra = None
         if connection.exchanges[0] is self:
             connection.send_answers()
 
