@@ -200,6 +200,8 @@ class _Climb:
     def _least(self, reference: Samples) -> float:
         """Agreement that counts as the target, see `_FEW_ROWS`."""
         rows = class_rows(reference, self.signature)
+        if not rows:  # judged by a cosine
+            return self.target
         return min(self.target, 1 - 1 / rows) if rows >= _FEW_ROWS or len(reference) < len(self.samples) else self.target
 
     def _within(self, actual: list[dict[str, np.ndarray]]) -> bool:

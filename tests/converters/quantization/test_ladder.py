@@ -39,6 +39,19 @@ def test_the_layer_with_an_outlier_channel_stays_in_float():
     assert report["ladder"][0]["kept"] == []
 
 
+def test_outputs_without_classes_are_judged_on_few_samples_too():
+    proto = model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "product")],
+        {"x": (1, 8)},
+        {"y": (1, 1)},
+        {"w": np.random.default_rng(4).standard_normal((8, 1)).astype(np.float32)},
+    )
+    given = samples(proto, 16)
+    ladder = climb(proto, signature(proto), collect(proto, given), _TENSORRT, given, 0.99, few=4)
+    assert ladder.kept == ()
+    assert ladder.samples == 16
+
+
 def test_what_is_kept_is_needed():
     proto = prepare(cnn(outlier=3000.0))
     given = samples(proto, 16)
