@@ -175,10 +175,12 @@ class Dispatcher:
             _log.exception("model %s: a run ended in an unexpected error", model.name)
             error = EngineError(f"model {model.name}", f"the run ended in an unexpected {type(exc).__name__}; the log has the details")
             results = [Executed([job], [error], 0.0, 0.0, 0.0, time.monotonic()) for job in jobs]
-        failed = len(results) > 1 or results[0].answers[0].__class__ is not InferResponse
+        failed = (len(results) > 1 and not batch.serial) or any(result.answers[0].__class__ is not InferResponse for result in results)
         seconds = queue.finish(batch, failed=failed)
+        started_s = batch.started_s
         for executed in results:
-            self._tell(model, executed, batch.started_s)
+            self._tell(model, executed, started_s)
+            started_s = executed.end_s
         return seconds
 
     def _tell(self, model: LoadedModel, executed: Executed, started_s: float) -> None:

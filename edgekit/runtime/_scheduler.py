@@ -38,9 +38,9 @@ class QueueClosedError(Exception):
 
 
 class Batch(Generic[T]):
-    """Requests that run together on one instance."""
+    """Requests that run together on one instance; or, when ``serial``, one after the other in one go."""
 
-    __slots__ = ("instance", "jobs", "probe", "rows", "saturated", "started_s")
+    __slots__ = ("instance", "jobs", "probe", "rows", "saturated", "serial", "started_s")
 
     def __init__(self, instance: T, jobs: list[Job], rows: int, started_s: float) -> None:
         self.instance = instance
@@ -49,6 +49,7 @@ class Batch(Generic[T]):
         self.started_s = started_s
         self.probe = False
         self.saturated = False  # others waited when it began
+        self.serial = False
 
 
 class Lease(Generic[T]):
@@ -180,6 +181,9 @@ class InstanceQueue(Generic[T]):
             if self._closed:
                 raise QueueClosedError(self._name)
             now_s = self._clock()
+            batch = self._start_plainly(jobs, now_s, longest_s)
+            if batch is not None:
+                return batch, refused
             if not self._enter_plainly(jobs, now_s):
                 for job in jobs:
                     job.arrived_s = now_s
@@ -213,8 +217,9 @@ class InstanceQueue(Generic[T]):
             self._free.append(batch.instance)
             self.share.used(seconds)
             if not failed:
-                self.times.add(batch.rows, seconds, restart=batch.probe)
-                self._concurrency.completed(batch.rows, batch.saturated and bool(self._pending), now_s)
+                runs = len(batch.jobs) if batch.serial else 1
+                self.times.add(batch.rows, seconds / runs, restart=batch.probe)
+                self._concurrency.completed(batch.rows * runs, batch.saturated and bool(self._pending), now_s)
             self._tell()
         return seconds
 
@@ -327,6 +332,28 @@ class InstanceQueue(Generic[T]):
         waited_ms = (now_s - job.arrived_s) * 1e3
         return DeadlineError(f"model {self._name}", f"queued for {waited_ms:.1f} ms, which leaves too little time", "", _ADVICE)
 
+    def _start_plainly(self, jobs: list[Job], now_s: float, longest_s: float) -> Batch[T] | None:
+        """The most usual case: nothing waits, an instance is free, and all that arrived may run in one call. ``None`` leaves the queue as it was."""
+        if self._pending or not jobs or not self._may_start() or self._probe_next:
+            return None
+        key, rows = jobs[0].key, 0
+        for job in jobs:
+            if job.deadline_s != math.inf or job.key != key:
+                return None
+            rows += job.rows
+        if len(jobs) > 1 and (key is Waiting.ALONE or rows > self.times.limit):
+            return None
+        if longest_s != math.inf and not 0 < self.times.predict(rows) <= longest_s:
+            return None
+        for job in jobs:
+            job.arrived_s = now_s
+            job.queue = self
+        batch = Batch(self._free.pop(), jobs, rows, now_s)
+        self._since_aged += 1
+        self._running.append(batch)
+        self._last_start_s = now_s
+        return batch
+
     def _enter_plainly(self, jobs: list[Job], now_s: float) -> bool:
         """The usual case without a decision for each: equals with no deadline, and there is room. False leaves the queue as it was."""
         pending = self._pending
@@ -381,11 +408,22 @@ class InstanceQueue(Generic[T]):
             if not self._pending:
                 return None
         chosen, aged = self._choose(now_s)
-        rows = sum(self._pending[index].rows for index in chosen)
-        if longest_s != math.inf and not 0 < self.times.predict(rows) <= longest_s:
-            return None
+        rows = sum([self._pending[index].rows for index in chosen])
+        serial = False
+        if longest_s != math.inf:
+            predicted_s = self.times.predict(rows)
+            if not 0 < predicted_s <= longest_s:
+                return None
+            if len(self._pending) > 1 and self._pending[0].key is Waiting.ALONE and not self._with_deadline and not aged:
+                # They cannot run together; so many as fit go one after the other, without coming back here for each.
+                fitting = min(len(self._pending), int(longest_s / predicted_s))
+                chosen = next(
+                    (list(range(index)) for index in range(fitting) if self._pending[index].key is not Waiting.ALONE), list(range(fitting))
+                )
+                serial = len(chosen) > 1
         self._since_aged = 0 if aged else self._since_aged + 1
         batch = Batch(self._free.pop(), self._remove(chosen), rows, now_s)
+        batch.serial = serial
         batch.probe, self._probe_next = self._probe_next, False
         batch.saturated = bool(self._pending)
         self._running.append(batch)
