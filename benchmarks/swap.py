@@ -7,7 +7,7 @@ label ``stable`` as often as the server follows, from a third process, as an ope
 What it does not show: a network; a device with one core, where loading takes turns with serving; engines that compile at load (TensorRT), which do so in
 a child process or once.
 
-Run ``python -m benchmarks swap [--model tiny|large] [--seconds S] [--rounds N] [--connections N]``; prints JSON. ``p99_ratio`` is the median over rounds of
+Run ``python -m benchmarks swap [--model tiny|large] [--seconds S] [--rounds N] [--connections N] [--threads N]``; prints JSON. ``p99_ratio`` is the median over rounds of
 swapping p99 by the p99 of the quiet phases around it.
 """
 
@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from edgekit.protocol import InferRequest, Tensor, connect
-from edgekit.runtime import FolderStore, RepositoryOptions, serve_bundles
+from edgekit.runtime import EngineOptions, FolderStore, RepositoryOptions, serve_bundles
 
 WARM_UP_S = 1.0
 SIZES = {"tiny": (8, 64), "large": (768, 2048)}  # inputs and hidden width: 5 kB and 20 MB of weights
@@ -73,9 +73,10 @@ def write_models(folder: Path, kind: str) -> list[str]:
     return made
 
 
-def run_server(repository: str) -> None:
+def run_server(repository: str, threads: int) -> None:
     """Role of the server process: says where it listens, ends when its input does."""
-    with serve_bundles([], ("127.0.0.1", 0), None, repository=RepositoryOptions(folder=repository)) as server:
+    options = EngineOptions(threads=threads)
+    with serve_bundles([], ("127.0.0.1", 0), None, options=options, repository=RepositoryOptions(folder=repository)) as server:
         print(server.http_port, flush=True)
         sys.stdin.read()
 
@@ -155,7 +156,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     bundles = write_models(folder, arguments.model)
     repository = str(folder / "repository")
     FolderStore(repository).install(bundles[0], ["stable"])
-    server = role("--server", repository)
+    server = role("--server", repository, "--threads", str(arguments.threads))
     assert server.stdout is not None
     processes = [server]
     try:
@@ -192,13 +193,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each phase")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1, help="of the engine; 0 lets it choose")
     for hidden in ("--server", "--load", "--installer"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--bundles", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--inputs", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.server:
-        return run_server(arguments.server)
+        return run_server(arguments.server, arguments.threads)
     if arguments.load:
         return run_load(arguments.load, arguments.connections, arguments.inputs)
     if arguments.installer:
@@ -206,7 +208,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = measure(arguments, Path(folder))
     machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
-    options = {"model": arguments.model, "seconds": arguments.seconds, "connections": arguments.connections}
+    options = {"model": arguments.model, "seconds": arguments.seconds, "connections": arguments.connections, "threads": arguments.threads}
     print(json.dumps({**machine, **options, "load_average_1min": os.getloadavg()[0], "results": results}, indent=2))
     return None
 

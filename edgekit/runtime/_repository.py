@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, EdgeKitError, IntegrityError, NotFoundError, OverloadedError
@@ -163,7 +164,7 @@ class ModelRepository:
                     if bundle.problem:
                         raise BundleError(str(bundle.path), bundle.problem, "", "build or copy the bundle again, or move it away")
                 for name in sorted({bundle.name for bundle in found} - set(self._loaded)) if self._load_at_start else ():
-                    if strict:
+                    if strict and not self.lazy:
                         self.load(name)
                     else:
                         self._load_what_can_be(name)
@@ -171,7 +172,7 @@ class ModelRepository:
                 self._starting = False
 
     def load(self, name: str, version: str = "") -> None:
-        """Bring a model to what lies on disk now: all its versions, or one. What is loaded and unchanged stays. Requests keep their answers throughout:
+        """Bring a model to what lies on disk now: all its versions (where they load lazily: the default and those that are loaded), or one. What is loaded and unchanged stays. Requests keep their answers throughout:
         new versions take over once they are warm, old ones finish what they have. When one version cannot be loaded, what was loaded stays.
 
         Raises:
@@ -184,15 +185,15 @@ class ModelRepository:
             present = catalogue.get(name, {})
             if not present:
                 raise NotFoundError(f"model {name[:96]!r}", "not in the repository", f"one of {', '.join(sorted(catalogue)) or 'none'}")
-            wanted = present if not version else {version: present[version]} if version in present else {}
-            if not wanted:
+            wanted = [version] if version else self._wanted(name, present, ask=True)
+            if version and version not in present:
                 raise NotFoundError(f"model {name!r}", f"no version {version[:96]!r}", f"one of {', '.join(present)}")
             before = self._loaded.get(name, {})
             kept = {key: model for key, model in before.items() if key in present and (key not in wanted or _same(model, present[key]))}
-            opened = self._open_all([bundle for key, bundle in wanted.items() if key not in kept])
+            opened = self._open_all([present[key] for key in wanted if key not in kept])
             self._unloaded.discard(name)
             self._catalogue = {**self._catalogue, name: present}
-            self._replace(name, {**kept, **opened})
+            self._replace(name, self._left(name, kept) | opened)
 
     def unload(self, name: str) -> None:
         """Unload all versions of a model; returns once requests under way are done.
@@ -229,7 +230,8 @@ class ModelRepository:
             before, self._stamp = self._catalogue, stamp
             now = _by_name(self.store.found())
             for name in sorted({*before, *now}):
-                if before.get(name) != now.get(name):
+                missing = set(self._wanted(name, now.get(name, {}))) - set(self._loaded.get(name, {}))
+                if before.get(name) != now.get(name) or (missing and self.lazy):
                     self._follow_model(name, now)
             self._catalogue = now
             self._switch()
@@ -272,11 +274,16 @@ class ModelRepository:
         """Report an event that somebody else decided."""
         self._tell(kind, name, version, reason)
 
-    def _open_all(self, bundles: Sequence[FoundBundle]) -> dict[str, LoadedModel]:
+    def _left(self, name: str, models: Mapping[str, LoadedModel]) -> dict[str, LoadedModel]:
+        """Those of ``models`` that were not evicted since."""
+        return {version: model for version, model in models.items() if self._loaded.get(name, {}).get(version) is model}
+
+    def _open_all(self, bundles: Sequence[FoundBundle], beside: Mapping[str, LoadedModel] = MappingProxyType({})) -> dict[str, LoadedModel]:
+        """Load and warm; ``beside`` holds what was opened just now and answers nobody yet."""
         opened: dict[str, LoadedModel] = {}
         try:
             for bundle in bundles:
-                self._evict_for(bundle, opened)
+                self._evict_for(bundle, {**beside, **opened})
                 opened[bundle.version] = self._open_one(bundle)
         except BaseException:
             for model in opened.values():
@@ -332,25 +339,35 @@ class ModelRepository:
     def _load_what_can_be(self, name: str) -> None:
         catalogue = _by_name(self.store.found())
         self._follow_model(name, catalogue)
-        if name not in self._loaded:
+        if name not in self._loaded and not self.lazy:
             self.load(name)  # raises what is wrong
+
+    def _wanted(self, name: str, present: Mapping[str, FoundBundle], *, ask: bool = False) -> list[str]:
+        """The versions that are to be loaded: all; where they load lazily, those that are and those of a rollout, and the default of a model in use."""
+        if not self.lazy:
+            return list(present)
+        state = self.state(name)
+        wanted = set(self._loaded.get(name, {}))
+        if ask or wanted or self._load_at_start:
+            wanted.add(default_version(state, present))
+        if state.rollout is not None:
+            wanted |= {state.rollout.baseline, state.rollout.candidate}
+        return [version for version in present if version in wanted]
 
     def _follow_model(self, name: str, now: Catalogue) -> None:
         present = now.get(name, {})
         kept = {key: model for key, model in self._loaded.get(name, {}).items() if key in present and _same(model, present[key])}
-        missing = (
-            [] if not self._load_at_start or name in self._unloaded else [bundle for key, bundle in present.items() if key not in kept]
-        )
+        missing = [] if name in self._unloaded else [present[key] for key in self._wanted(name, present) if key not in kept]
         opened: dict[str, LoadedModel] = {}
         for bundle in missing:
             try:
-                opened |= self._open_all([bundle])
+                opened |= self._open_all([bundle], opened)
             except EdgeKitError as exc:
                 _log.error("model %s version %s stays out: %s", name, bundle.version, exc)
         # A version whose new content cannot be loaded goes on with the old one.
         old = {key: model for key, model in self._loaded.get(name, {}).items() if key in present and (name, key) in self._problems}
         self._catalogue = {**self._catalogue, name: present}
-        self._replace(name, {**old, **kept, **opened})
+        self._replace(name, self._left(name, {**old, **kept}) | opened)
 
     def _replace(self, name: str, versions: Mapping[str, LoadedModel]) -> None:
         with self._switching:

@@ -348,6 +348,24 @@ def test_lazy_loading(tmp_path, bundles):
     serving.close()
 
 
+def test_lazy_repositories_warm_what_takes_over(tmp_path, bundles):
+    """A model in use is swapped as elsewhere: the version that becomes the default, and a rollout's candidate, are loaded before they are asked."""
+    store = FolderStore(tmp_path / "repository")
+    store.install(bundles / "1", ["stable"])
+    store.install(bundles / "2")
+    serving = Serving(tmp_path / "repository", lazy=True).start()
+    store.install(bundles / "3", ["stable"])
+    serving.repository.follow()
+    assert not serving.repository.loaded()  # nobody asked for any
+    assert serving.ask() == (3.0, "3")
+    store.install(bundles / "1", ["stable"])  # only the label moves
+    serving.repository.follow()
+    assert [model.version for model in serving.repository.loaded()] == ["1", "3"]
+    serving.front.repository_load("scale", {"rollout": "canary", "version": "2"})
+    assert [model.version for model in serving.repository.loaded()] == ["1", "2", "3"]
+    serving.close()
+
+
 def collected(serving, requests):
     answers = [None] * len(requests)
     done = threading.Semaphore(0)
@@ -402,6 +420,14 @@ def test_the_memory_quota_unloads_what_was_not_used(tmp_path, bundles, monkeypat
         assert serving.ask(version="2")[1] == "2"  # 1 is in use, so 3 goes
         assert [model.version for model in serving.repository.loaded()] == ["1", "2"]
     serving.close()
+    started = Serving(tmp_path / "repository", memory_bytes=int(1.5 * size)).start()  # not all versions fit, so the default is there first
+    assert [model.version for model in started.repository.loaded()] == ["3"]
+    assert started.ask(version="1")[1] == "1"
+    assert [model.version for model in started.repository.loaded()] == ["1"]
+    started.front.repository_load("scale", {"version": "2"})  # evicts what is loaded, and does not bring it back closed
+    assert [model.version for model in started.repository.loaded()] == ["2"]
+    assert started.ask(version="2")[1] == "2"
+    started.close()
     small = Serving(tmp_path / "repository", lazy=True, memory_bytes=size // 2).start()
     with pytest.raises(OverloadedError, match=r"needs about .* bytes of memory"):
         small.ask()
