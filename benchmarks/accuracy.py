@@ -106,6 +106,7 @@ def row(task: Task, samples: Path, device: str, precision: str, folder: Path) ->
         "score": round(task.score(run, tests), 4),
         "float_score": round(float_score(task, tests), 4),
         "tests": tests,
+        "verified": result.bundle.manifest.verification.verified,
         "bytes": result.bytes,
         "build_s": round(seconds, 1),
     }
