@@ -8,8 +8,17 @@ from typing import Any
 
 __all__ = ["ModelStatistics"]
 
-_STEPS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
-_COMPUTE = _STEPS[3:]
+
+class _Batch:
+    """Runs of the same number of requests. ``input_s`` and so on count each run once, ``inputs_s`` once for each request that was answered."""
+
+    __slots__ = ("infer_s", "infers_s", "input_s", "inputs_s", "output_s", "outputs_s", "queue_s", "runs", "succeeded")
+
+    def __init__(self) -> None:
+        self.runs = self.succeeded = 0
+        self.queue_s = 0.0
+        self.input_s = self.infer_s = self.output_s = 0.0
+        self.inputs_s = self.infers_s = self.outputs_s = 0.0
 
 
 class ModelStatistics:
@@ -21,10 +30,9 @@ class ModelStatistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._count = dict.fromkeys(_STEPS, 0)
-        self._seconds = dict.fromkeys(_STEPS, 0.0)
-        self._batches: dict[int, list[float]] = {}  # requests -> runs, seconds of each compute step
-        self._executions = 0
+        self._batches: dict[int, _Batch] = {}
+        self._failed = 0
+        self._failed_s = 0.0
         self._last_s = 0.0
 
     def ran(self, requests: int, succeeded: int, queue_s: float, compute_s: tuple[float, float, float]) -> None:
@@ -36,44 +44,62 @@ class ModelStatistics:
             queue_s: what those waited, summed.
             compute_s: seconds for inputs, engine and outputs of the whole run.
         """
+        input_s, infer_s, output_s = compute_s
         with self._lock:
-            self._executions += 1
             self._last_s = time.time()
             batch = self._batches.get(requests)
             if batch is None:
-                batch = self._batches[requests] = [0, 0.0, 0.0, 0.0]
-            batch[0] += 1
-            count, seconds = self._count, self._seconds
-            for index, step in enumerate(_COMPUTE):
-                batch[index + 1] += compute_s[index]
-                count[step] += succeeded
-                seconds[step] += succeeded * compute_s[index]
-            count["queue"] += succeeded
-            seconds["queue"] += queue_s
-            count["success"] += succeeded
-            seconds["success"] += queue_s + succeeded * sum(compute_s)
+                batch = self._batches[requests] = _Batch()
+            batch.runs += 1
+            batch.succeeded += succeeded
+            batch.queue_s += queue_s
+            batch.input_s += input_s
+            batch.infer_s += infer_s
+            batch.output_s += output_s
+            batch.inputs_s += succeeded * input_s
+            batch.infers_s += succeeded * infer_s
+            batch.outputs_s += succeeded * output_s
 
     def failed(self, total_s: float) -> None:
         """Count one request that got an error."""
         with self._lock:
-            self._count["fail"] += 1
-            self._seconds["fail"] += max(0.0, total_s)
+            self._failed += 1
+            self._failed_s += max(0.0, total_s)
 
     def describe(self, name: str, version: str) -> dict[str, Any]:
         """One entry of ``model_stats``. ``last_inference`` is milliseconds since the Unix epoch."""
         with self._lock:
-            steps = {step: {"count": self._count[step], "ns": round(self._seconds[step] * 1e9)} for step in _STEPS}
+            batches = list(self._batches.values())
+            succeeded = sum(batch.succeeded for batch in batches)
+            steps_s = {
+                "queue": sum(batch.queue_s for batch in batches),
+                "compute_input": sum(batch.inputs_s for batch in batches),
+                "compute_infer": sum(batch.infers_s for batch in batches),
+                "compute_output": sum(batch.outputs_s for batch in batches),
+            }
             return {
                 "name": name,
                 "version": version,
                 "last_inference": int(self._last_s * 1e3),
-                "inference_count": self._count["success"],
-                "execution_count": self._executions,
-                "inference_stats": steps,
-                "batch_stats": [_batch(requests, sums) for requests, sums in sorted(self._batches.items())],
+                "inference_count": succeeded,
+                "execution_count": sum(batch.runs for batch in batches),
+                "inference_stats": {
+                    "success": _step(succeeded, sum(steps_s.values())),
+                    "fail": _step(self._failed, self._failed_s),
+                    **{step: _step(succeeded, seconds) for step, seconds in steps_s.items()},
+                },
+                "batch_stats": [_batch(requests, batch) for requests, batch in sorted(self._batches.items())],
             }
 
 
-def _batch(requests: int, sums: list[float]) -> dict[str, Any]:
-    steps = {step: {"count": int(sums[0]), "ns": round(sums[index + 1] * 1e9)} for index, step in enumerate(_COMPUTE)}
-    return {"batch_size": requests, **steps}
+def _step(count: int, seconds: float) -> dict[str, int]:
+    return {"count": count, "ns": round(seconds * 1e9)}
+
+
+def _batch(requests: int, batch: _Batch) -> dict[str, Any]:
+    return {
+        "batch_size": requests,
+        "compute_input": _step(batch.runs, batch.input_s),
+        "compute_infer": _step(batch.runs, batch.infer_s),
+        "compute_output": _step(batch.runs, batch.output_s),
+    }
