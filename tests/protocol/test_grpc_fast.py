@@ -13,7 +13,7 @@ from edgekit.protocol._grpc_messages import message_classes
 from edgekit.protocol._shared_memory import SharedMemoryRegions
 from tests.protocol.strategies import same, tensors
 
-QUICK = settings(derandomize=True, deadline=None, max_examples=150)
+QUICK = settings(derandomize=True, deadline=None, max_examples=100)
 LIMITS = Limits(tensors=4, dims=6)
 PARAMETERS = st.dictionaries(
     st.text(max_size=5),
