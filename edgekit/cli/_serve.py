@@ -93,6 +93,10 @@ def route(
     grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address, unix:/path, or off.")] = "127.0.0.1:8101",
     collector: Collector = "",
     device_id: DeviceId = "",
+    tls_certificate: Certificate = "",
+    tls_key: Key = "",
+    tls_client_ca: ClientCa = "",
+    token_file: TokenFile = "",
 ) -> None:
     """Answer from the device, and from the cloud when the device would miss the deadline."""
     from edgekit.router import serve_router
@@ -100,10 +104,17 @@ def route(
 
     if sla_ms <= 0:
         raise UsageError("--sla-ms", f"{sla_ms:g}", "a positive number of milliseconds")
+    access = access_of(tls_certificate, tls_key, tls_client_ca, token_file)
     telemetry = start_telemetry("edgekit-router", "edge", collector_url=collector or None, device_id=device_id or None)
     try:
         server = serve_router(
-            edge, [*cloud], sla_ms, http=serving_address(http, "--http"), grpc=serving_address(grpc, "--grpc"), telemetry=telemetry
+            edge,
+            [*cloud],
+            sla_ms,
+            http=serving_address(http, "--http"),
+            grpc=serving_address(grpc, "--grpc"),
+            telemetry=telemetry,
+            access=access,
         )
         try:
             _announce("routing", {"http": server.http_port or _unix(http), "grpc": server.grpc_port or _unix(grpc)})

@@ -9,6 +9,7 @@ from typing import Any
 import edgekit._version
 from edgekit.errors import EdgeKitError, RequestError, UsageError
 from edgekit.protocol import (
+    Access,
     InferRequest,
     InferResponse,
     ModelMetadata,
@@ -198,12 +199,14 @@ def serve_router(
     model: str = "",
     telemetry: HasMeter | None = None,
     options: RouterOptions | None = None,
+    access: Access | None = None,
 ) -> Server:
     """Start the router as a server; stopping the server closes the router.
 
     Args:
         edge, cloud, sla_ms, model, telemetry, options: as `Router`.
         http, grpc: addresses to listen on, port 0 for any; ``None`` for none.
+        access: TLS and bearer token.
 
     Raises:
         BindError: an address that cannot be listened on.
@@ -211,7 +214,7 @@ def serve_router(
     """
     router = Router(edge, cloud, sla_ms=sla_ms, telemetry=telemetry, model=model, options=options)
     try:
-        return serve(RouterCore(router), http, grpc, on_stop=[router.close])
+        return serve(RouterCore(router), http, grpc, access=access, on_stop=[router.close])
     except BaseException:
         router.close()
         raise

@@ -6,13 +6,16 @@ import shutil
 import socket
 import ssl
 import subprocess
+import time
 
 import numpy as np
 import pytest
 import tritonclient.http
 
 from edgekit.errors import BindError, StorageError
-from edgekit.protocol import Access, serve
+from edgekit.protocol import Access, InferRequest, Limits, Tensor, serve
+from edgekit.protocol._http_codec import decode_response, encode_request
+from edgekit.protocol._http_server import HttpTransport
 
 pytestmark = pytest.mark.slow
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -64,6 +67,32 @@ def test_tls(certificates, submitting_core):
             ask(http.client.HTTPSConnection("localhost", server.http_port, timeout=10))
         with tritonclient.http.InferenceServerClient(f"localhost:{server.http_port}", ssl=True, ssl_options={"ca_certs": ca}) as triton:
             assert triton.is_server_live()
+
+
+@NO_OPENSSL
+@pytest.mark.parametrize("uvloop", [True, False])
+def test_large_and_many_messages_through_tls(certificates, submitting_core, uvloop):
+    ca, certificate, key, *_ = certificates
+    access = Access(certificate, key)
+    transport = HttpTransport(submitting_core, "127.0.0.1", 0, Limits(), 4, access=access, uvloop=uvloop)
+    context = ssl.create_default_context(cafile=ca)
+    large = np.random.default_rng(0).random((1, 1_500_000), dtype=np.float32)
+    try:
+        connection = http.client.HTTPSConnection("localhost", transport.port, timeout=20, context=context)
+        for array in (X, large, X, large[:, :40_000], X):
+            message = encode_request(InferRequest("echo", [Tensor("x", array)]))
+            for body in (message.body, iter([message.body[:7], message.body[7:]])):  # of known length, and in chunks
+                status, fields, answer = ask(connection, INFER, "POST", body, message.headers())
+                assert status == 200
+                got = decode_response(answer, fields["Inference-Header-Content-Length"]).outputs[0].data
+                assert np.array_equal(got, array)
+        connection.close()
+        with context.wrap_socket(socket.create_connection(("127.0.0.1", transport.port), 10), server_hostname="localhost") as gone:
+            gone.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: h\r\nContent-Length: 900000\r\n\r\n" + b"x" * 100_000)
+            gone.shutdown(socket.SHUT_RDWR)  # without TLS's own goodbye
+    finally:
+        transport.stop(time.monotonic() + 5)
+    assert transport._application._buffered == 0
 
 
 @NO_OPENSSL
