@@ -81,6 +81,20 @@ def test_values_that_are_no_numbers_are_dropped_and_counted():
     assert meter.rejected == 4
 
 
+@pytest.mark.parametrize("values", [[], [0.5], [0.5] * 7, [0.5, 0.25, 0.5], [math.inf, math.inf], [0.5, math.nan, 2.0]])
+def test_several_values_at_once_are_as_one_by_one(values):
+    meter = Meter(start_ns=0)
+    singly, together = meter.histogram("singly"), meter.histogram("together")
+    for value in values:
+        singly.record(value)
+    together.record_all(values)
+    assert together.rejected == singly.rejected
+    found = {point.name: point.histogram for point in meter.collect(1)}
+    if found:
+        assert found["singly"].buckets == found["together"].buckets
+        assert (found["singly"].count, found["singly"].sum) == (found["together"].count, pytest.approx(found["together"].sum))
+
+
 def test_same_name_gives_the_same_instrument_and_another_kind_is_refused():
     meter = Meter()
     assert meter.counter("x") is meter.counter("x")
