@@ -1,7 +1,7 @@
 """What clients notice of a hot swap: latency while new versions are installed, loaded, warmed and switched to, beside the same load in quiet.
 
-The server is a process of its own that follows a repository; so is the load, our client with several connections, each waiting for its answer before it
-asks again. Quiet and swapping phases take turns, so that what else the machine does hits both. In a swapping phase, a version is installed with the
+The server is a process of its own that follows a repository; so is the load, our client with several connections, which sends half of what the server took
+in the warm-up, on a schedule (a saturated machine has no room for a load, so it would show the load's share of the processor and nothing else). Quiet and swapping phases take turns, so that what else the machine does hits both. In a swapping phase, a version is installed with the
 label ``stable`` as often as the server follows, from a third process, as an operator would. Every answer is checked to be that of an installed version.
 
 What it does not show: a network; a device with one core, where loading takes turns with serving; engines that compile at load (TensorRT), which do so in
@@ -82,22 +82,34 @@ def run_server(repository: str, threads: int) -> None:
 
 
 def run_load(url: str, connections: int, inputs: int) -> None:
-    """Role of the load process: for each line of input (a phase's seconds), latencies as JSON with the versions that answered."""
+    """Role of the load process: for each line of input (seconds and requests per second, 0 for as many as can be), latencies as JSON with the versions that
+    answered. A request that is sent late counts from when it was due.
+    """
     x = np.linspace(0, 1, inputs, dtype=np.float32)[None]
     clients = [connect(url) for _ in range(connections)]
     request = InferRequest("mlp", [Tensor("x", x)])
     for line in sys.stdin:
-        seconds = float(line)
+        seconds, rate = map(float, line.split())
+        pace = connections / rate if rate else 0.0
         latencies: list[list[float]] = [[] for _ in clients]
         versions: set[str] = set()
         end = time.perf_counter() + seconds
 
-        def work(client: Any, mine: list[float], end: float = end, versions: set[str] = versions) -> None:
-            while (started := time.perf_counter()) < end:
+        def work(client: Any, mine: list[float], due: float, end: float = end, versions: set[str] = versions, pace: float = pace) -> None:
+            while due < end:
+                if (early := due - time.perf_counter()) > 0:
+                    time.sleep(early)
+                started = due if pace else time.perf_counter()
                 versions.add(client.infer(request, 10.0).model_version)
-                mine.append(time.perf_counter() - started)
+                now = time.perf_counter()
+                mine.append(now - started)
+                due = due + pace if pace else now
 
-        threads = [threading.Thread(target=work, args=pair) for pair in zip(clients, latencies, strict=True)]
+        begin = time.perf_counter()
+        threads = [
+            threading.Thread(target=work, args=(client, mine, begin + pace * index / connections))
+            for index, (client, mine) in enumerate(zip(clients, latencies, strict=True))
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -139,8 +151,8 @@ def answer(process: subprocess.Popen[str]) -> Any:
     return json.loads(process.stdout.readline())
 
 
-def phase(load: subprocess.Popen[str], installer: subprocess.Popen[str] | None, seconds: float) -> dict[str, Any]:
-    ask(load, str(seconds))
+def phase(load: subprocess.Popen[str], installer: subprocess.Popen[str] | None, seconds: float, rate: float) -> dict[str, Any]:
+    ask(load, f"{seconds} {rate}")
     if installer is not None:
         ask(installer, str(seconds - 0.3))
     found = answer(load)
@@ -166,18 +178,21 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         )
         installer = role("--installer", repository, "--bundles", *bundles)
         processes += [load, installer]
-        phase(load, None, WARM_UP_S)
+        most = phase(load, None, WARM_UP_S, 0.0)["requests"] / WARM_UP_S
+        rate = most * arguments.utilisation
         rounds = [
-            {"quiet": phase(load, None, arguments.seconds), "swapping": phase(load, installer, arguments.seconds)}
+            {"quiet": phase(load, None, arguments.seconds, rate), "swapping": phase(load, installer, arguments.seconds, rate)}
             for _ in range(arguments.rounds)
         ]
-        last = phase(load, None, arguments.seconds)
+        last = phase(load, None, arguments.seconds, rate)
     finally:
         for process in processes:
             process.communicate()
     quiet = [one["quiet"]["p99_ms"] for one in rounds] + [last["p99_ms"]]
     ratios = [one["swapping"]["p99_ms"] / ((quiet[index] + quiet[index + 1]) / 2) for index, one in enumerate(rounds)]
     return {
+        "most_requests_per_s": round(most),
+        "requests_per_s": round(rate),
         "p99_ratio": round(statistics.median(ratios), 3),
         "p99_ratios": [round(ratio, 3) for ratio in ratios],
         "quiet_to_quiet": [round(after / before, 3) for before, after in itertools.pairwise(quiet)],
@@ -193,6 +208,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each phase")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument(
+        "--utilisation", type=float, default=0.5, help="requests sent, as a share of what the server takes at most; 0: as many as it takes"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the engine; 0 lets it choose")
     for hidden in ("--server", "--load", "--installer"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)

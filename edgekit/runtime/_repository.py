@@ -14,6 +14,7 @@ from types import MappingProxyType
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, EdgeKitError, IntegrityError, NotFoundError, OverloadedError
 from edgekit.protocol import RepositoryEntry
+from edgekit.runtime._background import run_behind
 from edgekit.runtime._bench import resident_bytes
 from edgekit.runtime._events import EventObserver, RepositoryEvent
 from edgekit.runtime._found import FoundBundle, version_key
@@ -295,7 +296,7 @@ class ModelRepository:
         key = found.name, found.version
         before = resident_bytes()
         try:
-            bundle = Bundle.open(found.path)
+            bundle = run_behind(lambda: Bundle.open(found.path))  # digests of all its bytes
             if found.digest and bundle.digest != found.digest:
                 raise IntegrityError(str(found.path), "its manifest is not the one that was installed", "", "install it again")
             model = self._open(bundle)
