@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # `examples` and `benchmarks` are imported from the checkout
     sys.path.insert(0, str(ROOT))
 
+# ONNX Runtime's telemetry would write a session file into the temporary folder, and send events; it is read when the library is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # The same examples every time, and no failure because the machine was busy for a moment.
 settings.register_profile("edgekit", deadline=None, derandomize=True)
 settings.load_profile("edgekit")
