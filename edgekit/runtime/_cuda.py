@@ -1,7 +1,7 @@
-"""The part of the CUDA driver API that running an engine takes, by ctypes: memory, copies, one stream.
+"""The part of the CUDA driver API that running an engine takes, by ctypes: memory, copies, one stream, graphs recorded from it.
 
 ``libcuda`` comes with every NVIDIA driver and with every JetPack, so no CUDA package for Python is needed. TensorRT works in the device's
-primary context, which is the one retained here. Reference: CUDA Driver API, sections Device, Context, Memory and Stream Management.
+primary context, which is the one retained here. Reference: CUDA Driver API, sections Device, Context, Memory, Stream and Graph Management.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import numpy as np
 
 from edgekit.errors import EngineError, EnvironmentMissingError
 
-__all__ = ["Cuda", "CudaDevice", "DeviceBuffer"]
+__all__ = ["Cuda", "CudaDevice", "DeviceBuffer", "HostBuffer"]
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 # CUdevice_attribute of cuda.h.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+# CUstreamCaptureMode of cuda.h: other threads' calls do not spoil the recording.
+_CAPTURE_THREAD_LOCAL = 1
 
 
 class CudaDevice(msgspec.Struct, frozen=True):
@@ -91,6 +93,45 @@ class Cuda:
         """Return when all that was queued is done."""
         self._call("cuStreamSynchronize", self._stream)
 
+    def record(self, work: Callable[[], object]) -> int:
+        """Record what ``work`` queues on the stream, without running it; `replay` runs it. Release it with `forget`.
+
+        Raises:
+            EngineError: something in ``work`` cannot be recorded. The stream is usable again.
+        """
+        self._call("cuStreamBeginCapture_v2", self._stream, _CAPTURE_THREAD_LOCAL)
+        graph, ready = ctypes.c_void_p(), ctypes.c_void_p()
+        try:
+            work()
+        finally:
+            # Ends a spoilt recording too, or the stream could not be used any more.
+            code = self._api.cuStreamEndCapture(self._stream, ctypes.byref(graph))
+        if code:
+            raise EngineError("CUDA", f"cuStreamEndCapture failed with error {code}", "", "run without graphs")
+        try:
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, ctypes.c_uint64(0))
+        finally:
+            self._call("cuGraphDestroy", graph)
+        return int(ready.value or 0)
+
+    def replay(self, graph: int) -> None:
+        """Queue a recorded graph."""
+        self._call("cuGraphLaunch", ctypes.c_void_p(graph), self._stream)
+
+    def forget(self, graph: int) -> None:
+        """Release a recorded graph."""
+        self._call("cuGraphExecDestroy", ctypes.c_void_p(graph))
+
+    def allocate_host(self, size_bytes: int) -> int:
+        """Address of page-locked host memory, 0 when the system gives none; `release_host` it."""
+        address = ctypes.c_void_p()
+        code = self._api.cuMemHostAlloc(ctypes.byref(address), ctypes.c_size_t(max(size_bytes, 1)), 0)
+        return 0 if code else int(address.value or 0)
+
+    def release_host(self, address: int) -> None:
+        """Give page-locked memory back."""
+        self._call("cuMemFreeHost", ctypes.c_void_p(address))
+
     def close(self) -> None:
         """Release the stream and the context."""
         if self._context.value is not None:
@@ -149,3 +190,35 @@ class DeviceBuffer:
         if self.address:
             self._cuda.release(self.address)
             self.address = self._size_bytes = 0
+
+
+class HostBuffer:
+    """Host memory that copies to and from the device go through; page-locked, so that they need no copy of the driver's, where the system gives that."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self._size_bytes = 0
+        self._address = 0
+        self._plain = np.empty(0, np.uint8)
+        self.pinned = False
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """The memory as an array, C-ordered; an earlier array of this buffer must not be used any more."""
+        count = int(np.prod(shape, dtype=np.int64))
+        size_bytes = count * dtype.itemsize
+        if size_bytes > self._size_bytes or not self._size_bytes:
+            self.release()
+            self._size_bytes = max(size_bytes, 1)
+            self._address = self._cuda.allocate_host(self._size_bytes)
+            self.pinned = bool(self._address)
+            if not self.pinned:
+                self._plain = np.empty(self._size_bytes, np.uint8)
+        memory: Any = (ctypes.c_char * self._size_bytes).from_address(self._address) if self.pinned else self._plain
+        return np.frombuffer(memory, dtype, count).reshape(shape)
+
+    def release(self) -> None:
+        """Give the memory back. May be called twice."""
+        if self._address:
+            self._cuda.release_host(self._address)
+        self._address = self._size_bytes = 0
+        self._plain = np.empty(0, np.uint8)

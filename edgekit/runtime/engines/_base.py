@@ -38,12 +38,14 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cache_dir: where the engine may keep compiled forms; empty for none.
         accelerator: name from the profile (``cpu``, ``gpu``, ``npu``, ``tpu``); empty for the profile's order, see `Session`.
         hint: ``latency``: one request as fast as it goes. ``throughput``: many at once; a run takes one thread unless ``threads`` says more.
+        cuda_graphs: TensorRT only: record a run and replay it while the shapes stay; for networks whose launch takes longer than their kernels.
     """
 
     threads: int = 0
     cache_dir: str = ""
     accelerator: str = ""
     hint: str = "latency"
+    cuda_graphs: bool = False
 
 
 class Engine(abc.ABC):

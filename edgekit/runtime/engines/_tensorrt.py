@@ -7,6 +7,7 @@ An ONNX artifact is built for the GPU here at load and kept in the cache; a read
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,11 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgekit.errors import BuildError, EngineError, EnvironmentMissingError, UnsupportedOperatorsError
-from edgekit.runtime._cuda import Cuda, DeviceBuffer
+from edgekit.runtime._cuda import Cuda, DeviceBuffer, HostBuffer
 from edgekit.runtime._tensorrt_build import BuiltEngine, cached_engine, find_package, forget_engine
 from edgekit.runtime.engines._base import NO_TARGETS, Engine
 
 __all__ = ["ENGINES", "TensorRTEngine", "TensorRTRTXEngine"]
+
+_log = logging.getLogger(__name__)
 
 # TensorRT's `DataType` by name. Its own `nptype` needs NumPy names that newer NumPy dropped.
 _DTYPES = {
@@ -35,6 +38,8 @@ _DTYPES = {
 class TensorRTEngine(Engine):
     """A deserialised engine with one execution context; requests go one at a time.
 
+    Tensors go through page-locked buffers of the engine's own. With `EngineOptions.cuda_graphs`, copies and kernels of a run are recorded once the same
+    shapes came before, and replayed while the shapes stay; a network that cannot be recorded runs as without.
     Reads from `Artifact.options`: ``recipe`` (file beside an ONNX artifact). TensorRT 8 has no 64-bit integers at its borders: they are
     narrowed to 32 bits, and a value that does not fit is an error.
     """
@@ -47,7 +52,7 @@ class TensorRTEngine(Engine):
         return str(_import(cls.name).__version__)
 
     def describe(self) -> dict[str, str]:
-        """Adds ``device`` (the GPU), ``compute_capability``, ``cuda``, ``engine_key`` and ``built`` (``now``, ``cache`` or ``ahead``)."""
+        """Adds ``device`` (the GPU), ``compute_capability``, ``cuda``, ``engine_key``, ``built`` (``now``, ``cache`` or ``ahead``), ``pinned`` and ``cuda_graph``."""
         built = "ahead" if self._built is None else "now" if self._built.built else "cache"
         return {
             **super().describe(),
@@ -57,6 +62,8 @@ class TensorRTEngine(Engine):
             "engine_key": self._built.key if self._built is not None else "",
             "generation": self._built.report.generation if self._built is not None else "",
             "built": built,
+            "pinned": "yes" if all(buffer.pinned for buffer in self._staging.values()) else "no",
+            "cuda_graph": self._graph_state,
         }
 
     def _load(self) -> None:
@@ -122,37 +129,80 @@ class TensorRTEngine(Engine):
             found = f"inputs {', '.join(self._inputs)} and outputs {', '.join(self._outputs)}"
             raise EngineError(f"engine {self.name}", found, "those of the manifest", "build the bundle again")
         self._buffers = {name: DeviceBuffer(self._cuda) for name in self._types}
+        self._staging = {name: HostBuffer(self._cuda) for name in self._types}
+        self._staged: dict[str, np.ndarray] = {}
+        self._arranged: dict[str, tuple[int, ...]] | None = None
+        self._graph = 0
+        self._graph_state = "waiting" if self.options.cuda_graphs else "off"  # then "recorded" or "refused"
 
     def _infer(self, inputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray] = NO_TARGETS) -> dict[str, np.ndarray]:
         self._cuda.enter()
         sent = {name: self._native(name, inputs[name]) for name in self._inputs}
+        again = self._arrange({name: array.shape for name, array in sent.items()})
         for name, array in sent.items():
-            if not self._context.set_input_shape(name, array.shape):
-                raise EngineError(
-                    f"input {name!r}", f"shape {list(array.shape)}", "a shape that the engine was built for", "give it another --shape"
-                )
-            self._context.set_tensor_address(name, self._buffers[name].reserve(array.nbytes))
-            self._cuda.copy_in(self._buffers[name], array)
+            np.copyto(self._staged[name], array)
+        if self._graph:
+            self._cuda.replay(self._graph)
+        else:
+            self._enqueue()
+        self._cuda.wait()
+        if again and self._graph_state == "waiting":
+            self._record()  # after a run with these shapes, as TensorRT asks for; recording runs nothing
+        # The signature's dtype again, where TensorRT 8 narrowed it.
         results = {}
+        for binding in self.artifact.outputs:
+            name = binding.native_name
+            results[name] = targets[name] if name in targets else np.empty(self._staged[name].shape, np.dtype(binding.native_dtype))
+            np.copyto(results[name], self._staged[name])
+        return results
+
+    def _arrange(self, shapes: dict[str, tuple[int, ...]]) -> bool:
+        """Tell the context shapes and addresses. True, and nothing to do, when the shapes are those of the last run."""
+        if shapes == self._arranged:
+            return True
+        self._drop_graph()
+        self._arranged = None  # should one of the next calls fail, the next request tries again
+        for name, shape in shapes.items():
+            if not self._context.set_input_shape(name, shape):
+                raise EngineError(
+                    f"input {name!r}", f"shape {list(shape)}", "a shape that the engine was built for", "give it another --shape"
+                )
+            self._place(name, shape)
         for name in self._outputs:
             shape = tuple(self._context.get_tensor_shape(name))
             if any(size < 0 for size in shape):
                 raise EngineError(
                     f"output {name!r}", f"shape {list(shape)} depends on the data", "sizes that inputs decide", "run the fallback"
                 )
-            target = targets.get(name)
-            if target is None or target.dtype != self._types[name] or target.shape != shape:
-                target = np.empty(shape, self._types[name])
-            results[name] = target
-            self._context.set_tensor_address(name, self._buffers[name].reserve(results[name].nbytes))
+            self._place(name, shape)
+        self._arranged = shapes
+        return False
+
+    def _place(self, name: str, shape: tuple[int, ...]) -> None:
+        self._staged[name] = self._staging[name].array(shape, self._types[name])
+        self._context.set_tensor_address(name, self._buffers[name].reserve(self._staged[name].nbytes))
+
+    def _enqueue(self) -> None:
+        """Queue copies in, the run, and copies out."""
+        for name in self._inputs:
+            self._cuda.copy_in(self._buffers[name], self._staged[name])
         if not self._context.execute_async_v3(self._cuda.stream):
             raise EngineError(f"engine {self.name}", "the run was refused", "", "check the log of TensorRT")
-        for name, array in results.items():
-            self._cuda.copy_out(array, self._buffers[name])
-        self._cuda.wait()
-        # The signature's dtype again, where TensorRT 8 narrowed it.
-        declared = {binding.native_name: np.dtype(binding.native_dtype) for binding in self.artifact.outputs}
-        return {name: array.astype(declared[name], copy=False) for name, array in results.items()}
+        for name in self._outputs:
+            self._cuda.copy_out(self._staged[name], self._buffers[name])
+
+    def _record(self) -> None:
+        try:
+            self._graph = self._cuda.record(self._enqueue)
+            self._graph_state = "recorded"
+        except EngineError as exc:
+            self._graph_state = "refused"
+            _log.warning("%s: runs without a CUDA graph: %s", self.path.name, exc)
+
+    def _drop_graph(self) -> None:
+        if self._graph:
+            self._cuda.forget(self._graph)
+            self._graph, self._graph_state = 0, "waiting"
 
     def _native(self, name: str, array: np.ndarray) -> np.ndarray:
         wanted = self._types[name]
@@ -164,8 +214,12 @@ class TensorRTEngine(Engine):
 
     def _close(self) -> None:
         self._cuda.enter()
+        self._drop_graph()
+        self._staged = {}
         for buffer in self._buffers.values():
             buffer.release()
+        for staged in self._staging.values():
+            staged.release()
         self._context = self._engine = self._runtime = None
         self._cuda.close()
 
