@@ -74,7 +74,8 @@ class RuntimeCore:
     def model_config(self, name: str, version: str = "") -> dict[str, Any]:
         model = self._repository.get(name, version)
         manifest = model.bundle.manifest
-        facts = {"device": manifest.device, "precision": manifest.precision, "digest": model.bundle.digest}
+        batching = {"max_batch": str(model.plan.max_rows if model.plan.together else 1), "batching": model.plan.describe()}
+        facts = {**batching, "device": manifest.device, "precision": manifest.precision, "digest": model.bundle.digest}
         facts |= {f"running.{key}": model.running[key] for key in _RUNNING if model.running.get(key)}
         return {
             "name": model.name,

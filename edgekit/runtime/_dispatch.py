@@ -28,19 +28,19 @@ Queue = InstanceQueue[Session]
 INLINE_S = 1e-3
 """A turn runs batches in the transport's own thread while they take no longer than this, together.
 
-Handing a batch to a worker and its answers back costs 60 to 150 us (two wake-ups and the interpreter lock, measured by ``benchmarks/scheduler.py``), so below a
-millisecond it would cost more than a tenth; and nobody notices a health check that waits a millisecond.
+Handing a request to a worker and its answer back added 230 to 310 us to one of 44 to 60 us (``benchmarks/scheduler.py``, two busy cores: two wake-ups and the
+interpreter lock), so below a millisecond it would cost a quarter and more; and nobody notices a health check that waits a millisecond.
 """
 _INLINE_CORES_S = 2.5e-4
-"""The same where other cores could run the batch meanwhile: a quarter, for then the transport reads on while a worker computes."""
+"""The same where other cores could run the batch meanwhile. What the hand-over costs, the other core gives back from there on."""
 
 
 class ResultObserver(Protocol):
     """Called once for every request whose model was found; must be quick and safe from several threads.
 
-    ``outcome`` is ``ok``; ``late`` (ran, and ended after its deadline); ``rejected`` (refused before it ran); ``error`` (the engine failed); or ``cancelled``
-    (its sender left before it ran). An observer that has a method ``together(model, version, engine, queue_s, compute_s)`` is told with that about requests
-    that ran together and went well: ``queue_s`` is a list with one entry each.
+    ``outcome`` is ``ok``; ``late`` (ran, and ended after its deadline); ``rejected`` (refused before it ran); or ``error`` (the engine failed).
+    Nothing is told about one that was cancelled before it ran. An observer that has a method ``together(model, version, engine, queue_s, compute_s)``
+    is told with that about requests that ran together and went well: ``queue_s`` is a list with one entry each.
     """
 
     def __call__(self, model: str, version: str, engine: str, queue_s: float, compute_s: float, outcome: str) -> None: ...

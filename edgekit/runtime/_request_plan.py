@@ -76,6 +76,14 @@ class RequestPlan:
         """Requests may run together, as far as is known."""
         return self.proof is not None and self.proof.state is not False
 
+    def describe(self) -> str:
+        """Whether requests run together, for the model's configuration."""
+        if self.proof is None:
+            return "off: no batch axis, or not wanted"
+        if self.proof.state is None:
+            return "on once it is proven that rows are independent"
+        return "on" if self.proof.state else f"off: {self.proof.reason}"
+
     @property
     def outputs(self) -> list[str]:
         """Names of all outputs."""
