@@ -7,7 +7,9 @@ header lists, concurrent streams. What is left to this module are time, memory, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
+import logging
 import socket
 import time
 from collections.abc import Sequence
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     import ngh2
 
 __all__ = ["GrpcConnection"]
+
+_log = logging.getLogger(__name__)
 
 _INFER_PATH = f"/{SERVICE}/ModelInfer"
 _STREAM_PATH = f"/{SERVICE}/ModelStreamInfer"
@@ -107,6 +111,10 @@ class GrpcConnection(asyncio.Protocol):
             self._handle_events()
         except self._h2.NGH2Error:
             self._break_off()
+            return
+        except Exception:  # noqa: BLE001 - a bug costs this connection, and no other
+            _log.exception("a connection could not be read")
+            self.abort()
             return
         self._dispatcher.touched(self)
 
@@ -191,6 +199,9 @@ class GrpcConnection(asyncio.Protocol):
                 self._close()
         except self._h2.NGH2Error:
             self._break_off()
+        except Exception:  # noqa: BLE001 - a bug costs this connection, and no other
+            _log.exception("a connection could not be written")
+            self.abort()
 
     # For the transport.
 
@@ -198,8 +209,11 @@ class GrpcConnection(asyncio.Protocol):
         """Tell the client to go elsewhere. What it has sent before it knows is still taken: until it has answered a ping (RFC 9113, 6.8)."""
         if self._over:
             return
-        self._engine.send_shutdown_notice()
-        self._engine.ping()
+        try:
+            self._engine.send_shutdown_notice()
+            self._engine.ping()
+        except self._h2.NGH2Error:  # the engine has ended the connection already
+            self._break_off()
         self.flush()
 
     def end_drain(self) -> None:
@@ -210,7 +224,8 @@ class GrpcConnection(asyncio.Protocol):
         for call in list(self._calls.values()):
             if call.kind == STREAM and not call.running and not call.waiting:
                 self.fail(call, UnavailableError("server", "stopping", "", "connect again"))
-        self._engine.send_goaway(self._h2.ErrorCode.NO_ERROR)
+        with contextlib.suppress(self._h2.NGH2Error):
+            self._engine.send_goaway(self._h2.ErrorCode.NO_ERROR)
         self._dispatcher.touched(self)
 
     def abort(self) -> None:
@@ -366,14 +381,15 @@ class GrpcConnection(asyncio.Protocol):
                 if not call.ended:
                     self._resets.append(call.stream_id)
             except self._h2.NGH2Error:
-                pass  # the client has reset the stream in this very turn
+                pass  # as in `_refuse`
         self._forget(call)
 
     def _refuse(self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], *, ended: bool) -> None:
         """An answer of headers alone; the client is told to stop sending."""
-        self._engine.send_response(stream_id, headers, end_stream=True)
-        if not ended:
-            self._resets.append(stream_id)
+        with contextlib.suppress(self._h2.NGH2Error):  # the client has reset the stream in this very turn
+            self._engine.send_response(stream_id, headers, end_stream=True)
+            if not ended:
+                self._resets.append(stream_id)
         self._dispatcher.touched(self)
 
     def _forget(self, call: Call) -> None:

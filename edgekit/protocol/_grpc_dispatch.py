@@ -42,6 +42,7 @@ _FINAL_ASKED = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 _DECISION = "edgekit_decision"
 _DECISION_TRAILER = b"x-edgekit-decision"
+_DECISION_CHARACTERS = 1000  # clients bound headers at 8 KiB
 
 
 class Dispatcher:
@@ -247,17 +248,24 @@ class Dispatcher:
                     _log.exception("the core failed in its turn")
             while self._answers:
                 what, answer = self._answers.popleft()
-                if isinstance(what, Call):
-                    self._control_waiting -= 1
-                    self._answer_control(what, answer)
-                else:
+                try:
                     self._answer(what, answer)
+                except Exception:  # noqa: BLE001 - one connection's answer must not cost the others theirs
+                    _log.exception("an answer could not be written")
+                    (what if isinstance(what, Call) else what.call).connection.abort()
         self._turn_planned = False
         dirty, self._dirty = self._dirty, set()
         for connection in dirty:
             connection.flush()
 
+    def _answer(self, what: Inference | Call, answer: Any) -> None:
+        if isinstance(what, Call):
+            self._answer_control(what, answer)
+        else:
+            self._answer_inference(what, answer)
+
     def _answer_control(self, call: Call, answer: bytes | Exception) -> None:
+        self._control_waiting -= 1
         if call.closed:
             return
         self._dirty.add(call.connection)
@@ -267,7 +275,7 @@ class Dispatcher:
             call.connection.send(call, [answer])
             call.connection.finish(call)
 
-    def _answer(self, inference: Inference, answer: Any) -> None:
+    def _answer_inference(self, inference: Inference, answer: Any) -> None:
         if isinstance(answer, _Threaded):
             self._in_flight -= 1
             inference.call.decoding = False
@@ -341,5 +349,5 @@ def _decision(parameters: Parameters) -> list[tuple[bytes, bytes]]:
     decision = parameters.get(_DECISION) if parameters else None
     if not decision:
         return []
-    text = "".join(char if " " <= char <= "~" else " " for char in str(decision))
+    text = "".join(char if " " <= char <= "~" else " " for char in str(decision)[:_DECISION_CHARACTERS])
     return [(_DECISION_TRAILER, text.strip().encode())]

@@ -228,6 +228,38 @@ def test_cancelling_reaches_the_core(client, peer):
     assert peer.owner.open_calls == 0
 
 
+@pytest.mark.parametrize("path", [INFER, STREAM_INFER, LIVE, "/nope"])
+def test_cancelling_at_once_costs_the_call_only(peer, path):
+    peer.greet()
+    body = framed(len(infer_message())) + infer_message()
+    for index, whole in enumerate((True, False, True)):
+        stream = 1 + 2 * index
+        peer.feed(
+            frame(HEADERS, END_HEADERS, stream, header_block(path)),
+            frame(DATA, END_STREAM if whole else 0, stream, body if whole else body[:-1]),
+            frame(RST_STREAM, 0, stream, CANCELLED),
+        )
+    assert not peer.wire.closed
+    peer.wire.take()
+    peer.feed(frame(HEADERS, END_HEADERS, 7, BLOCK), frame(DATA, END_STREAM, 7, body))
+    assert [kind for kind, _, stream, _ in frames_of(peer.wire.sent) if stream == 7 and kind != WINDOW_UPDATE] == [HEADERS, DATA, HEADERS]
+    assert (peer.owner.open_calls, peer.owner.held_bytes) == (0, 0)
+
+
+def test_an_answer_that_cannot_be_written_costs_its_connection_only(peer, monkeypatch):
+    broken, other = Client(peer), Client(Peer(owner=peer.owner))
+    other.peer.loop = peer.loop
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(peer.connection, "send", fail)
+    broken.call(INFER, infer_message(), pump=False)
+    peer.feed(broken.engine.data_to_send())
+    assert peer.wire.closed == "abort"
+    assert other.status(other.call(INFER, infer_message()))[0] == 0
+
+
 def test_a_client_that_vanishes_cancels_all(client, peer):
     for index in range(3):
         client.call(INFER, infer_message("held", id=str(index)))
