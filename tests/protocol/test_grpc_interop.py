@@ -1,6 +1,8 @@
 """grpcio's clients against our server: deadlines, cancellation, sizes, compression, TLS, token, unix sockets, health, drain."""
 
 import contextlib
+import socket
+import ssl
 import threading
 import time
 
@@ -47,6 +49,14 @@ def opened(core, **options):
         grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=UNLIMITED) as channel,
     ):
         yield channel
+
+
+def closes(connection):
+    """The other side closes without a byte."""
+    try:
+        return connection.recv(100) == b""
+    except OSError:
+        return True
 
 
 def rpc(channel, name):
@@ -173,6 +183,12 @@ def test_tls(certificates, core):
             assert rpc(channel, "ModelInfer")(message(array=np.zeros(1 << 20, np.float32)), timeout=30).outputs
         with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError):
             rpc(channel, "ModelInfer")(message(), timeout=2)
+        context = ssl.create_default_context(cafile=ca)  # offers no h2
+        with (
+            socket.create_connection(("127.0.0.1", server.grpc_port), 10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as other,
+        ):
+            assert closes(other)
     with serve(core, None, ("127.0.0.1", 0), access=Access(certificate, key, client_ca=ca)) as server:
         address = f"localhost:{server.grpc_port}"
         with grpc.secure_channel(address, grpc.ssl_channel_credentials(root)) as channel, pytest.raises(grpc.RpcError):
