@@ -43,9 +43,7 @@ class Server:
         self._stopped = threading.Event()
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """Stop: no new requests, those under way have ``grace_s`` to finish, then all is closed. Its threads have ended then; grpcio's
-        are about to.
-        """
+        """Stop: no new requests, those under way have ``grace_s`` to finish, then all is closed and its threads have ended."""
         with self._stopping:
             if self._stopped.is_set():
                 return
