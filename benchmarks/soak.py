@@ -6,7 +6,7 @@ its resident memory is read twice a second, and its slope is that of a line thro
 
 What it does not show: a network; more clients than this machine can play.
 
-Run ``python -m benchmarks soak [--seconds S]``; prints JSON; exit 1 when something was wrong.
+Run ``python -m benchmarks soak [--seconds S] [--no-reloads]``; prints JSON; exit 1 when something was wrong.
 """
 
 from __future__ import annotations
@@ -180,6 +180,7 @@ class Clients:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--no-reloads", action="store_true", help="leave the model as it is")
     parser.add_argument("--server", metavar="BUNDLE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.server:

@@ -186,8 +186,8 @@ class Connection(asyncio.BufferedProtocol):
             self._close()
 
     def drain(self) -> None:
-        """The server stops: close now, or after what is under way."""
-        if not self.busy:
+        """The server stops: close now, or after what is under way. The beginning of a head is nothing yet."""
+        if not self.exchanges and self._incoming is None:
             self._close()
 
     def abort(self) -> None:

@@ -330,14 +330,17 @@ def test_limits_of_the_head(transport):
 
 def test_stop_answers_what_is_under_way(transport, submitting_core):
     server = transport()
-    with Client(server) as busy, Client(server) as idle:
-        idle.send(LIVE)
-        assert idle.answer()[0] == 200
+    with Client(server) as busy, Client(server) as idle, Client(server) as beginning:
+        for client in (idle, beginning):
+            client.send(LIVE)
+            assert client.answer()[0] == 200
+        beginning.send(b"POST /v2/mod")
         busy.send(infer("held", "last"))
         assert submitting_core.entered.acquire(timeout=5)
         stopper = threading.Thread(target=server.stop, args=(time.monotonic() + FOREVER_S,))
         stopper.start()
         assert idle.answer() is None
+        assert beginning.answer() is None
         submitting_core.release.set()
         answer = busy.answer()
         assert tensor_of(answer)[0] == "last"
