@@ -152,7 +152,8 @@ def quantise(
             "int8", "no convolution or matrix product with constant weights is in the model", "", "build with --precision fp32 or fp16"
         )
     if not ladder.quantised:
-        best = max(ladder.rungs[:-1], key=lambda rung: rung.agreement)
+        tried = [rung for rung in ladder.rungs if len(rung.kept) < len(ladder.plan.layers)]
+        best = max(tried, key=lambda rung: rung.agreement)
         raise VerificationError(
             "int8",
             f"agreement {min_agreement:g} holds only with all {len(ladder.plan.layers)} layers in float; with {len(best.kept)} in float it is {best.agreement:.4f}",

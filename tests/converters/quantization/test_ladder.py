@@ -111,10 +111,15 @@ def test_a_model_without_products_is_refused():
 
 def test_a_target_that_no_layer_reaches_is_refused():
     weights = {"w": (np.random.default_rng(0).standard_normal((64, 4)) * 1e3).astype(np.float32)}
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"], "matmul"), helper.make_node("Sin", ["m"], ["y"], "sin")]
-    proto = model(nodes, {"x": (4, 64)}, {"y": (4, 4)}, weights)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], "first"),
+        helper.make_node("Sin", ["m"], ["y"], "sin"),
+        helper.make_node("MatMul", ["x", "w"], ["n"], "second"),
+        helper.make_node("Sin", ["n"], ["z"], "other_sin"),
+    ]
+    proto = model(nodes, {"x": (4, 64)}, {"y": (4, 4), "z": (4, 4)}, weights)
     source = normalised(proto)
-    with pytest.raises(VerificationError, match="only with all 1 layers in float"):
+    with pytest.raises(VerificationError, match=r"only with all 2 layers in float; with [01] in float it is -?0\.\d+"):
         quantise(source, calibrate(source, samples(proto, 4)), _TENSORRT, min_agreement=1.0)
 
 
