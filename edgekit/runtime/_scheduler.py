@@ -402,8 +402,12 @@ class InstanceQueue(Generic[T]):
     def _take(self, now_s: float, longest_s: float, refused: Refused) -> Batch[T] | None:
         """The next batch; something waits and an instance is free."""
         if self._with_deadline and not self._probe_next:
-            predict = self.times.predict
-            hopeless = [index for index, job in enumerate(self._pending) if job.deadline_s < now_s + predict(job.rows)]
+            predict, soonest_s = self.times.predict, now_s + self.times.p50_s
+            hopeless = [
+                index
+                for index, job in enumerate(self._pending)
+                if job.deadline_s < soonest_s or (job.rows > 1 and job.deadline_s < now_s + predict(job.rows))
+            ]
             refused += [(job, self._gave_up(job, now_s)) for job in self._remove(hopeless)]
             if not self._pending:
                 return None
