@@ -203,7 +203,7 @@ def main() -> None:
             clients.noise,
             clients.dripping,
             clients.not_reading,
-            clients.reloading,
+            *([] if arguments.no_reloads else [clients.reloading]),
         ]
         threads = [threading.Thread(target=clients.run, args=(kind, seed)) for seed, kind in enumerate(kinds)]
         process = psutil.Process(server.pid)

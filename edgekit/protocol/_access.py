@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import hmac
-import ssl
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgekit.errors import StorageError, UsageError
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["Access"]
 
@@ -54,6 +56,8 @@ class Access(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         if not self.certificate:
             return None
+        import ssl  # 9 ms, which only servers with TLS need
+
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(list(alpn))
@@ -73,6 +77,8 @@ class Access(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether the value of the ``Authorization`` header carries the token. Takes the same time for every wrong one."""
         if not self.token:
             return True
+        import hmac
+
         text = authorization or ""
         given = text[len(_BEARER) :].strip() if text[: len(_BEARER)].lower() == _BEARER else ""
         return hmac.compare_digest(given.encode(errors="replace"), self.token.encode())

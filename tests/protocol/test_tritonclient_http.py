@@ -81,7 +81,7 @@ def test_datatypes(client, datatype):
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 def test_compressed_requests(client, algorithm):
-    result = client.infer("echo", [an_input(X)], request_compression_algorithm=algorithm)
+    result = client.infer("echo", [an_input(X)], request_compression_algorithm=algorithm, response_compression_algorithm=algorithm)
     np.testing.assert_array_equal(result.as_numpy("x"), X)
 
 
