@@ -71,9 +71,12 @@ class Connection(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername")
         self.local = not isinstance(peer, tuple) or _is_loopback(str(peer[0]))
         self._transport.set_write_buffer_limits(high=self._handler.limits.write_buffer_bytes)
-        if not self._handler.opened(self):
-            refusal = HttpError(503, "server", "too many connections", f"at most {self._handler.limits.connections}", "try again later")
-            self._transport.write(render(error_reply(refusal), self._handler.date, keep_alive=False))
+        handler = self._handler
+        if not handler.opened(self):
+            refusal = HttpError(503, "server", "too many connections", f"at most {handler.limits.connections}", "try again later")
+            if handler.draining:
+                refusal = HttpError(503, "server", "it is stopping", "", "ask another one, or later")
+            self._transport.write(render(error_reply(refusal), handler.date, keep_alive=False))
             self._closing = True
             self._end()  # at once: those who are too many must not take up descriptors by lingering
 
