@@ -1,7 +1,7 @@
 """Whose batch a free worker takes, when several models want one. Pure.
 
 Fair by compute time (start-time fair queueing, Goyal et al., SIGCOMM 1996): each model has a virtual time that grows by what it used; the one behind goes first.
-A model that was idle starts where the others are, so it cannot save up a burst. One whose first request would miss its deadline may go ahead of its turn,
+A model that was idle starts where the device is, so it cannot save up a burst. One whose first request would miss its deadline may go ahead of its turn,
 at most `BORROW_S` of compute time (borrowed virtual time, Duda and Cheriton, SOSP 1999).
 """
 
@@ -32,10 +32,9 @@ class Share:
         self.deadline_s = math.inf
         self.run_s = 0.0
 
-    def begins(self, others: Sequence[Share]) -> None:
-        """It has work again after idleness, while ``others`` have some."""
-        if others:
-            self.virtual_s = max(self.virtual_s, min(share.virtual_s for share in others))
+    def begins(self, device_s: float) -> None:
+        """It has work that can run, when the device's virtual time (the least of all that want to run or do) is ``device_s``."""
+        self.virtual_s = max(self.virtual_s, device_s)
 
     def used(self, seconds: float) -> None:
         """It ran."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edgekit.runtime._fairness import whose_turn
+from edgekit.runtime._fairness import Share, whose_turn
 from edgekit.runtime._scheduler import Batch, InstanceQueue, Refused
 
 __all__ = ["Workers"]
@@ -47,6 +47,8 @@ class Workers:
         self._ready: list[Queue] = []
         self._watched: dict[Queue, float] = {}  # queue -> when its first deadline passes
         self._used = 0
+        self._virtual_s = 0.0
+        self._served: list[Share] = []  # of the batches that run
         self._idle = 0
         self._threads: list[threading.Thread] = []
         self._closing = False
@@ -56,7 +58,7 @@ class Workers:
         deadline_s = queue.first_deadline_s()
         with self._wake:
             if queue.ready and queue not in self._ready:
-                queue.share.begins([other.share for other in self._ready])
+                queue.share.begins(self._virtual_s)
                 self._ready.append(queue)
             elif deadline_s >= min(self._watched.values(), default=math.inf):
                 self._watch(queue, deadline_s)
@@ -106,9 +108,10 @@ class Workers:
                 if self._ready and batch is not None:
                     self._pass_on()
             self._work(queue, batch, refused)
-            if batch is not None:
+            if batch is not None and queue is not None:
                 with self._wake:
                     self._used -= cost
+                    self._served.remove(queue.share)
 
     def _pass_on(self) -> None:
         """More is ready than this thread can run."""
@@ -137,7 +140,8 @@ class Workers:
                 break
             for queue in fitting:
                 queue.plan_share(now_s)
-            queue = fitting[whose_turn([queue.share for queue in fitting], now_s)]
+            shares = [queue.share for queue in fitting]
+            queue = fitting[whose_turn(shares, now_s)]
             batch, gone = queue.take()
             refused += gone
             if not queue.ready:
@@ -146,6 +150,8 @@ class Workers:
             if batch is not None:
                 cost = self._cost(queue)
                 self._used += cost
+                self._virtual_s = max(self._virtual_s, min(share.virtual_s for share in (*shares, *self._served)))
+                self._served.append(queue.share)
                 return queue, batch, cost
         return None, None, 0
 

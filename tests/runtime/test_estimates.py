@@ -154,14 +154,12 @@ def test_fair_by_compute_time_whatever_a_run_costs():
 
 
 def test_idleness_saves_nothing_up():
-    busy, idle = Share(50.0), Share(3.0)
-    idle.begins([busy])
+    idle = Share(3.0)
+    idle.begins(50.0)
     assert idle.virtual_s == 50.0
-    busy.begins([idle])
-    assert busy.virtual_s == 50.0
-    alone = Share(7.0)
-    alone.begins([])
-    assert alone.virtual_s == 7.0
+    ahead = Share(60.0)
+    ahead.begins(50.0)
+    assert ahead.virtual_s == 60.0
 
 
 def test_a_deadline_goes_ahead_of_its_turn_within_bounds():
