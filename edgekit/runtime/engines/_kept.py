@@ -8,8 +8,6 @@ made again. Where checking a kept file would cost too much of the load that it i
 from __future__ import annotations
 
 import hashlib
-import logging
-import platform
 import time
 from collections.abc import Callable
 from functools import cache
@@ -22,7 +20,6 @@ from edgekit.bundle import atomic_directory
 
 __all__ = ["CacheState", "cpu_features", "entry_key", "load_kept", "worth_keeping"]
 
-_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CacheState = Literal["off", "hit", "stored"]
@@ -60,6 +57,8 @@ def cpu_features() -> str:
                     return " ".join(sorted(line.partition(":")[2].split()))
     except OSError:
         pass
+    import platform
+
     return f"{platform.machine()} {platform.processor()}"
 
 
@@ -96,7 +95,7 @@ def load_kept(
         try:
             return take(path), "hit"
         except Exception as exc:  # noqa: BLE001 - whatever the engine raises, the artifact itself decides
-            _log.warning("cache %s: does not load and is made again: %s", target, exc)
+            _warn("cache %s: does not load and is made again: %s", target, exc)
     loaded: T | None = None
     try:
         with atomic_directory(target) as staging:
@@ -111,7 +110,7 @@ def load_kept(
             (staging / "entry.json").write_bytes(msgspec.json.encode(_Entry(digest if kept else "")))
     except Exception as exc:  # noqa: BLE001 - an artifact that is no model raises again in the next line
         loaded = make(None) if loaded is None else loaded
-        _log.warning("cache %s: nothing is kept: %s", target, exc)
+        _warn("cache %s: nothing is kept: %s", target, exc)
         return loaded, "off"
     return loaded, "stored" if kept else "off"
 
@@ -129,10 +128,16 @@ def _is_whole(path: Path, entry: _Entry) -> bool:
             return True
     except OSError:
         pass
-    _log.warning("cache %s: damaged, made again", path.parent)
+    _warn("cache %s: damaged, made again", path.parent)
     return False
 
 
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _warn(message: str, *arguments: object) -> None:
+    import logging  # a load that goes well says nothing, and starts sooner without it
+
+    logging.getLogger(__name__).warning(message, *arguments)
