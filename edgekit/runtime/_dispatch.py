@@ -117,7 +117,7 @@ class Dispatcher:
             try:
                 model = self._resolve(job.request)
             except Exception as exc:  # noqa: BLE001 - whatever it is, it is this request's answer
-                job.done(exc)
+                _answer(job, exc)
                 continue
             job.model = model
             try:
@@ -149,7 +149,8 @@ class Dispatcher:
             if refused:
                 self._refuse(refused)
             inline_s -= self._run(queue, batch)
-            if not queue.ready or inline_s <= 0:
+            # A caller that waits for its own answer (no limit) does not go on to serve others.
+            if not queue.ready or inline_s <= 0 or inline_s == math.inf:
                 break
             batch, refused = queue.take(inline_s)
         else:
@@ -195,7 +196,7 @@ class Dispatcher:
         if plain:
             model.statistics.ran(len(jobs), len(jobs), sum(queue_s), (input_s, infer_s, output_s))
             for job, answer in zip(jobs, answers, strict=True):
-                job.done(answer)
+                _answer(job, answer)
             if self._observer is not None:
                 self._observe_together(model, queue_s, input_s + infer_s + output_s)
         else:
@@ -220,7 +221,7 @@ class Dispatcher:
                 in_time_s.append(waited_s)
             else:
                 model.statistics.failed(end_s - job.arrived_s)
-            job.done(told)
+            _answer(job, told)
             self._observe(model, waited_s, compute_s, outcome)
         if any(isinstance(answer, InferResponse) for answer in answers):
             model.statistics.ran(len(jobs), len(in_time_s), sum(in_time_s), (input_s, infer_s, output_s))
@@ -231,7 +232,7 @@ class Dispatcher:
         for job, error in refused:
             waited_s = now_s - job.arrived_s
             job.model.statistics.failed(waited_s)
-            job.done(error)
+            _answer(job, error)
             self._observe(job.model, waited_s, 0.0, "rejected")
 
     def _observe_together(self, model: LoadedModel, queue_s: list[float], compute_s: float) -> None:
@@ -255,6 +256,13 @@ class Dispatcher:
     def _cost(self, queue: InstanceQueue[Any]) -> int:
         """Cores that one batch of this queue uses."""
         return max(1, min(queue.threads or self._cores, self._cores // queue.limit))
+
+
+def _answer(job: Job, answer: InferResponse | Exception) -> None:
+    try:
+        job.done(answer)
+    except Exception:  # noqa: BLE001 - one caller's bug must not cost the others of a batch their answers
+        _log.exception("a request's callback failed")
 
 
 class _Answer:

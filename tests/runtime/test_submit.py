@@ -262,6 +262,37 @@ def test_observers_hear_of_every_request(folder):
     assert singly == [("scale", "rejected"), ("scale", "rejected"), ("gather", "error")]
 
 
+def test_a_callback_that_fails_costs_the_others_nothing(core, caplog):
+    answers = Answers()
+    core.submit(InferRequest("scale", [Tensor("x", X)]), lambda _: 1 / 0)
+    core.submit(InferRequest("scale", [Tensor("x", X)]), answers.of("well"))
+    core.turn()
+    assert isinstance(answers.wait(1)["well"], InferResponse)
+    assert "callback failed" in caplog.text
+
+
+def test_who_asks_for_an_answer_does_not_serve_others_for_ever(core, monkeypatch):
+    """What arrives while a caller's thread runs its own request is left to the workers."""
+    engine = core._repository.get("scale")._sessions[0].engine
+    run, threads, answers = engine.run, [], Answers()
+
+    def noting(result):
+        threads.append(threading.current_thread())
+        answers.of(len(threads))(result)
+
+    def busy(inputs):
+        monkeypatch.setattr(engine, "run", run)
+        for _ in range(3):
+            core.submit(InferRequest("scale", [Tensor("x", X)]), noting)
+        core.turn()
+        return run(inputs)
+
+    monkeypatch.setattr(engine, "run", busy)
+    core.infer(InferRequest("scale", [Tensor("x", X)]))
+    answers.wait(3)
+    assert threading.current_thread() not in threads
+
+
 def test_no_thread_outlives_the_core(folder):
     before = set(threading.enumerate())
     repository = ModelRepository([folder])
