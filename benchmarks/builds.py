@@ -4,7 +4,8 @@ What it does not show: latency (see ``engines.py``), and errors on real data (th
 
 Run ``python -m benchmarks builds [MODEL...] [--device ID]... [--precision P]...``; prints JSON, and a table on stderr. The build cache is off. Toolchains run in
 processes that are kept from build to build, so each row is a build with its toolchain loaded; what loading it adds to the first one is measured for each
-device with a model of one node (``start_seconds``). The vendor's tool runs in this process, right after, with its imports done.
+device with a model of one node (``start_seconds``). The vendor's tool runs in this process, right after, with its imports done. EfficientNet-Lite0 is a Keras file
+with seeded weights: the one source that the tools of TFLite and Core ML read.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import msgspec
 
+from benchmarks._keras_models import KERAS_MODELS, write_keras
 from benchmarks.vendor_tools import vendor_seconds
 from edgekit.converters import build_result
 from edgekit.errors import EdgeKitError
@@ -32,15 +34,23 @@ DEVICES = ("generic-x86", "intel-nuc", "raspberry-pi-5", "iphone-15", "jetson-or
 PRECISIONS = ("fp32", "fp16")
 
 
+def source(name: str, folder: Path) -> tuple[Path, dict[str, tuple[int, ...]]]:
+    """A model's file and its shapes."""
+    if name not in KERAS_MODELS:
+        return Path(fetch(name)), SHAPES[name]
+    path = folder / f"{name}.keras"
+    return path if path.is_file() else write_keras(name, folder), {"image": KERAS_MODELS[name]}
+
+
 def row(name: str, device: str, precision: str, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"model": name, "device": device, "precision": precision}
-    path = Path(fetch(name))
+    path, shapes = source(name, folder)
     try:
         result = build_result(
             path,
             device=device,
             precision=precision,
-            shapes=SHAPES[name],
+            shapes=shapes,
             output=folder / f"{name}-{device}-{precision}",
             cache=False,
             reproducer=False,
@@ -52,7 +62,7 @@ def row(name: str, device: str, precision: str, folder: Path) -> dict[str, Any]:
         "engine": manifest.artifact.engine,
         "verified": manifest.verification.verified,
         "seconds": round(result.seconds, 2),
-        "vendor_tool_seconds": vendor_seconds(manifest.artifact.engine, path, SHAPES[name], folder),
+        "vendor_tool_seconds": vendor_seconds(manifest.artifact.engine, path, shapes, folder),
         "source_bytes": path.stat().st_size,
         "artifact_bytes": result.bytes,
         "metrics": msgspec.to_builtins(manifest.verification.metrics),
@@ -99,7 +109,7 @@ def _alone(seconds: float | str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=list(MODELS))
+    parser.add_argument("models", nargs="*", default=[*MODELS, *KERAS_MODELS])
     parser.add_argument("--device", action="append", default=[], help="default: one of each engine")
     parser.add_argument("--precision", action="append", default=[], choices=PRECISIONS)
     arguments = parser.parse_args()

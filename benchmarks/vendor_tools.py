@@ -1,14 +1,17 @@
-"""What each vendor's own tool takes to convert the same ONNX file: the baseline beside EdgeKit's build times.
+"""What each vendor's own tool takes to convert the same file: the baseline beside EdgeKit's build times.
 
 A vendor's tool converts and stops; EdgeKit also normalises, runs the source model, proves the artifact and writes the bundle, so its time is
-longer by what a proof costs. Core ML and TFLite have no vendor tool that reads ONNX.
+longer by what a proof costs. Core ML and TFLite have no vendor tool that reads ONNX; of a Keras file their own
+TensorFlow converters are timed, with the model loaded and traced.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -55,8 +58,57 @@ TOOLS: dict[str, Callable[[Path, Path], float]] = {
 }
 
 
+def tflite_seconds(function: Any, folder: Path) -> float:
+    """TensorFlow's TFLite converter."""
+    import tensorflow as tf
+
+    del folder
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], function)
+    return _timed(converter.convert)
+
+
+def coreml_seconds(function: Any, folder: Path) -> float:
+    """coremltools' TensorFlow front end, package written."""
+    import coremltools
+
+    package = str(folder / "vendor.mlpackage")
+    return _timed(
+        lambda: coremltools.convert([function], source="tensorflow", convert_to="mlprogram", skip_model_load=True, package_dir=package)
+    )
+
+
+KERAS_TOOLS: dict[str, Callable[[Any, Path], float]] = {"tflite": tflite_seconds, "coreml": coreml_seconds}
+
+
+@functools.cache
+def _traced(model: Path, shape: tuple[int, ...]) -> Any:
+    """The concrete function of a Keras model with one input, its variables as constants: what both converters take."""
+    from edgekit.converters.sources._tensorflow import import_tensorflow, quiet_tensorflow
+
+    tf = import_tensorflow()  # before coremltools, which offers its front end only then
+    import keras
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    network = keras.models.load_model(model)
+    with quiet_tensorflow():
+        function = tf.function(lambda x: network(x, training=False))
+        return convert_variables_to_constants_v2(function.get_concrete_function(tf.TensorSpec(shape, tf.float32)))
+
+
+def _keras_seconds(engine: str, model: Path, shapes: Mapping[str, Sequence[int]], folder: Path) -> float | str:
+    tool = KERAS_TOOLS.get(engine)
+    if tool is None:
+        return "no vendor tool reads Keras for it"
+    try:
+        return round(tool(_traced(model, tuple(next(iter(shapes.values())))), folder), 3)
+    except Exception as exc:  # noqa: BLE001 - a tool that refuses the file is a result
+        return f"refused: {' '.join(str(exc).split())[:200]}"
+
+
 def vendor_seconds(engine: str, model: Path, shapes: Mapping[str, Sequence[int]], folder: Path) -> float | str:
     """Seconds of the vendor's tool on ``model`` at ``shapes``; what it said when it failed; why there is none."""
+    if model.suffix == ".keras":
+        return _keras_seconds(engine, model, shapes, folder)
     tool = TOOLS.get(engine)
     if tool is None:
         return "no vendor tool reads ONNX for it on this machine"
