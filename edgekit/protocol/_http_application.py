@@ -214,7 +214,9 @@ class Application:
             assert self._loop is not None
             self._loop.call_soon(self._turn)
         assert self._submit is not None
-        exchange.ticket = self._submit(request, exchange.done)
+        ticket = self._submit(request, exchange.done)
+        if exchange.extra is not None:  # not answered already
+            exchange.ticket = ticket
 
     def _turn(self) -> None:
         self._turning = False

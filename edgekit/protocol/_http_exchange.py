@@ -175,7 +175,7 @@ class Exchange:
         if self.reserved:
             self._handler.release(self.reserved)
             self.reserved = 0
-        self.extra = None
+        self.extra = self.ticket = None  # the ticket holds `done`, and so this: no circle must wait for the collector
         if self.buffer is not None:
             self._handler.pool.give(self.buffer)
             self.buffer = None

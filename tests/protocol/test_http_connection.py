@@ -1,5 +1,6 @@
 """Connections over real sockets: order, limits, slow and vanishing clients, drain; over cores that submit and cores that block."""
 
+import gc
 import json
 import socket
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 from edgekit.protocol import InferRequest, Limits, Tensor
 from edgekit.protocol._http_codec import decode_response, encode_request
-from edgekit.protocol._http_exchange import ConnectionLimits
+from edgekit.protocol._http_exchange import ConnectionLimits, Exchange
 from edgekit.protocol._http_parse import HeadLimits
 from edgekit.protocol._http_server import HttpTransport
 
@@ -143,6 +144,22 @@ def test_the_short_path_answers_as_the_full_path(transport, submitting_core, pla
             arrived = submitting_core.requests[-1]
             assert arrived.inputs[0].data.flags.aligned
     assert all(body == bodies[0] for body in bodies)
+
+
+def test_requests_leave_nothing_to_the_collector(transport, submitting_core):
+    with Client(transport()) as client:
+        client.send(infer())
+        client.answer()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                client.send(infer())
+                assert client.answer()[0] == 200
+            del submitting_core.requests[:]
+            until(lambda: not [found for found in gc.get_objects() if isinstance(found, Exchange | InferRequest)])
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("step", [1, 7, 64, 1000])
