@@ -3,6 +3,7 @@
 - ``path``: a turn of 1, 4 and 16 requests through `RuntimeCore.submit` and `turn`, beside the bare engine on the same rows at once; calls alternate. Processor time of
   the thread, so that neighbours on the machine count little. ``mlp`` (768 float32 in, 10 out) takes rows together; ``fixed`` is the same with a batch of one.
 - ``hand_over``: one request at a time, run in the thread that brought it and by a worker: what `INLINE_S` weighs. Wall time.
+- ``concurrency``: PP-OCR's angle classifier with one engine thread, 16 requests under way, with 1 instance, as many as there are CPUs, and as many as are learned; in turns.
 - ``wait``: a simulated queue with the run times measured under ``path`` and Poisson arrivals: what it would bring to hold a batch back for more to arrive. ``best`` knows the load and
   picks the best wait for it, which no learned wait can beat.
 - ``overload``: simulated too: requests with deadlines at one and a half times what can be served, through the real queue with a simulated clock (earliest deadline
@@ -37,18 +38,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from benchmarks.serve import mlp
+from benchmarks.serve import make_case, mlp
 from edgekit.converters import build
 from edgekit.protocol import InferRequest, Tensor
 from edgekit.runtime import EngineOptions, ModelRepository, RuntimeCore
 from edgekit.runtime._job import Job
 from edgekit.runtime._scheduler import InstanceQueue
+from edgekit.runtime.engines._base import usable_cpus
 
 TURNS = (1, 4, 16)
 WAITS_S = (0.0, 50e-6, 100e-6, 250e-6, 1e-3)
 LOADS = (0.1, 0.3, 0.5, 0.8, 0.95)  # of what full batches can serve
 MAX_BATCH = 32
 SIMULATED = 40_000  # requests
+ALL_INLINE_S = 1.0  # longer than any batch here: nothing is left to the workers
 
 
 def open_core(folder: Path, name: str, **options: Any) -> RuntimeCore:
@@ -114,7 +117,7 @@ def path(folder: Path, seconds: float) -> dict[str, Any]:
         model = core._repository.get(name)
         client = Client(core, name)
         # On several cores a batch is left to the workers above a quarter of a millisecond; here the path is what is measured.
-        core._dispatcher._inline_s = math.inf
+        core._dispatcher._inline_s = ALL_INLINE_S
         for _ in range(400):
             client.turn(16)
         if name == "mlp" and not (model.plan.proof is not None and model.plan.proof.state):
@@ -142,9 +145,57 @@ def hand_over(folder: Path, seconds: float) -> dict[str, float]:
 
     for _ in range(50):
         run(0.0)
-    found = alternate({"inline_us": lambda: run(math.inf), "worker_us": lambda: run(0.0)}, 2 * seconds, time.perf_counter_ns)
+    found = alternate({"inline_us": lambda: run(ALL_INLINE_S), "worker_us": lambda: run(0.0)}, 2 * seconds, time.perf_counter_ns)
     core.close()
     return {**found, "added_us": round(found["worker_us"] - found["inline_us"], 1)}
+
+
+def saturate(core: RuntimeCore, name: str, tensor: Tensor, seconds: float, under_way: int = 16) -> float:
+    """Answers a second while so many requests are always under way."""
+    answered = threading.Semaphore(0)
+
+    def done(answer: Any) -> None:
+        if isinstance(answer, Exception):
+            raise SystemExit(f"an answer is an error: {answer}")
+        answered.release()
+
+    def send(count: int) -> None:
+        for _ in range(count):
+            core.submit(InferRequest(name, [tensor]), done)
+        core.turn()
+
+    send(under_way)
+    count, until = 0, time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        answered.acquire()
+        arrived = 1
+        while answered.acquire(blocking=False):
+            arrived += 1
+        count += arrived
+        send(arrived)
+    for _ in range(under_way):
+        answered.acquire()
+    return count / seconds
+
+
+def concurrency(folder: Path, seconds: float, rounds: int = 5) -> dict[str, Any]:
+    case = make_case("classifier", folder)
+    cores = {}
+    for name, instances in (("1", 1), ("all CPUs", usable_cpus()), ("learned", 0)):
+        repository = ModelRepository([case.bundle], options=EngineOptions(threads=1), instances=instances)
+        repository.load_all()
+        cores[name] = RuntimeCore(repository)
+    model = cores["learned"]._repository.get(case.name)
+    tensor = Tensor(model.signature.inputs[0].name, case.array)
+    rates: dict[str, list[float]] = {name: [] for name in cores}
+    for _ in range(rounds):
+        for name, core in cores.items():
+            rates[name].append(saturate(core, case.name, tensor, seconds))
+    found = {f"{name}, requests_per_s": round(statistics.median(values)) for name, values in rates.items()}
+    found |= {"learned_instances": model.queue.limit, "learned_batch": model.queue.times.limit}
+    for core in cores.values():
+        core.close()
+    return found
 
 
 def full_turn(model: Any, client: Client, size: int) -> None:
@@ -156,7 +207,7 @@ def run_times(folder: Path, seconds: float) -> Callable[[int], float]:
     """Seconds of a batch by rows, on the way through the core; linear between the sizes that were measured."""
     core = open_core(folder, "mlp")
     client, model = Client(core, "mlp"), core._repository.get("mlp")
-    core._dispatcher._inline_s = math.inf
+    core._dispatcher._inline_s = ALL_INLINE_S
     for _ in range(100):
         client.turn(16)
     sizes = [1, 2, 4, 8, 16, 32]
@@ -299,6 +350,7 @@ def main() -> None:
         results = {
             "path": path(folder, arguments.seconds),
             "hand_over": hand_over(folder, arguments.seconds),
+            "concurrency": concurrency(folder, arguments.seconds),
             "wait": waits(run_times(folder, arguments.seconds)),
             "overload": overload(),
         }
