@@ -73,7 +73,7 @@ class LoadedModel:
         self._close_sessions()
 
     def _warm(self) -> list[Mapping[str, np.ndarray]]:
-        """Run a golden sample through every session; returns the inputs of one or two."""
+        """Run a golden sample through every session; returns its inputs."""
         with storage_errors(self.bundle.path):
             samples = self.bundle.golden()
         if not samples:
@@ -81,7 +81,7 @@ class LoadedModel:
             return []
         for session in self._sessions:
             session.run(samples[0].inputs)
-        return [sample.inputs for sample in samples[:2]]
+        return [samples[0].inputs]
 
     def _close_sessions(self) -> None:
         for session in self._sessions:
