@@ -73,8 +73,9 @@ def _attributes(model: str, version: str, engine: str, outcome: str) -> dict[str
     }
 
 
-def _check(instances: int, queue_capacity: int, max_batch: int) -> None:
-    for name, found, least in (("instances", instances, 0), ("queue capacity", queue_capacity, 0), ("max batch", max_batch, 1)):
+def _check(instances: int, queue_capacity: int, max_batch: int, threads: int) -> None:
+    numbers = (("instances", instances, 0), ("queue capacity", queue_capacity, 0), ("max batch", max_batch, 1), ("threads", threads, 0))
+    for name, found, least in numbers:
         if found < least:
             raise UsageError(name, str(found), f"{least} or more")
 
@@ -119,7 +120,7 @@ def serve_bundles(
     metrics = RuntimeMetrics(telemetry.meter) if telemetry is not None else None
     observers = [observer for observer in (metrics, on_result) if observer is not None]
     events = _Events(telemetry) if telemetry is not None else None
-    _check(instances, queue_capacity, max_batch)
+    _check(instances, queue_capacity, max_batch, (options or EngineOptions()).threads)
     models = open_repository(
         paths,
         repository or RepositoryOptions(),

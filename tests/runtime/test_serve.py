@@ -10,9 +10,9 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from edgekit.bundle import Bundle
-from edgekit.errors import BindError, DeadlineError, EngineError, NotFoundError, OverloadedError, RequestError
+from edgekit.errors import BindError, DeadlineError, EngineError, NotFoundError, OverloadedError, RequestError, UsageError
 from edgekit.protocol import InferRequest, RequestedOutput, Tensor, connect
-from edgekit.runtime import ModelRepository, RuntimeCore, RuntimeMetrics, serve_bundles
+from edgekit.runtime import EngineOptions, ModelRepository, RuntimeCore, RuntimeMetrics, serve_bundles
 from edgekit.telemetry import Meter, start_telemetry
 from tests.runtime.serving_bundles import gather_model, text_model, write_scale, write_serving_bundle
 
@@ -323,6 +323,20 @@ def test_metrics(folder):
 
 def test_metrics_need_no_core():
     RuntimeMetrics(Meter())("m", "1", "onnxruntime", 0.0, 0.1, "ok")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"instances": -1}, "instances: -1; expected 0 or more"),
+        ({"max_batch": 0}, "max batch: 0; expected 1 or more"),
+        ({"queue_capacity": -1}, "queue capacity: -1; expected 0 or more"),
+        ({"options": EngineOptions(threads=-2)}, "threads: -2; expected 0 or more"),
+    ],
+)
+def test_impossible_numbers_are_refused(folder, wrong, line):
+    with pytest.raises(UsageError, match=line):
+        serve_bundles([folder / "other"], None, None, **wrong)
 
 
 def test_port_in_use_is_said_before_models_are_loaded(folder, server):
