@@ -30,7 +30,7 @@ from edgekit.converters.tflite._integer import bind_integers, configure, coverag
 from edgekit.converters.tflite._layout import Order, channels_last, identity, is_free, permuted
 from edgekit.converters.tflite._open_sizes import BATCHES, OpenSizeError, open_sizes
 from edgekit.converters.tflite._scopes import scope_of
-from edgekit.errors import BuildError, EdgeKitError, EnvironmentMissingError, UsageError
+from edgekit.errors import BuildError, EdgeKitError, EngineError, EnvironmentMissingError, UsageError
 
 __all__ = ["EMITTERS", "TfliteEmitter", "load_handlers", "operator_counts", "tflite_from_graph"]
 
@@ -99,7 +99,21 @@ class TfliteEmitter:
         )
 
     def prove(self, job: EmitJob, emitted: Emitted) -> Proof:
-        """Run the file on every sample through LiteRT; one with open sizes at others too."""
+        """Run the file on every sample through LiteRT; one with open sizes at others too.
+
+        Raises:
+            UsageError: LiteRT does not run a file with open sizes at all of them.
+        """
+        if not job.source.settings.proofs:
+            return self._proven(job, emitted)
+        try:
+            return self._proven(job, emitted)
+        except EngineError as exc:
+            # XNNPACK fails to reshape some graphs of which batch, height and width are open at once: the PP-OCRv4 detector, for one.
+            step = "leave fewer sizes open, for instance give a number for the batch"
+            raise UsageError("open sizes", f"LiteRT does not run this model at all of them: {exc.found}", "fewer open sizes", step) from exc
+
+    def _proven(self, job: EmitJob, emitted: Emitted) -> Proof:
         proof = prove_on_host(job, emitted)
         if not job.source.probes:
             return proof
