@@ -122,9 +122,9 @@ class Dispatcher:
             job.model = model
             try:
                 model.plan.prepare(job)
-            except EdgeKitError as exc:
+            except Exception as exc:  # noqa: BLE001 - this request's, whatever it is; the others of the turn go on
                 job.arrived_s = time.monotonic()
-                self._refuse([(job, exc)])
+                self._refuse([(job, exc if isinstance(exc, EdgeKitError) else _unexpected(model, exc))])
                 continue
             group = groups.get(model)
             if group is None:
@@ -172,9 +172,8 @@ class Dispatcher:
                 _log.warning("model %s: %d rows at once fail, one by one they do not; batches stay smaller", model.name, batch.rows)
                 queue.shrink(batch.rows)
         except Exception as exc:  # noqa: BLE001 - the run's boundary
-            # Ours to find, not the requests': they get an error, the instance goes back, and what waits goes on.
-            _log.exception("model %s: a run ended in an unexpected error", model.name)
-            error = EngineError(f"model {model.name}", f"the run ended in an unexpected {type(exc).__name__}; the log has the details")
+            # The requests get an error, the instance goes back, and what waits goes on.
+            error = _unexpected(model, exc)
             results = [Executed([job], [error], 0.0, 0.0, 0.0, time.monotonic()) for job in jobs]
         failed = (len(results) > 1 and not batch.serial) or any(result.answers[0].__class__ is not InferResponse for result in results)
         seconds = queue.finish(batch, failed=failed)
@@ -256,6 +255,12 @@ class Dispatcher:
     def _cost(self, queue: InstanceQueue[Any]) -> int:
         """Cores that one batch of this queue uses."""
         return max(1, min(queue.threads or self._cores, self._cores // queue.limit))
+
+
+def _unexpected(model: LoadedModel, exc: Exception) -> EngineError:
+    """For what is ours to find, not the sender's."""
+    _log.error("model %s: a request ended in an unexpected error", model.name, exc_info=exc)
+    return EngineError(f"model {model.name}", f"ended in an unexpected {type(exc).__name__}; the log has the details")
 
 
 def _answer(job: Job, answer: InferResponse | Exception) -> None:

@@ -262,6 +262,17 @@ def test_observers_hear_of_every_request(folder):
     assert singly == [("scale", "rejected"), ("scale", "rejected"), ("gather", "error")]
 
 
+def test_what_nobody_expected_is_this_requests_answer_only(core, caplog):
+    answers = Answers()
+    core.submit(InferRequest("scale", [Tensor("x", None)]), answers.of("no array"))
+    core.submit(InferRequest("scale", [Tensor("x", X)]), answers.of("well"))
+    core.turn()
+    heard = answers.wait(2)
+    assert "model scale: ended in an unexpected AttributeError" in str(heard["no array"])
+    assert isinstance(heard["well"], InferResponse)
+    assert "unexpected error" in caplog.text
+
+
 def test_a_callback_that_fails_costs_the_others_nothing(core, caplog):
     answers = Answers()
     core.submit(InferRequest("scale", [Tensor("x", X)]), lambda _: 1 / 0)
