@@ -7,6 +7,7 @@ call needs it.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 from edgekit._version import __version__
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from edgekit.errors import EdgeKitError
     from edgekit.router import Router
     from edgekit.runtime import Session, load
+
+# ONNX Runtime reports its use to its maker unless told otherwise before it is imported (Privacy.md of its package). What a device sends is its
+# operator's choice: set the variable to 0 to allow it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Bundle", "EdgeKitError", "Router", "Session", "__version__", "build", "load"]
 

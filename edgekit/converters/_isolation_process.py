@@ -22,8 +22,6 @@ _START = "from edgekit.converters._isolation_worker import main; main()"
 _OUTPUT_KEPT = 20_000  # characters, from the end
 _FATAL = ("Fatal Python error", "Current thread", "Thread 0x", "  File ", "Extension modules:")  # how faulthandler's lines begin
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-# ONNX Runtime's wheels send events to Microsoft and keep a device identifier unless told not to before they start (Privacy.md in the wheel, 1.31).
-_QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
 _COUNTED = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
 
 
@@ -71,7 +69,7 @@ class Worker:
                 stdout=output,
                 stderr=output,
                 pass_fds=(theirs_in, theirs_out),
-                env={**_QUIET, **os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path},
                 start_new_session=True,  # Ctrl-C is for the build, which ends its workers itself
             )
         except OSError:
