@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekit.protocol._grpc_wire import PREFIX_BYTES, CallHead, Message, MessageReader, framed
@@ -29,7 +29,7 @@ class Call:
         message: of a unary call.
         waiting: messages of a stream that have not begun.
         unacknowledged_bytes: of them, for flow control: the client may send no more until they have.
-        running: inferences under way.
+        running: inferences under way, in the order of their requests; of a stream also those whose answer waits for an earlier one, with that answer.
         decoding: one of them is read in a thread; those after it wait, so that a stream's requests reach the core in order.
         ended: the client sends nothing more.
         answered: headers have been sent.
@@ -67,7 +67,7 @@ class Call:
         self.message: Message | None = None
         self.waiting: deque[Message] = deque()
         self.unacknowledged_bytes = 0
-        self.running: set[Inference] = set()
+        self.running: dict[Inference, Sequence[Any] | None] = {}
         self.decoding = False
         self.ended = False
         self.answered = False

@@ -37,7 +37,7 @@ _MAX_CONTROL_WAITING = 256
 _DECODE_THREADS = 2
 _INLINE_BYTES = 4 << 20  # of plain tensors, which are copied at most
 _INLINE_FULL_BYTES = 64 << 10  # of what takes longer to decode (typed contents, BYTES)
-_STREAM_RUNNING = 64  # inferences of one stream at once; flow control holds back the rest
+_STREAM_RUNNING = 64  # inferences of one stream at once, answers that wait for earlier ones included; flow control holds back the rest
 _FINAL_ASKED = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 _DECISION = "edgekit_decision"
@@ -122,7 +122,7 @@ class Dispatcher:
     def _infer(self, inference: Inference) -> None:
         call, message = inference.call, inference.message
         assert message is not None
-        call.running.add(inference)
+        call.running[inference] = None
         if call.connection.is_clogged():
             inference.readable = True
             self._deliver(inference, OverloadedError("connection", "too many answers wait to be read", "", "read them first"))
@@ -289,7 +289,8 @@ class Dispatcher:
             if call.kind == STREAM:
                 self.pump(call)
             return
-        call.running.discard(inference)
+        if call.kind != STREAM:
+            del call.running[inference]
         try:
             if isinstance(answer, Exception):
                 raise answer
@@ -308,8 +309,18 @@ class Dispatcher:
                 call.connection.finish(call, _decision(answer.parameters))
                 return
             parts = stream_parts(parts)
-        call.connection.send(call, parts)
+        call.running[inference] = parts
+        self._send_in_order(call)
         self.pump(call)
+
+    def _send_in_order(self, call: Call) -> None:
+        """What a stream asked first is answered first, as Triton does: a client could not tell otherwise which request an error is about."""
+        while call.running:
+            first, parts = next(iter(call.running.items()))
+            if parts is None:
+                return
+            del call.running[first]
+            call.connection.send(call, parts)
 
     def _marked(self, inference: Inference, response: InferResponse) -> InferResponse:
         if inference.final and inference.call.kind == STREAM:

@@ -165,17 +165,20 @@ def test_a_token():
     peer.close()
 
 
-def test_a_stream_answers_as_answers_come(client, peer):
-    stream = client.call(STREAM_INFER, infer_message("held", id="1"), infer_message(id="2"), infer_message("nothing", id="3"), end=False)
-    assert [(reply.infer_response.id, bool(reply.error_message)) for reply in answers(client.messages[stream])] == [
-        ("2", False),
-        ("3", True),
-    ]
+def test_a_stream_is_answered_in_the_order_of_its_requests(client, peer):
+    sent = [infer_message(id="0"), infer_message("held", id="1"), infer_message(id="2"), infer_message("nothing", id="3")]
+    stream = client.call(STREAM_INFER, *sent, end=False)
+    assert [reply.infer_response.id for reply in answers(client.messages[stream])] == ["0"]
     (request, done) = peer.core.held.pop()
     done(answer_to(request))
     client.pump()
     client.pump()
-    assert [reply.infer_response.id for reply in answers(client.messages[stream])] == ["2", "3", "1"]
+    assert [(reply.infer_response.id, bool(reply.error_message)) for reply in answers(client.messages[stream])] == [
+        ("0", False),
+        ("1", False),
+        ("2", False),
+        ("3", True),
+    ]
     assert stream not in client.ended
     client.send(stream, infer_message(id="4", parameters={"triton_enable_empty_final_response": True}), end=True)
     last = answers(client.messages[stream])[-1].infer_response
