@@ -23,6 +23,7 @@ def test_devices_show_and_probe(edgekit):
     assert any("tensorrt" in sentence for sentence in found["contradictions"])
 
 
+@pytest.mark.slow
 def test_build_inspect_verify_run_bench_finalize(edgekit, tiny_mlp, tmp_path):
     path = tmp_path / "mlp.edgekit"
     built = edgekit("build", tiny_mlp, "--device", "generic-x86", "-o", path, "--name", "mlp", "--json")

@@ -44,6 +44,7 @@ def test_a_bundle_is_proven_and_says_how(tiny_conv: Path, tmp_path: Path, device
     assert verify_bundle(result.bundle.path).ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_two_builds_are_the_same_bytes_in_one_process_and_in_two(tiny_conv: Path, tmp_path: Path, device: str) -> None:
     paths = [tmp_path / f"{index}.edgekit" for index in range(3)]

@@ -185,6 +185,7 @@ def test_what_has_no_content_to_speak_of_is_not_kept(model: Path, monkeypatch: p
     assert key(model) == ""
 
 
+@pytest.mark.slow
 def test_several_processes_worth_of_builds_at_once_leave_one_good_entry(model: Path, tmp_path: Path, cache: Path) -> None:
     def one(index: int) -> str:
         return build(model, device="generic-x86", output=tmp_path / f"{index}.edgekit").digest

@@ -21,6 +21,8 @@ from edgekit.converters._source import load_source
 from edgekit.converters.tflite._scopes import scope_of, scopes_in
 from edgekit.device_profiles import load_profile
 
+pytestmark = pytest.mark.slow
+
 DEVICES = {
     "onnxruntime": "generic-x86",
     "openvino": "intel-nuc",

@@ -18,6 +18,8 @@ from edgekit.converters._isolation import CancelledError, Guard, Limits, Process
 from edgekit.converters._isolation_process import available_memory
 from edgekit.errors import BuildError, ModelError, UnsupportedOperatorsError
 
+pytestmark = pytest.mark.slow
+
 MODULE = """
 import ctypes, os, sys, time
 import numpy as np

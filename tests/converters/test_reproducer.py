@@ -21,6 +21,8 @@ from edgekit.converters._reduction import Cut, cut, reduce_model
 from edgekit.converters._reproducer import command
 from edgekit.errors import BuildError, ModelError, VerificationError
 
+pytestmark = pytest.mark.slow
+
 # An OpenVINO emitter with faults that depend on the graph. It is imported in the toolchain's process too, so it is a file.
 EMITTER = """
 import ctypes, time

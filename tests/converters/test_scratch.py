@@ -14,6 +14,8 @@ from edgekit.converters import _scratch
 from edgekit.converters._isolation import Guard, Limits, ProcessEndedError, close_workers
 from edgekit.converters._scratch import scratch_folder
 
+pytestmark = pytest.mark.slow
+
 UNTIDY = """
 import os, tempfile, time
 

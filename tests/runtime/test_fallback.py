@@ -32,6 +32,7 @@ CHAINS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CHAINS)
 def test_chain(case: str, built: Built) -> None:
     listed, options, fallback, expected = CHAINS[case]

@@ -155,6 +155,7 @@ OPERATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_killed_at_every_step(operation, store, bundles, tmp_path):
     """Before each step on the file system a process of its own is killed: what it leaves is the state before or the state after, whole."""

@@ -10,6 +10,8 @@ import pytest
 from edgekit.converters.conformance import operators_of
 from edgekit.converters.conformance._cases import in_scope, load_cases, mismatch
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_scope_is_most_of_the_suite(cases):
     assert 1400 <= len(cases) <= 1600

@@ -9,6 +9,8 @@ from edgekit.cli._app import run as command
 from edgekit.converters.conformance import conformance, read_results, run_cases, support_matrix, write_results
 from edgekit.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 STORED = sorted((Path(__file__).resolve().parents[3] / "docs/conformance").glob("*.json"))
 # Shares that must not be lost again; what is reached stands in docs/support-matrix.md.
 LEAST = {"onnxruntime": 1.0, "openvino": 0.99, "tflite": 0.97, "coreml": 0.95, "tensorrt": 0.97, "tensorrt-rtx": 0.97}

@@ -10,6 +10,8 @@ import pytest
 from edgekit.converters.conformance import Limits, conformance, judge_case, run_cases
 from edgekit.errors import UnknownNameError, UsageError
 
+pytestmark = pytest.mark.slow
+
 DEVICE = "generic-x86"
 
 

@@ -523,7 +523,7 @@ def family_results(make, emit_into, tmp_path_factory):
     return results
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("one", [pytest.param(one, id=one.name, marks=SLOW if one.family == "recurrent" else ()) for one in CASES])
 def test_same_as_onnx_runtime(one: Case, precision: str, family_results):
     expected, actual = family_results(one.family, precision)

@@ -22,6 +22,9 @@ from edgekit.errors import ModelError, ShapeRequiredError, UnknownNameError, Usa
 from edgekit.runtime import load, verify_bundle
 from tests.converters.processing.conftest import ENGINES
 
+SLOW = ("tensorrt", "tflite", "coreml")  # their toolchains take seconds
+EVERY = [pytest.param(engine, marks=pytest.mark.slow if engine.startswith(SLOW) else ()) for engine in ENGINES]
+
 IMAGENET = "scale=1/255,mean=0.485,0.456,0.406,std=0.229,0.224,0.225"
 IMAGES = {
     "plain": "image=uint8,HWC",
@@ -42,9 +45,7 @@ def check(bundle: Bundle, limit: float = MAX_REL) -> Bundle:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-@pytest.mark.parametrize(
-    "engine", [pytest.param(engine, marks=pytest.mark.slow if engine.startswith("tensorrt") else ()) for engine in ENGINES]
-)
+@pytest.mark.parametrize("engine", EVERY)
 def test_pictures_go_in_as_they_are(classifier: Callable[..., Path], tmp_path: Path, engine: str, name: str) -> None:
     bundle = check(
         edgekit.build(classifier(), device=ENGINES[engine], precision="fp32", image_inputs=[IMAGES[name]], output=tmp_path / "b.edgekit")
@@ -168,9 +169,7 @@ def labels(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "engine", [pytest.param(engine, marks=pytest.mark.slow if engine.startswith("tensorrt") else ()) for engine in ENGINES]
-)
+@pytest.mark.parametrize("engine", EVERY)
 def test_the_best_classes_and_their_names(classifier: Callable[..., Path], labels: Path, tmp_path: Path, engine: str) -> None:
     bundle = check(
         edgekit.build(

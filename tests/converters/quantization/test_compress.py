@@ -89,6 +89,7 @@ def written(wanted, device, precision, folder, target=0.9):
     return emitted, quantization
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "operator"),
     [("palette=6", "constexpr_lut_to_dense"), ("prune=0.5", "constexpr_sparse_to_dense"), ("2:4", "constexpr_sparse_to_dense")],

@@ -15,6 +15,8 @@ from edgekit.device_profiles import load_profile
 
 from .models import cnn, model, normalised, run, samples
 
+pytestmark = pytest.mark.slow
+
 
 def built(proto, device, folder, **settings):
     """Artifact, proof and quantisation of a model on a device, and the float answers."""

@@ -17,6 +17,8 @@ from edgekit.errors import BuildError, EnvironmentMissingError, ShapeRequiredErr
 from edgekit.runtime import _tensorrt_build
 from edgekit.runtime._tensorrt_plan import Attempt, Recipe
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS = ["fp16", pytest.param("fp32", marks=pytest.mark.slow)]  # each build is a process
 JETSON, RTX = EMITTERS["tensorrt"], EMITTERS["tensorrt-rtx"]
 

@@ -45,6 +45,7 @@ def engine(name: str, built: Built) -> Iterator[Engine]:
     engine.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp", "conv", "ids"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_answers_like_the_source_model(name: str, model: str, precision: str, built: Built) -> None:
@@ -396,6 +397,7 @@ def frozen_heap() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.mark.slow
 @WITH_NULL
 @pytest.mark.usefixtures("frozen_heap")
 def test_loading_and_unloading_leaks_nothing(name: str, built: Built) -> None:

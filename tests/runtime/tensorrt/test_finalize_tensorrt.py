@@ -15,6 +15,8 @@ from edgekit.runtime import finalize, list_receipts, load
 from edgekit.runtime._tensorrt_build import build_engine, cached_engine
 from edgekit.runtime._tensorrt_plan import Attempt, Recipe
 
+pytestmark = pytest.mark.slow
+
 SLOW = pytest.mark.slow  # each build is a process
 GENERATIONS = ["8.5", "10.3", "11", pytest.param("8.6", marks=SLOW), pytest.param("10.13", marks=SLOW)]
 
