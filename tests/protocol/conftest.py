@@ -130,6 +130,7 @@ class SubmittingEcho(EchoCore):
         super().__init__()
         self.turns = []
         self.cancelled = []
+        self.cancels = threading.Semaphore(0)
         self.threads = []
         self._inbox = []
 
@@ -162,6 +163,7 @@ class _Ticket:
 
     def cancel(self):
         self.core.cancelled.append(self.request.id)
+        self.core.cancels.release()
 
 
 @pytest.fixture
