@@ -14,15 +14,13 @@ from edgekit.errors import DeadlineError, EdgeKitError, OverloadedError
 from edgekit.protocol import (
     InferRequest,
     InferResponse,
-    ModelMetadata,
-    Parameters,
-    RepositoryEntry,
-    ServerMetadata,
     SubmittingCore,
     Tensor,
     Ticket,
 )
 from edgekit.runtime._core import ResultObserver
+from edgekit.runtime._delegating import DelegatingCore
+from edgekit.runtime._job import Done
 from edgekit.runtime._loaded_model import LoadedModel
 from edgekit.runtime._repository import ModelRepository
 from edgekit.runtime._result_cache import (
@@ -43,8 +41,6 @@ __all__ = ["CachedCore"]
 _log = logging.getLogger(__name__)
 _ENGINE = "cache"  # what the observer hears as the engine
 _REDIS_THREADS = 4
-
-Done = Callable[[InferResponse | Exception], None]
 
 
 class CacheCounts:
@@ -91,7 +87,7 @@ class _Leader:
         self._core._cancel(self)
 
 
-class CachedCore:
+class CachedCore(DelegatingCore):
     """A `SubmittingCore` over another.
 
     Args:
@@ -115,7 +111,7 @@ class CachedCore:
         on_result: ResultObserver | None = None,
         meter: Meter | None = None,
     ) -> None:
-        self._core = core
+        super().__init__(core)
         self._repository = repository
         self._memory = MemoryResults(options)
         self._redis = RedisResults(options.redis, options.ttl_s) if options.redis else None
@@ -156,10 +152,6 @@ class CachedCore:
         if self._redis is None or not self._redis.available or not self._later(self._look_up, leader, done):
             self._compute(leader, done)
         return leader
-
-    def turn(self) -> None:
-        """See `SubmittingCore.turn`."""
-        self._core.turn()
 
     def infer(self, request: InferRequest) -> InferResponse:
         """See `InferenceCore.infer`."""
@@ -289,32 +281,8 @@ class CachedCore:
 
     # Everything else
 
-    def live(self) -> bool:
-        return self._core.live()
-
-    def ready(self) -> bool:
-        return self._core.ready()
-
-    def server_metadata(self) -> ServerMetadata:
-        return self._core.server_metadata()
-
-    def model_ready(self, name: str, version: str = "") -> bool:
-        return self._core.model_ready(name, version)
-
-    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
-        return self._core.model_metadata(name, version)
-
     def model_config(self, name: str, version: str = "") -> dict[str, Any]:
         return self._core.model_config(name, version) | {"response_cache": {"enable": True}}
-
-    def repository_index(self, ready_only: bool = False) -> list[RepositoryEntry]:
-        return self._core.repository_index(ready_only)
-
-    def repository_load(self, name: str, parameters: Parameters) -> None:
-        self._core.repository_load(name, parameters)
-
-    def repository_unload(self, name: str, parameters: Parameters) -> None:
-        self._core.repository_unload(name, parameters)
 
     def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
         """The core's, with Triton's ``cache_hit`` and ``cache_miss``. Hits are successes and inferences, and no executions."""

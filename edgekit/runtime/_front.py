@@ -12,17 +12,10 @@ from typing import Any
 import msgspec
 
 from edgekit.errors import DeadlineError, NotFoundError, OverloadedError, UnavailableError
-from edgekit.protocol import (
-    InferRequest,
-    InferResponse,
-    ModelMetadata,
-    Parameters,
-    RepositoryEntry,
-    ServerMetadata,
-    SubmittingCore,
-    Ticket,
-)
+from edgekit.protocol import InferRequest, InferResponse, ModelMetadata, Parameters, SubmittingCore, Ticket
 from edgekit.runtime._control import apply_command, parse_command
+from edgekit.runtime._delegating import DelegatingCore
+from edgekit.runtime._job import Done
 from edgekit.runtime._repository import ModelRepository
 from edgekit.runtime._rollouts import Rollouts
 
@@ -30,10 +23,8 @@ __all__ = ["VersionedCore"]
 
 _MAX_PARKED = 256  # requests that wait for models to load; as many as a queue or two
 
-Done = Callable[[InferResponse | Exception], None]
 
-
-class VersionedCore:
+class VersionedCore(DelegatingCore):
     """A `SubmittingCore` over another, which answers for versions as `ModelRepository.get` knows them. While no model has a rollout and nothing is loaded
     lazily, a request passes with two look-ups.
 
@@ -46,7 +37,7 @@ class VersionedCore:
     def __init__(
         self, core: SubmittingCore, repository: ModelRepository, shadow: Callable[[InferRequest], InferResponse] | None = None
     ) -> None:
-        self._core = core
+        super().__init__(core)
         self._repository = repository
         self._rollouts = Rollouts(repository, shadow or core.infer)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="edgekit-loader")
@@ -65,10 +56,6 @@ class VersionedCore:
         if self._repository.lazy and not self._repository.use(request.model_name, request.model_version):
             return self._later(request, done)
         return self._core.submit(request, done)
-
-    def turn(self) -> None:
-        """See `SubmittingCore.turn`."""
-        self._core.turn()
 
     def infer(self, request: InferRequest) -> InferResponse:
         """See `InferenceCore.infer`."""
@@ -153,15 +140,6 @@ class VersionedCore:
 
     # Everything else
 
-    def live(self) -> bool:
-        return self._core.live()
-
-    def ready(self) -> bool:
-        return self._core.ready()
-
-    def server_metadata(self) -> ServerMetadata:
-        return self._core.server_metadata()
-
     def model_ready(self, name: str, version: str = "") -> bool:
         return self._core.model_ready(name, self._loaded(name, version))
 
@@ -179,9 +157,6 @@ class VersionedCore:
             parameters["rollout"] = {"string_value": json.dumps(rollout)}
         return config
 
-    def repository_index(self, ready_only: bool = False) -> list[RepositoryEntry]:
-        return self._core.repository_index(ready_only)
-
     def repository_load(self, name: str, parameters: Parameters) -> None:
         """Load, label, begin or end a rollout: see `edgekit.runtime._control.ModelCommand` for the parameters."""
         command = parse_command(parameters)
@@ -191,12 +166,6 @@ class VersionedCore:
             before = self._repository.state(name)
             after = self._repository.update(name, lambda model: apply_command(command, name, model, versions, time.time()))
             self._rollouts.tell_end(name, before, after)
-
-    def repository_unload(self, name: str, parameters: Parameters) -> None:
-        self._core.repository_unload(name, parameters)
-
-    def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
-        return self._core.statistics(name, version)
 
     def close(self) -> None:
         """End the rollouts' threads and the loader. The core is closed by whoever made it."""

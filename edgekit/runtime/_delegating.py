@@ -1,0 +1,60 @@
+"""What a core that stands in front of another one leaves to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgekit.protocol import InferRequest, InferResponse, ModelMetadata, Parameters, RepositoryEntry, ServerMetadata, SubmittingCore, Ticket
+from edgekit.runtime._job import Done
+
+__all__ = ["DelegatingCore"]
+
+
+class DelegatingCore:
+    """A `SubmittingCore` that answers as another one does. Subclasses replace what they do themselves.
+
+    Args:
+        core: closed by whoever made it.
+    """
+
+    def __init__(self, core: SubmittingCore) -> None:
+        self._core = core
+
+    def submit(self, request: InferRequest, done: Done) -> Ticket:
+        return self._core.submit(request, done)
+
+    def turn(self) -> None:
+        self._core.turn()
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        return self._core.infer(request)
+
+    def live(self) -> bool:
+        return self._core.live()
+
+    def ready(self) -> bool:
+        return self._core.ready()
+
+    def server_metadata(self) -> ServerMetadata:
+        return self._core.server_metadata()
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        return self._core.model_ready(name, version)
+
+    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
+        return self._core.model_metadata(name, version)
+
+    def model_config(self, name: str, version: str = "") -> dict[str, Any]:
+        return self._core.model_config(name, version)
+
+    def repository_index(self, ready_only: bool = False) -> list[RepositoryEntry]:
+        return self._core.repository_index(ready_only)
+
+    def repository_load(self, name: str, parameters: Parameters) -> None:
+        self._core.repository_load(name, parameters)
+
+    def repository_unload(self, name: str, parameters: Parameters) -> None:
+        self._core.repository_unload(name, parameters)
+
+    def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
+        return self._core.statistics(name, version)
