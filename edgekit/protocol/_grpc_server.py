@@ -5,7 +5,6 @@ HTTP/2 is nghttp2's (by ngh2), the messages of inference are read and written in
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from concurrent.futures import Future
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EnvironmentMissingError
 from edgekit.protocol._access import Access
+from edgekit.protocol._event_loop import new_event_loop
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._listening import forget_socket, listening_socket, unix_path
 from edgekit.protocol._tensors import Limits
@@ -61,7 +61,7 @@ class GrpcTransport:
         self._host = host
         self._socket = listening_socket(host, port, flag)
         self.port: int = 0 if unix_path(host) else self._socket.getsockname()[1]
-        self._loop = _new_loop()
+        self._loop = new_event_loop()
         self._dispatcher: Dispatcher = Dispatcher(self._loop, core, limits, max_in_flight, extensions or Extensions(limits))
         self._owner: ConnectionOwner = ConnectionOwner(self._dispatcher, access, _MAX_CONNECTIONS)
         self._stopping = threading.Lock()
@@ -129,15 +129,6 @@ class GrpcTransport:
         for connection in list(self._owner.connections):
             connection.abort()
         self._drained.set()
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    """The loop of uvloop where it is installed: it takes fewer system calls for each turn."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 def _require() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import logging
 import socket
 import sys
@@ -15,6 +14,7 @@ from concurrent.futures import Future
 import msgspec
 
 from edgekit.protocol._access import Access
+from edgekit.protocol._event_loop import new_event_loop
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._http_application import Application
 from edgekit.protocol._http_connection import Connection
@@ -62,7 +62,7 @@ class HttpTransport:
         self._socket = listening_socket(host, port, flag)
         self.port: int = 0 if unix_path(host) else self._socket.getsockname()[1]
         self._application = Application(core, limits, self._limits, max_in_flight, access or Access(), extensions or Extensions(limits))
-        self._loop = _new_loop(uvloop)
+        self._loop = new_event_loop(uvloop=uvloop)
         self._stop_at: asyncio.Future[float] = self._loop.create_future()
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._serve, args=(started,), name="edgekit-http-loop", daemon=True)
@@ -149,13 +149,3 @@ def _within_descriptors(limits: ConnectionLimits) -> ConnectionLimits:
     if soft == resource.RLIM_INFINITY:
         return limits
     return msgspec.structs.replace(limits, connections=min(limits.connections, soft - min(_OTHER_DESCRIPTORS, soft // 2)))
-
-
-def _new_loop(uvloop: bool) -> asyncio.AbstractEventLoop:
-    """A new event loop: uvloop's where it is installed and wanted."""
-    if uvloop and importlib.util.find_spec("uvloop") is not None:
-        import uvloop as faster
-
-        loop: asyncio.AbstractEventLoop = faster.new_event_loop()
-        return loop
-    return asyncio.new_event_loop()

@@ -1,11 +1,10 @@
 """Triton's own gRPC clients, synchronous, asyncio and streaming, unmodified, against our server."""
 
 import asyncio
+import functools
 import logging
 import queue
-import uuid
 
-import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.grpc
@@ -14,9 +13,13 @@ import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
 
 from edgekit.protocol import serve
+from tests.protocol import triton_clients
+from tests.protocol.triton_clients import DATATYPES, X, array_of, kept_log_level, region
+
+__all__ = ["region"]
 
 pytestmark = pytest.mark.slow
-X = np.arange(8, dtype=np.float32).reshape(2, 4)
+an_input = functools.partial(triton_clients.an_input, tritonclient.grpc)
 
 
 @pytest.fixture(params=["submitting", "blocking"])
@@ -30,20 +33,6 @@ def url(request, submitting_core, echo_core):
 def client(url):
     with tritonclient.grpc.InferenceServerClient(url) as made:
         yield made
-
-
-@pytest.fixture
-def region():
-    key = f"/edgekit-test-{uuid.uuid4().hex[:12]}"
-    handle = shm.create_shared_memory_region("data", key, 4096)
-    yield key, handle
-    shm.destroy_shared_memory_region(handle)
-
-
-def an_input(array, name="x", datatype="FP32"):
-    tensor = tritonclient.grpc.InferInput(name, list(array.shape), datatype)
-    tensor.set_data_from_numpy(array)
-    return tensor
 
 
 def test_health_metadata_and_repository(client):
@@ -73,10 +62,9 @@ def test_infer(client, compression):
         np.testing.assert_array_equal(result.as_numpy("x"), X)
 
 
-@pytest.mark.parametrize("datatype", ["FP16", "BF16", "INT8", "UINT64", "BOOL", "BYTES", "FP64"])
+@pytest.mark.parametrize("datatype", DATATYPES)
 def test_datatypes(client, datatype):
-    kinds = {"FP16": np.float16, "BF16": ml_dtypes.bfloat16, "INT8": np.int8, "UINT64": np.uint64, "BOOL": bool, "FP64": np.float64}
-    array = np.array([b"a", b"", b"\xff\0"], dtype=object) if datatype == "BYTES" else np.array([0, 1, 1]).astype(kinds[datatype])
+    array = array_of(datatype)
     for _ in range(3):
         result = client.infer("echo", [an_input(array, datatype=datatype)])
         assert result.get_output("x").datatype == datatype
@@ -122,14 +110,10 @@ def test_shared_memory(client, region):
 
 
 def test_log_and_trace_settings(client):
-    logger = logging.getLogger("edgekit")
-    before = logger.level
-    try:
+    with kept_log_level() as logger:
         assert client.update_log_settings({"log_verbose_level": 1}).settings["log_verbose_level"].uint32_param == 1
         assert logger.level == logging.DEBUG
         assert client.get_log_settings().settings["log_error"].bool_param
-    finally:
-        logger.setLevel(before)
     assert list(client.get_trace_settings().settings["trace_level"].value) == ["OFF"]
     client.update_trace_settings(settings={"trace_level": ["OFF"], "trace_rate": None})
     with pytest.raises(InferenceServerException, match="no traces are collected"):

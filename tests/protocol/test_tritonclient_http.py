@@ -1,9 +1,9 @@
 """Triton's own HTTP clients, synchronous and asyncio, unmodified, against our server."""
 
+import asyncio
+import functools
 import logging
-import uuid
 
-import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.http
@@ -12,9 +12,13 @@ import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
 
 from edgekit.protocol import serve
+from tests.protocol import triton_clients
+from tests.protocol.triton_clients import DATATYPES, X, array_of, kept_log_level, region
+
+__all__ = ["region"]
 
 pytestmark = pytest.mark.slow
-X = np.arange(8, dtype=np.float32).reshape(2, 4)
+an_input = functools.partial(triton_clients.an_input, tritonclient.http)
 
 
 @pytest.fixture(params=["submitting", "blocking"])
@@ -28,20 +32,6 @@ def url(request, submitting_core, echo_core):
 def client(url):
     with tritonclient.http.InferenceServerClient(url, concurrency=4) as made:
         yield made
-
-
-@pytest.fixture
-def region():
-    key = f"/edgekit-test-{uuid.uuid4().hex[:12]}"
-    handle = shm.create_shared_memory_region("data", key, 4096)
-    yield key, handle
-    shm.destroy_shared_memory_region(handle)
-
-
-def an_input(array, name="x", datatype="FP32", binary=True):
-    tensor = tritonclient.http.InferInput(name, list(array.shape), datatype)
-    tensor.set_data_from_numpy(array, binary_data=binary)
-    return tensor
 
 
 def test_health_metadata_and_repository(client):
@@ -64,15 +54,16 @@ def test_health_metadata_and_repository(client):
 def test_infer(client, binary_in, binary_out):
     output = tritonclient.http.InferRequestedOutput("x", binary_data=binary_out)
     for _ in range(3):
-        result = client.infer("echo", [an_input(X, binary=binary_in)], outputs=[output], request_id="7", priority=1, timeout=10_000_000)
+        result = client.infer(
+            "echo", [an_input(X, binary_data=binary_in)], outputs=[output], request_id="7", priority=1, timeout=10_000_000
+        )
         assert result.get_response()["id"] == "7"
         np.testing.assert_array_equal(result.as_numpy("x"), X)
 
 
-@pytest.mark.parametrize("datatype", ["FP16", "BF16", "INT8", "UINT64", "BOOL", "BYTES", "FP64"])
+@pytest.mark.parametrize("datatype", DATATYPES)
 def test_datatypes(client, datatype):
-    kinds = {"FP16": np.float16, "BF16": ml_dtypes.bfloat16, "INT8": np.int8, "UINT64": np.uint64, "BOOL": bool, "FP64": np.float64}
-    array = np.array([b"a", b"", b"\xff\0"], dtype=object) if datatype == "BYTES" else np.array([0, 1, 1]).astype(kinds[datatype])
+    array = array_of(datatype)
     for _ in range(3):
         result = client.infer("echo", [an_input(array, datatype=datatype)], outputs=[tritonclient.http.InferRequestedOutput("x")])
         assert result.get_output("x")["datatype"] == datatype
@@ -131,14 +122,10 @@ def test_system_shared_memory(client, region):
 
 
 def test_log_and_trace_settings(client):
-    logger = logging.getLogger("edgekit")
-    before = logger.level
-    try:
+    with kept_log_level() as logger:
         assert client.update_log_settings({"log_verbose_level": 1})["log_verbose_level"] == 1
         assert logger.level == logging.DEBUG
         assert client.get_log_settings()["log_info"] is True
-    finally:
-        logger.setLevel(before)
     assert client.get_trace_settings()["trace_level"] == ["OFF"]
     assert client.get_trace_settings("echo")["trace_level"] == ["OFF"]
     with pytest.raises(InferenceServerException, match="no traces are collected"):
@@ -156,6 +143,4 @@ async def asynchronous(url):
 
 
 def test_asyncio_client(url):
-    import asyncio
-
     asyncio.run(asynchronous(url))
