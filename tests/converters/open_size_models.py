@@ -9,6 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekit.bundle import Bundle
+from edgekit.converters import build
+
 node = helper.make_node
 _random = np.random.default_rng(101)
 
@@ -126,3 +129,17 @@ def positions(path: Path) -> Path:
         node("Add", ["x", "numbers"], ["y"]),
     ]
     return saved(path, nodes, {"zero": np.int64(0), "one": np.int64(1)}, [1, 3, 8, "W"])
+
+
+def built(device: str, path: Path, shape: tuple[int, ...], precision: str = "fp32") -> Bundle:
+    """The model at ``path`` for a device, with the open sizes of ``shape``, beside it."""
+    return build(
+        path,
+        device=device,
+        shapes={"x": shape},
+        precision=precision,
+        output=path.parent / "bundle",
+        isolate=False,
+        cache=False,
+        reproducer=False,
+    )

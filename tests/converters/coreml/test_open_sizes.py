@@ -14,24 +14,14 @@ from edgekit.converters import build
 from edgekit.converters.coreml_reference import Interpreter
 from edgekit.errors import RequestError, UsageError
 from edgekit.runtime.engines._coreml import logical_outputs, native_inputs
-from tests.converters.open_size_models import attention, halves, network_of_four, positions, pyramid, same_padding, sequence
+from tests.converters.open_size_models import attention, built, halves, network_of_four, positions, pyramid, same_padding, sequence
 
 pytestmark = pytest.mark.slow
 
 RANDOM = np.random.default_rng(79)
 
 
-def built(path: Path, shape: tuple[int, ...], precision: str = "fp32") -> Bundle:
-    return build(
-        path,
-        device="iphone-15",
-        shapes={"x": shape},
-        precision=precision,
-        output=path.parent / "bundle",
-        isolate=False,
-        cache=False,
-        reproducer=False,
-    )
+DEVICE = "iphone-15"
 
 
 def run_package(bundle: Bundle, x: np.ndarray) -> np.ndarray:
@@ -57,7 +47,7 @@ CASES = {
 def test_right_at_every_size(case: str, tmp_path: Path):
     make, shape, precision, sizes = CASES[case]
     path = make(tmp_path / "net.onnx")
-    bundle = built(path, shape, precision)
+    bundle = built(DEVICE, path, shape, precision)
     spec = bundle.manifest.signature.inputs[0]
     assert [isinstance(dim, str) for dim in spec.shape] == [size == -1 for size in shape]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -73,7 +63,7 @@ def test_right_at_every_size(case: str, tmp_path: Path):
 
 
 def test_sizes_beyond_the_bounds_are_refused_by_the_package(tmp_path: Path):
-    bundle = built(pyramid(tmp_path / "net.onnx"), (1, 3, -1, -1))
+    bundle = built(DEVICE, pyramid(tmp_path / "net.onnx"), (1, 3, -1, -1))
     with pytest.raises(RequestError):
         run_package(bundle, np.zeros((1, 3, 64, 1025), np.float32))
 
@@ -88,7 +78,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[int, ...], str]] = {
 def test_what_cannot_be_open_names_the_node(case: str, tmp_path: Path):
     make, shape, message = REFUSED[case]
     with pytest.raises(UsageError, match=rf"open sizes: this model cannot have them in Core ML: {message}.*give --shape with numbers"):
-        built(make(tmp_path / "net.onnx"), shape)
+        built(DEVICE, make(tmp_path / "net.onnx"), shape)
     assert not (tmp_path / "bundle").exists()
 
 

@@ -9,28 +9,16 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edgekit.bundle import Bundle
-from edgekit.converters import build
 from edgekit.errors import UsageError
 from edgekit.runtime import load
-from tests.converters.open_size_models import attention, halves, network_of_four, positions, pyramid, same_padding, sequence
+from tests.converters.open_size_models import attention, built, halves, network_of_four, positions, pyramid, same_padding, sequence
 
 pytestmark = pytest.mark.slow
 
 RANDOM = np.random.default_rng(80)
 
 
-def built(path: Path, shape: tuple[int, ...], precision: str = "fp32") -> Bundle:
-    return build(
-        path,
-        device="raspberry-pi-5",
-        shapes={"x": shape},
-        precision=precision,
-        output=path.parent / "bundle",
-        isolate=False,
-        cache=False,
-        reproducer=False,
-    )
+DEVICE = "raspberry-pi-5"
 
 
 SIZES = ((33, 33), (64, 40), (101, 77), (46, 130))
@@ -49,7 +37,7 @@ CASES = {
 def test_right_at_every_size(case: str, tmp_path: Path):
     make, shape, precision, sizes = CASES[case]
     path = make(tmp_path / "net.onnx")
-    bundle = built(path, shape, precision)
+    bundle = built(DEVICE, path, shape, precision)
     spec = bundle.manifest.signature.inputs[0]
     assert [isinstance(dim, str) for dim in spec.shape] == [size == -1 for size in shape]
     reference = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -66,7 +54,7 @@ def test_right_at_every_size(case: str, tmp_path: Path):
 def test_padding_stays_an_operator_that_delegates_take(tmp_path: Path):
     from edgekit.converters.tflite import operator_counts
 
-    bundle = built(halves(tmp_path / "net.onnx"), (1, 3, -1, -1))
+    bundle = built(DEVICE, halves(tmp_path / "net.onnx"), (1, 3, -1, -1))
     counts = operator_counts((bundle.directory / bundle.manifest.artifact.path).read_bytes())
     assert counts["PAD"] == 1
     assert "PADV2" not in counts
@@ -85,5 +73,5 @@ def test_what_cannot_be_open_names_the_operator(case: str, tmp_path: Path):
     with pytest.raises(
         UsageError, match=rf"open sizes: this model cannot have them in TensorFlow Lite: {message}.*give --shape with numbers"
     ):
-        built(make(tmp_path / "net.onnx"), shape)
+        built(DEVICE, make(tmp_path / "net.onnx"), shape)
     assert not (tmp_path / "bundle").exists()
