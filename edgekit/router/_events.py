@@ -52,8 +52,8 @@ class Budgets(Protocol):
         """Take ``cost`` before the attempt is sent; False, with nothing taken, when it is not left."""
         ...
 
-    def give_back(self, cost: Cost, now: float) -> None:
-        """``cost`` was taken for an attempt that never left."""
+    def give_back(self, cost: Cost, spent_s: float) -> None:
+        """``cost``, taken at ``spent_s``, was for an attempt that never left."""
         ...
 
 

@@ -1,0 +1,138 @@
+"""When a failed attempt may be tried again, and how requests are recognised as the same. Pure; time and randomness are arguments.
+
+Retries multiply load just when a server has too much of it. So they come out of a budget (Finagle's ``RetryBudget``: a share of the requests of the last
+seconds, and a floor so that a quiet client can retry at all), wait with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter": uniform from 0 to
+the exponential bound spreads best), and never run past the deadline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+
+__all__ = ["RetryBudget", "RetryLimits", "backoff_s", "request_digest", "retry_at"]
+
+BASE_S = 0.05
+CAP_S = 1.0
+_SLICES = 10  # of the window; what is counted is forgotten a slice at a time
+
+
+class RetryLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much may be tried again.
+
+    Attributes:
+        share: of the requests of the window.
+        floor_per_s: retries that are always allowed, per second of the window.
+        window_s: seconds looked back.
+    """
+
+    share: float = 0.2
+    floor_per_s: float = 1.0
+    window_s: float = 10.0
+
+
+class RetryBudget:
+    """Retries of the last ``window_s`` never exceed ``share`` of its requests plus ``floor_per_s`` for each of its seconds. Not safe from several threads.
+
+    Requests are forgotten as soon as a part of their slice (a tenth of the window) is older than the window, retries only when all of it is: both err on the
+    side of fewer retries.
+    """
+
+    __slots__ = ("_limits", "_now", "_requests", "_requests_seen", "_retries", "_retries_seen")
+
+    def __init__(self, limits: RetryLimits | None = None) -> None:
+        self._limits = limits or RetryLimits()
+        self._now = -float("inf")
+        self._requests: deque[list[float]] = deque()  # [when it is forgotten from: the begin of its slice, count]
+        self._retries: deque[list[float]] = deque()  # [the end of its slice, count]
+        self._requests_seen = self._retries_seen = 0.0
+
+    def set_limits(self, limits: RetryLimits) -> None:
+        """Other limits from now on; what was counted stays."""
+        self._limits = limits
+
+    def requested(self, now: float) -> None:
+        """A request came."""
+        self._forget(now)
+        self._requests_seen += 1
+        _count(self._requests, self._slice())
+
+    def try_take(self, now: float) -> bool:
+        """Take one retry, if there is one left."""
+        self._forget(now)
+        if self.left < 1:
+            return False
+        self._retries_seen += 1
+        _count(self._retries, self._slice() + self._limits.window_s / _SLICES)
+        return True
+
+    @property
+    def left(self) -> float:
+        """Retries that may be taken, as of the last call."""
+        limits = self._limits
+        return limits.share * self._requests_seen + limits.floor_per_s * limits.window_s - self._retries_seen
+
+    def _slice(self) -> float:
+        width_s = self._limits.window_s / _SLICES
+        return self._now - self._now % width_s
+
+    def _forget(self, now: float) -> None:
+        self._now = now = max(now, self._now)  # a clock that steps back brings nothing back
+        window_s = self._limits.window_s
+        while self._requests and self._requests[0][0] < now - window_s:
+            self._requests_seen -= self._requests.popleft()[1]
+        while self._retries and self._retries[0][0] <= now - window_s:
+            self._retries_seen -= self._retries.popleft()[1]
+
+
+def _count(slices: deque[list[float]], at_s: float) -> None:
+    if slices and slices[-1][0] == at_s:
+        slices[-1][1] += 1
+    else:
+        slices.append([at_s, 1.0])
+
+
+def backoff_s(retry: int, draw: float, base_s: float = BASE_S, cap_s: float = CAP_S) -> float:
+    """Seconds to wait before a request's ``retry``-th retry (1 is the first); ``draw`` is uniform in [0, 1)."""
+    return float(draw * min(cap_s, base_s * 2.0 ** min(retry - 1, 30)))
+
+
+def retry_at(retry: int, draw: float, now: float, deadline_s: float, needs_s: float, retry_after_s: float | None = None) -> float | None:
+    """Absolute time of a request's next retry; ``None`` when it could not be answered by the deadline any more.
+
+    Args:
+        retry: 1 for the first.
+        draw: uniform in [0, 1).
+        needs_s: how long an attempt takes.
+        retry_after_s: the server asked to be left alone for this long.
+    """
+    at = now + max(backoff_s(retry, draw), retry_after_s or 0.0)
+    return at if at + needs_s <= deadline_s else None
+
+
+def request_digest(model: str, version: str, inputs: Mapping[str, np.ndarray]) -> bytes:
+    """16 bytes of BLAKE2b over all that an answer depends on: the same for the same model, version and inputs (names, dtypes, shapes, values), in any order.
+
+    Every part is preceded by its length, so that no two requests run together into the same bytes.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for text in (model, version):
+        _add(digest, text.encode())
+    for name in sorted(inputs):
+        array = inputs[name]
+        _add(digest, f"{name}\0{array.dtype.str}\0{array.shape}".encode())
+        if array.dtype.hasobject:
+            for item in array.ravel().tolist():
+                _add(digest, item if isinstance(item, bytes) else str(item).encode())
+        else:
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.digest()
+
+
+def _add(digest: hashlib.blake2b, part: bytes) -> None:
+    digest.update(len(part).to_bytes(8, "little"))
+    digest.update(part)
