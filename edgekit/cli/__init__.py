@@ -15,4 +15,4 @@ def main() -> None:
         sys.exit(1)
     from edgekit.cli._app import run
 
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], own_process=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from collections.abc import Sequence
 
@@ -11,10 +12,13 @@ import typer
 from edgekit._version import __version__
 from edgekit.cli import _build, _cloud, _conformance, _demo, _devices, _models, _serve
 from edgekit.cli._output import say, settings
-from edgekit.errors import EdgeKitError
+from edgekit.errors import EdgeKitError, UsageError
+from edgekit.telemetry import configure_logging
 
 __all__ = ["app", "run"]
 
+_LOG_FORMATS = ("text", "json")
+_LOG_LEVELS = ("debug", "info", "warning", "error")
 _INTERRUPTED = 130  # the shell's own status for a command that Ctrl-C ended
 
 app = typer.Typer(
@@ -42,11 +46,12 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit status: 0 done, 1 failed, 2 wrong usage."""
+def run(arguments: Sequence[str], own_process: bool = False) -> int:
+    """Run one command line and return its exit status: 0 done, 1 failed, 2 wrong usage. Logging is set up in a process of its own only."""
     rest = _take_globals(arguments)
-    logging.basicConfig(level=logging.DEBUG if settings.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
+        if own_process:
+            _start_logging()
         status = typer.main.get_command(app).main(args=rest, prog_name="edgekit", standalone_mode=False)
     except EdgeKitError as exc:
         return _fail(str(exc), exc.exit_code)
@@ -62,6 +67,18 @@ def run(arguments: Sequence[str]) -> int:
             return _INTERRUPTED
         return _fail(f"internal error: {type(exc).__name__}: {exc}; run again with --debug and report it", 1)
     return status if isinstance(status, int) else 0
+
+
+def _start_logging() -> None:
+    """Other packages' warnings as plain lines; EdgeKit's own as the environment asks, since a service manager wants them another way than a person."""
+    logging.basicConfig(level=logging.DEBUG if settings.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    form = os.environ.get("EDGEKIT_LOG_FORMAT", "text")
+    level = "debug" if settings.debug else os.environ.get("EDGEKIT_LOG_LEVEL", "warning")
+    if form not in _LOG_FORMATS:
+        raise UsageError("EDGEKIT_LOG_FORMAT", repr(form), " or ".join(_LOG_FORMATS))
+    if level.lower() not in _LOG_LEVELS:
+        raise UsageError("EDGEKIT_LOG_LEVEL", repr(level), ", ".join(_LOG_LEVELS))
+    configure_logging(json=form == "json", level=level)
 
 
 def _take_globals(arguments: Sequence[str]) -> list[str]:

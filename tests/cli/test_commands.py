@@ -1,7 +1,10 @@
 """Commands as a script uses them: JSON on stdout, one line on stderr, exit codes 0, 1 and 2."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +17,16 @@ def test_devices_as_json_has_what_scripts_read(edgekit):
     assert len(rows) >= 20
     assert all({"id", "engine", "precisions", "memory_bytes"} <= row.keys() for row in rows)
     assert edgekit("--json", "devices").json == rows
+
+
+@pytest.mark.parametrize("variable", ["EDGEKIT_LOG_FORMAT", "EDGEKIT_LOG_LEVEL"])
+def test_how_a_process_logs_is_checked(variable):
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit.cli", "devices"], env=os.environ | {variable: "loud"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"edgekit: {variable}: 'loud'; expected ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_devices_show_and_probe(edgekit):

@@ -19,7 +19,6 @@ __all__ = [
     "few_axes",
     "float_only",
     "known_inputs",
-    "one_output",
     "operator",
     "rank_between",
     "supported_dtypes",
@@ -122,13 +121,6 @@ def rank_between(low: int, high: int) -> Constraint:
 
     rule.__doc__ = f"The first input has rank {low}." if low == high else f"The first input has rank {low} to {high}."
     return rule
-
-
-def one_output(node: Node, graph: Graph) -> str:
-    """Only the first output is used."""
-    used = {name for other in graph.nodes for name in other.inputs} | {spec.name for spec in graph.outputs}
-    extra = [name for name in node.outputs[1:] if name and name in used]
-    return f"output {extra[0]!r} is used" if extra else ""
 
 
 def operator(
