@@ -13,6 +13,7 @@ import numpy as np
 import typer
 
 from edgekit.bundle import Bundle, OutputMetrics
+from edgekit.cli._engine import Accelerator, EngineCache, Hint, Threads, engine_options
 from edgekit.cli._output import say, show, size, table
 from edgekit.errors import UsageError
 
@@ -232,11 +233,11 @@ def inspect(bundle: BundlePath) -> None:
     show({"path": str(opened.path), "digest": opened.digest, "bytes": total, **msgspec.to_builtins(manifest)}, lines)
 
 
-def verify(bundle: BundlePath) -> None:
+def verify(bundle: BundlePath, accelerator: Accelerator = "", engine_cache: EngineCache = "") -> None:
     """Check all digests and run the golden samples through the engine here."""
     from edgekit.runtime import verify_bundle
 
-    result = verify_bundle(bundle)
+    result = verify_bundle(bundle, engine_options(accelerator=accelerator, cache_dir=engine_cache))
     engine = " ".join(f"{key}={value}" for key, value in result.engine.items())
     lines = [
         f"{bundle}: {'ok' if result.ok else 'FAILED'}, {result.samples} golden samples through the {result.artifact} artifact ({engine})",
@@ -268,6 +269,9 @@ def run(
     bundle: BundlePath,
     inputs: Annotated[list[str], typer.Option("--input", metavar="NAME=FILE.npy", help="One per input.")],
     output: Annotated[str, typer.Option("-o", "--output", metavar="OUT.npz", help="Where the outputs go.")] = "",
+    threads: Threads = 0,
+    accelerator: Accelerator = "",
+    engine_cache: EngineCache = "",
 ) -> None:
     """Answer one request from .npy files."""
     from edgekit.bundle import storage_errors, write_file
@@ -283,7 +287,8 @@ def run(
                 arrays[name] = np.load(file, allow_pickle=False)
             except ValueError as exc:
                 raise UsageError(file, f"not a .npy file ({exc})", "an array saved by numpy.save") from exc
-    with load(bundle) as session:
+    options = engine_options(threads, accelerator, cache_dir=engine_cache)
+    with load(bundle, **msgspec.structs.asdict(options)) as session:
         outputs = session.run(arrays)
     if output:
         import io
@@ -305,13 +310,16 @@ def bench(
     bundle: BundlePath,
     seconds: Annotated[float, typer.Option(metavar="S", help="Seconds for each of the two contenders.")] = 5.0,
     concurrency: Annotated[int, typer.Option(metavar="N", help="Requests in flight.")] = 1,
-    threads: Annotated[int, typer.Option(metavar="T", help="Engine threads; 0 lets the engine choose.")] = 0,
+    threads: Threads = 0,
+    accelerator: Accelerator = "",
+    hint: Hint = "latency",
+    engine_cache: EngineCache = "",
 ) -> None:
     """Measure latency, throughput and memory, beside the bare engine in the same run."""
-    from edgekit.runtime import EngineOptions
     from edgekit.runtime import bench as bench_bundle
 
-    result = bench_bundle(bundle, seconds=seconds, concurrency=concurrency, options=EngineOptions(threads=threads))
+    options = engine_options(threads, accelerator, hint, engine_cache)
+    result = bench_bundle(bundle, seconds=seconds, concurrency=concurrency, options=options)
     rows = [
         (label, f"{t.p50_ms:.3f}", f"{t.p95_ms:.3f}", f"{t.p99_ms:.3f}", f"{t.throughput_per_s:.0f}", t.requests)
         for label, t in (("Session.run", result), ("bare engine", result.bare_engine))

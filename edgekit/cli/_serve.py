@@ -9,6 +9,7 @@ import typer
 
 from edgekit.cli._access import Certificate, ClientCa, Key, TokenFile, access_of
 from edgekit.cli._addresses import address, optional_address, serving_address, wait_for_stop
+from edgekit.cli._engine import Accelerator, EngineCache, Hint, Threads, engine_options
 from edgekit.cli._models import byte_limit
 from edgekit.cli._output import show
 from edgekit.errors import UsageError
@@ -49,14 +50,17 @@ def serve(
     max_batch: Annotated[
         int, typer.Option(metavar="ROWS", help="Rows that run together at most; how many are worth it is learned. 1 keeps requests apart.")
     ] = 32,
-    threads: Annotated[int, typer.Option(metavar="N", help="CPU threads of one run; 0 for what the bundle says.")] = 0,
+    threads: Threads = 0,
+    accelerator: Accelerator = "",
+    hint: Hint = "latency",
+    engine_cache: EngineCache = "",
     tls_certificate: Certificate = "",
     tls_key: Key = "",
     tls_client_ca: ClientCa = "",
     token_file: TokenFile = "",
 ) -> None:
     """Serve bundles over the Open Inference Protocol v2."""
-    from edgekit.runtime import CacheOptions, EngineOptions, RepositoryOptions, serve_bundles
+    from edgekit.runtime import CacheOptions, RepositoryOptions, serve_bundles
     from edgekit.telemetry import start_telemetry
 
     access = access_of(tls_certificate, tls_key, tls_client_ca, token_file)
@@ -72,7 +76,7 @@ def serve(
             repository=models,
             cache=cache,
             access=access,
-            options=EngineOptions(threads=threads),
+            options=engine_options(threads, accelerator, hint, engine_cache),
             instances=instances,
             max_batch=max_batch,
         )

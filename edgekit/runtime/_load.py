@@ -17,7 +17,7 @@ def load(bundle: str | os.PathLike[str] | Bundle, **options: str | int) -> Sessi
 
     Args:
         bundle: a bundle directory, an ``.edgekit`` file, or an opened `Bundle`.
-        options: fields of `EngineOptions`: ``threads``, ``cache_dir``, ``accelerator``.
+        options: fields of `EngineOptions`, for example ``threads``, ``accelerator`` or ``cache_dir``.
 
     Raises:
         BundleError: there is no bundle, or it cannot be read.

@@ -64,6 +64,18 @@ def test_build_inspect_verify_run_bench_finalize(edgekit, tiny_mlp, tmp_path):
     assert receipt["digest"] == Bundle.open(path).digest
 
 
+@pytest.mark.slow
+def test_the_engine_is_told_what_the_flags_say(edgekit, mlp_bundle, tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((1, 8), np.float32))
+    kept = tmp_path / "kept"
+    flags = ["--threads", "1", "--accelerator", "cpu", "--engine-cache", kept]
+    assert edgekit("run", mlp_bundle, "--input", f"x={tmp_path / 'x.npy'}", *flags, "--json").status == 0
+    assert any(path.is_file() for path in kept.rglob("*"))  # the compiled form
+    done = edgekit("bench", mlp_bundle, "--seconds", "0.1", *flags, "--hint", "throughput", "--json").json
+    assert done["threads"] == 1
+    assert edgekit("verify", mlp_bundle, *flags[2:], "--json").json["ok"]
+
+
 def test_several_devices_are_several_bundles(edgekit, tiny_mlp, tmp_path):
     done = edgekit("build", tiny_mlp, "--device", "generic-x86", "--device", "intel-nuc", "-o", tmp_path / "all", "--json")
     assert [row["engine"] for row in done.json] == ["onnxruntime", "openvino"]
@@ -84,6 +96,9 @@ WRONG = {
     "input that is no array": (["run", "{bundle}", "--input", "x={model}"], 2, "numpy.save"),
     "wrong input name": (["run", "{bundle}", "--input", "y={array}"], 2, "'y'"),
     "no seconds": (["bench", "{bundle}", "--seconds", "0"], 2, "--seconds 0"),
+    "bad hint": (["bench", "{bundle}", "--hint", "fast"], 2, "latency"),
+    "threads below none": (["run", "{bundle}", "--input", "x={array}", "--threads", "-1"], 2, "--threads"),
+    "no such accelerator": (["verify", "{bundle}", "--accelerator", "tpu"], 1, "tpu"),
     "bad address": (["serve", "{bundle}", "--http", "8000"], 2, "HOST:PORT"),
     "bad port": (["collector", "--http", "127.0.0.1:70000"], 2, "HOST:PORT"),
     "bad SLA": (["route", "--edge", "{bundle}", "--sla-ms", "0"], 2, "--sla-ms"),
