@@ -134,6 +134,10 @@ class Bundle:
             return ()
         return tuple((self.directory / LABELS).read_text(encoding="utf-8").splitlines())
 
+    def class_labels(self) -> tuple[str, ...]:
+        """The labels, when the values of an output are the classes' scores: none behind processing that answers with class numbers."""
+        return () if self.signature.postprocess else self.labels()
+
     def report(self) -> dict[str, Any]:
         """``report.json``: passes, precision, verification details. Raises `IntegrityError` as `golden` does."""
         self._check_late(REPORT)

@@ -5,7 +5,7 @@ Reference: https://github.com/triton-inference-server/server/blob/main/docs/prot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,9 +15,11 @@ from edgekit.errors import RequestError
 from edgekit.protocol._tensors import shorten, tensor_thing
 from edgekit.protocol._types import InferRequest, InferResponse, Tensor
 
-__all__ = ["CLASSIFICATION", "class_count", "classify", "classify_response"]
+__all__ = ["CLASSIFICATION", "LabelsOf", "class_count", "classify", "classify_response"]
 
 CLASSIFICATION = "classification"
+LabelsOf = Callable[[str, str], Sequence[str]]
+"""`InferenceCore.class_labels`."""
 
 
 def class_count(thing: str, parameters: Mapping[str, Any]) -> int:
@@ -32,16 +34,17 @@ def class_count(thing: str, parameters: Mapping[str, Any]) -> int:
     return count
 
 
-def classify(thing: str, scores: np.ndarray, count: int) -> np.ndarray:
+def classify(thing: str, scores: np.ndarray, count: int, labels: Sequence[str] = ()) -> np.ndarray:
     """The best classes of ``scores``.
 
     Args:
         scores: numbers, (C) or (N, ...): the first axis is the batch, all others together are the classes.
         count: how many to give; all when there are fewer.
+        labels: of the classes, in order; used when there is one for each class.
 
     Returns:
         BYTES of shape (k) or (N, k), best first, equal ones by index, NaN last. An element is ``<value>:<index>``, the value with six digits
-        after the point when it is a float (as C++'s ``std::to_string`` writes it).
+        after the point when it is a float (as C++'s ``std::to_string`` writes it); with labels ``<value>:<index>:<label>``.
 
     Raises:
         RequestError: scores that are no numbers, or no vector.
@@ -57,14 +60,16 @@ def classify(thing: str, scores: np.ndarray, count: int) -> np.ndarray:
     # Backwards and stable, then turned round: descending order keeps the lower index first among equals.
     keys = values if whole else np.where(np.isnan(values), -np.inf, values)
     order = rows.shape[1] - 1 - np.argsort(keys[:, ::-1], axis=1, kind="stable")[:, ::-1][:, :count]
+    ends = [f"{i}:{label}" for i, label in enumerate(labels)] if len(labels) == rows.shape[1] else None
     best = np.empty((rows.shape[0], count), dtype=object)
     for row, indices in enumerate(order.tolist()):
         picked = values[row, indices].tolist() if count else []
-        best[row] = [(f"{value}:{i}" if whole else f"{value:.6f}:{i}").encode() for value, i in zip(picked, indices, strict=True)]
+        texts = [f"{value}" if whole else f"{value:.6f}" for value in picked]
+        best[row] = [f"{text}:{ends[i] if ends else i}".encode() for text, i in zip(texts, indices, strict=True)]
     return best[0] if scores.ndim == 1 else best
 
 
-def classify_response(response: InferResponse, request: InferRequest) -> InferResponse:
+def classify_response(response: InferResponse, request: InferRequest, labels_of: LabelsOf | None = None) -> InferResponse:
     """The answer with every output that was asked for as classes turned into them; the same object when none was.
 
     Raises:
@@ -76,8 +81,9 @@ def classify_response(response: InferResponse, request: InferRequest) -> InferRe
             counts[output.name] = count
     if not counts:
         return response
+    labels = labels_of(response.model_name, response.model_version) if labels_of is not None else ()
     tensors = [
-        Tensor(tensor.name, classify(tensor_thing("output", tensor.name), tensor.data, counts[tensor.name]), tensor.parameters)
+        Tensor(tensor.name, classify(tensor_thing("output", tensor.name), tensor.data, counts[tensor.name], labels), tensor.parameters)
         if tensor.name in counts
         else tensor
         for tensor in response.outputs

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from edgekit.errors import EdgeKitError, OverloadedError
+from edgekit.protocol._classification import LabelsOf
 from edgekit.protocol._deadline import absolute_deadline
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._grpc_call import CONTROL, STREAM, Call, Inference
@@ -65,6 +66,7 @@ class Dispatcher:
         self._limits = limits
         self._max_in_flight = max_in_flight
         self._regions = extensions.regions
+        self._labels_of: LabelsOf = lambda name, version: core.class_labels(name, version)  # noqa: PLW0108 - looked up when it is needed
         self.control = ControlService(core, extensions)
         self.message_limit_bytes = min(limits.body_bytes + MESSAGE_SLACK_BYTES, (1 << 31) - 1)
         self._local = threading.local()
@@ -294,7 +296,7 @@ class Dispatcher:
         try:
             if isinstance(answer, Exception):
                 raise answer
-            parts = self._writer.parts(self._marked(inference, answer), inference.request, self._regions)
+            parts = self._writer.parts(self._marked(inference, answer), inference.request, self._regions, self._labels_of)
         except Exception as exc:  # noqa: BLE001 - becomes the call's status, or the stream's answer
             if call.kind != STREAM:
                 call.connection.fail(call, exc)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from edgekit.errors import EdgeKitError, RequestError
-from edgekit.protocol._classification import classify_response
+from edgekit.protocol._classification import LabelsOf, classify_response
 from edgekit.protocol._grpc_codec import decode_parameters, encode_parameters, fill_response_tensor
 from edgekit.protocol._grpc_messages import message_classes
 from edgekit.protocol._shared_memory import SharedMemoryRegions, is_shared
@@ -192,20 +192,27 @@ class ResponseWriter:
         self._message = message_classes()["ModelInferResponse"]
         self._known: dict[Any, tuple[bytes, bytes]] = {}
 
-    def parts(self, response: InferResponse, request: InferRequest | None = None, regions: SharedMemoryRegions | None = None) -> list[Part]:
+    def parts(
+        self,
+        response: InferResponse,
+        request: InferRequest | None = None,
+        regions: SharedMemoryRegions | None = None,
+        labels_of: LabelsOf | None = None,
+    ) -> list[Part]:
         """The bytes of a ``ModelInferResponse``, in parts, which share memory with the tensors.
 
         Args:
             response: the answer, tensors raw.
             request: what it answers; outputs that it asked for as classes or in shared memory are given so.
             regions: where shared memory is; an output in one carries no bytes.
+            labels_of: names of classes.
 
         Raises:
             RequestError: classes of what has none, an output that does not fit into its region, or an answer beyond protobuf's 2 GiB.
         """
         shared: dict[str, Parameters] = {}
         if request is not None and request.outputs:
-            response = classify_response(response, request)
+            response = classify_response(response, request, labels_of)
             if regions is not None:
                 shared = {output.name: output.parameters for output in request.outputs if is_shared(output.parameters)}
         before, after = self._frame(response, shared, regions)

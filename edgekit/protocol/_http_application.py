@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from edgekit.errors import EdgeKitError, OverloadedError
 from edgekit.protocol._access import Access
+from edgekit.protocol._classification import LabelsOf
 from edgekit.protocol._deadline import DEADLINE_HEADER, absolute_deadline, timeout_from_header
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._http_body import BufferPool
@@ -77,6 +78,7 @@ class Application:
         self._message_limits = limits
         self._access = access
         self._regions = extensions.regions
+        self._labels_of: LabelsOf = lambda name, version: core.class_labels(name, version)  # noqa: PLW0108 - looked up when it is needed
         self._controls = Controls(core, limits, extensions, lambda: self.draining)
         self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="edgekit-http")
         self._control = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="edgekit-http-control")
@@ -256,14 +258,14 @@ class Application:
         ):
             self._pool.submit(self._run_encode, exchange, request, response)
             return None
-        message = encode_response(response, request, self._regions)
+        message = encode_response(response, request, self._regions, self._labels_of)
         if key is not None and (part := fixed_part(message, response)) is not None:
             self._answers.offer(key, part)
         return [self._render(call, _reply(message, response))]
 
     def _run_encode(self, exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
         try:
-            answer: Reply | Exception = _reply(encode_response(response, request, self._regions), response)
+            answer: Reply | Exception = _reply(encode_response(response, request, self._regions, self._labels_of), response)
         except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
             answer = exc
         self.post(exchange, answer)
@@ -280,7 +282,7 @@ class Application:
         try:
             request = self._decode(exchange, body)
             response = self._core.infer(request)
-            answer = _reply(encode_response(response, request, self._regions), response)
+            answer = _reply(encode_response(response, request, self._regions, self._labels_of), response)
         except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
             answer = exc
         self._call_in_loop(self._leave_pool, exchange, answer)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from edgekit.errors import RequestError
-from edgekit.protocol._classification import class_count, classify_response
+from edgekit.protocol._classification import LabelsOf, class_count, classify_response
 from edgekit.protocol._shared_memory import REGION, SharedMemoryRegions, is_shared
 from edgekit.protocol._tensors import (
     Limits,
@@ -163,14 +163,16 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> HttpMessage
     return _message(document, "inputs", request.inputs, [binary] * len(request.inputs))
 
 
-def encode_response(response: InferResponse, request: InferRequest, regions: SharedMemoryRegions | None = None) -> HttpMessage:
+def encode_response(
+    response: InferResponse, request: InferRequest, regions: SharedMemoryRegions | None = None, labels_of: LabelsOf | None = None
+) -> HttpMessage:
     """The HTTP body of an answer, each output in the form that ``request`` asked for: classes, shared memory, binary or JSON.
 
     Raises:
         RequestError: an output that was asked for as JSON and holds what JSON cannot carry, that has no classes, or that does not fit into its
             shared memory.
     """
-    response = classify_response(response, request)
+    response = classify_response(response, request, labels_of)
     document: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     if response.id:
         document["id"] = response.id

@@ -7,7 +7,7 @@ Reference: https://github.com/open-inference/open-inference-protocol (v2 HTTP an
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -205,6 +205,10 @@ class InferenceCore(Protocol):
 
     def model_config(self, name: str, version: str = "") -> dict[str, Any]:
         """Triton's model configuration extension, as its JSON form (name, platform, max_batch_size, input, output)."""
+        ...
+
+    def class_labels(self, name: str, version: str = "") -> Sequence[str]:
+        """Names of a model's classes in the order of their numbers; empty when there are none, or no such model (any more)."""
         ...
 
     def infer(self, request: InferRequest) -> InferResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import edgekit._version
@@ -20,7 +21,7 @@ from edgekit.protocol import (
     Tensor,
     serve,
 )
-from edgekit.router._edge import EdgeTarget, absent
+from edgekit.router._edge import EdgeTarget, SessionRunner, absent
 from edgekit.router._metrics import HasMeter
 from edgekit.router._router import CloudTarget, Router, RouterOptions
 
@@ -106,6 +107,11 @@ class RouterCore:
             "input": [{"name": t.name, "data_type": f"TYPE_{_config_type(t.datatype)}", "dims": t.shape} for t in metadata.inputs],
             "output": [{"name": t.name, "data_type": f"TYPE_{_config_type(t.datatype)}", "dims": t.shape} for t in metadata.outputs],
         }
+
+    def class_labels(self, name: str, version: str = "") -> Sequence[str]:
+        """Those of a bundle in this process; the protocol does not tell a server's."""
+        runner = self._router.runner
+        return runner.class_labels if isinstance(runner, SessionRunner) and runner.serves(name, version) else ()
 
     def infer(self, request: InferRequest) -> InferResponse:
         """Route one request; the response's parameters say which tier answered and why.

@@ -30,6 +30,7 @@ class SessionRunner:
         manifest = session.bundle.manifest
         self.model = manifest.name
         self.version = manifest.version
+        self.class_labels = session.bundle.class_labels()
         self._texts = {spec.name for spec in session.signature.inputs if spec.dtype == "string"}
 
     def serves(self, model: str, version: str) -> bool:

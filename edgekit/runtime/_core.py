@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from edgekit._version import __version__
 from edgekit.bundle import TensorSpec
-from edgekit.errors import RequestError
+from edgekit.errors import NotFoundError, RequestError
 from edgekit.protocol import (
     InferRequest,
     InferResponse,
@@ -87,6 +88,12 @@ class RuntimeCore:
             "instance_group": [{"name": f"{model.name}_0", "kind": "KIND_AUTO", "count": model.queue.instances}],
             "parameters": {key: {"string_value": value} for key, value in facts.items()},
         }
+
+    def class_labels(self, name: str, version: str = "") -> Sequence[str]:
+        try:
+            return self._repository.get(name, version).class_labels
+        except NotFoundError:  # it was unloaded since it answered
+            return ()
 
     def infer(self, request: InferRequest) -> InferResponse:
         """Answer; see `InferenceCore.infer`.

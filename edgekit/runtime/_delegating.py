@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from edgekit.protocol import InferRequest, InferResponse, ModelMetadata, Parameters, RepositoryEntry, ServerMetadata, SubmittingCore, Ticket
@@ -25,6 +26,8 @@ class DelegatingCore:
 
     def turn(self) -> None:
         self._core.turn()
+    def class_labels(self, name: str, version: str = "") -> Sequence[str]:
+        return self._core.class_labels(name, version)
 
     def infer(self, request: InferRequest) -> InferResponse:
         return self._core.infer(request)

@@ -31,6 +31,7 @@ class LoadedModel:
         max_batch: most rows that run together; 1 keeps requests apart.
 
     Attributes:
+        class_labels: of the bundle.
         used: grows with each use; kept by repositories that unload what was not used.
         memory_bytes: what it takes, as the repository measured it.
 
@@ -45,6 +46,7 @@ class LoadedModel:
         self.name = bundle.manifest.name
         self.version = bundle.manifest.version
         self.signature: Signature = bundle.signature
+        self.class_labels = bundle.class_labels()
         self.statistics = ModelStatistics()
         self.used = 0
         self.memory_bytes = 0

@@ -80,7 +80,7 @@ def test_sequences_and_parameters_are_passed_on(client, url, submitting_core, ec
 def test_classes(client):
     scores = np.array([0.1, 0.5, 0.4], np.float32)
     result = client.infer("echo", [an_input(scores)], outputs=[tritonclient.grpc.InferRequestedOutput("x", class_count=2)])
-    assert [item.decode().split(":")[1] for item in result.as_numpy("x")] == ["1", "2"]
+    assert [item.decode().split(":")[1:] for item in result.as_numpy("x")] == [["1", "bee"], ["2", "cat"]]
 
 
 def test_shared_memory(client, region):

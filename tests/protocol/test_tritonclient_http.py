@@ -88,7 +88,7 @@ def test_classification(client):
         output = tritonclient.http.InferRequestedOutput("x", binary_data=binary, class_count=2)
         result = client.infer("echo", [an_input(scores)], outputs=[output])
         found = [[item if isinstance(item, bytes) else item.encode() for item in row] for row in result.as_numpy("x").tolist()]
-        assert found == [[b"0.700000:1", b"0.200000:2"], [b"3.000000:0", b"2.000000:2"]]
+        assert found == [[b"0.700000:1:bee", b"0.200000:2:cat"], [b"3.000000:0:ant", b"2.000000:2:cat"]]
 
 
 def test_system_shared_memory(client, region):
