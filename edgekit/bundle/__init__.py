@@ -14,7 +14,7 @@ from edgekit.bundle._manifest import (
     Verified,
 )
 from edgekit.bundle._processing import LABELS, Detections, ImageInput, TopClasses
-from edgekit.bundle._signature import Dim, Signature, TensorSpec
+from edgekit.bundle._signature import Dim, Signature, StatePair, TensorSpec
 from edgekit.bundle._storage import atomic_directory, fsync_tree, storage_errors, write_file
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "OutputMetrics",
     "Signature",
     "Source",
+    "StatePair",
     "TensorBinding",
     "TensorSpec",
     "TopClasses",

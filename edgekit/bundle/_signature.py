@@ -10,7 +10,7 @@ import numpy as np
 from edgekit.bundle._processing import Detections, ImageInput, TopClasses
 from edgekit.errors import RequestError
 
-__all__ = ["Dim", "Signature", "TensorSpec"]
+__all__ = ["Dim", "Signature", "StatePair", "TensorSpec"]
 
 Dim = int | str
 """One dimension: a fixed size, or the name of a symbolic one (``"N"``)."""
@@ -53,6 +53,20 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
+class StatePair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One state of a model that is run in sequences: what the output says is the input of the next request.
+
+    Attributes:
+        input: name of an input of the signature.
+        output: name of an output of the signature, of the same dtype.
+        shape: of the first request's, which is all zeros.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+
+
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The inputs and outputs of a bundle, in the source model's order.
 
@@ -61,6 +75,8 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         images: the inputs that take pictures, and what the artifact does to them first.
         postprocess: what the artifact does last; its outputs stand where the source model's were.
         labels: the bundle has a label file, `edgekit.bundle.LABELS`.
+        states: which outputs a sequence of requests hands on to which inputs. They are inputs and outputs like the others for who calls the model without a
+            sequence.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -68,6 +84,7 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     images: tuple[ImageInput, ...] = ()
     postprocess: TopClasses | Detections | None = None
     labels: bool = False
+    states: tuple[StatePair, ...] = ()
 
     def check(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Raise `RequestError` for a missing, unknown or ill-shaped input.
@@ -82,10 +99,15 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         for spec in self.inputs:
             array = inputs.get(spec.name)
             if array is None:
-                raise RequestError(f"input {spec.name!r}", "missing", spec.describe())
+                raise RequestError(f"input {spec.name!r}", "missing", spec.describe(), self._about_missing(spec.name))
             spec.check(array)
             for dim, size in zip(spec.shape, array.shape, strict=True):
                 if isinstance(dim, str):
                     first, where = sizes.setdefault(dim, (size, spec.name))
                     if first != size:
                         raise RequestError(f"input {spec.name!r}", f"dimension {dim} is {size}", f"{first}, as in input {where!r}")
+
+    def _about_missing(self, name: str) -> str:
+        if not any(pair.input == name for pair in self.states):
+            return ""
+        return "send it, or the parameters sequence_id and (with the first request) sequence_start, and the server keeps it"

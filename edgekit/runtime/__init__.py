@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from edgekit.runtime._repository import ModelRepository
     from edgekit.runtime._repository_options import RepositoryOptions
     from edgekit.runtime._result_cache import CacheOptions
+    from edgekit.runtime._sequence_table import SequenceLimits
     from edgekit.runtime._serve import RuntimeMetrics, serve_bundles
     from edgekit.runtime._session import Session
+    from edgekit.runtime._states import Stream
     from edgekit.runtime._store import FolderStore
     from edgekit.runtime._verify import VerifyResult, verify_bundle
     from edgekit.runtime._versions import default_version
@@ -40,7 +42,9 @@ __all__ = [
     "ResultObserver",
     "RuntimeCore",
     "RuntimeMetrics",
+    "SequenceLimits",
     "Session",
+    "Stream",
     "Timing",
     "VerifyResult",
     "bench",
@@ -69,8 +73,10 @@ _HOMES = {
     "_repository": ("ModelRepository",),
     "_repository_options": ("RepositoryOptions",),
     "_result_cache": ("CacheOptions",),
+    "_sequence_table": ("SequenceLimits",),
     "_serve": ("RuntimeMetrics", "serve_bundles"),
     "_session": ("Session",),
+    "_states": ("Stream",),
     "_store": ("FolderStore",),
     "_verify": ("VerifyResult", "verify_bundle"),
     "_versions": ("default_version",),

@@ -23,6 +23,7 @@ from edgekit.runtime._dispatch import Dispatcher, ResultObserver
 from edgekit.runtime._job import Done
 from edgekit.runtime._loaded_model import LoadedModel
 from edgekit.runtime._repository import ModelRepository
+from edgekit.runtime._sequence_place import SequenceRequest
 
 __all__ = ["ResultObserver", "RuntimeCore"]
 
@@ -47,6 +48,8 @@ class RuntimeCore:
 
     def _model_of(self, request: InferRequest) -> LoadedModel:
         """The model that answers a request."""
+        if type(request) is SequenceRequest:
+            return request.resolve(self._repository.get)
         return self._repository.get(request.model_name, request.model_version)
 
     def live(self) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 
 import numpy as np
 
 from edgekit.bundle import Bundle, Signature, storage_errors
+from edgekit.runtime._holds import Holds
 from edgekit.runtime._request_plan import RequestPlan
 from edgekit.runtime._scheduler import DEFAULT_MAX_BATCH, InstanceQueue
 from edgekit.runtime._session import Session
+from edgekit.runtime._states import States
 from edgekit.runtime._statistics import ModelStatistics
 from edgekit.runtime.engines import EngineOptions
 from edgekit.runtime.engines._base import usable_cpus
@@ -32,6 +35,8 @@ class LoadedModel:
 
     Attributes:
         class_labels: of the bundle.
+        states: of the signature.
+        holds: sequences that stay on it.
         used: grows with each use; kept by repositories that unload what was not used.
         memory_bytes: what it takes, as the repository measured it.
 
@@ -48,6 +53,8 @@ class LoadedModel:
         self.signature: Signature = bundle.signature
         self.class_labels = bundle.class_labels()
         self.statistics = ModelStatistics()
+        self.states = States(self.signature)
+        self.holds = Holds()
         self.used = 0
         self.memory_bytes = 0
         first = Session(bundle, options)
@@ -69,8 +76,14 @@ class LoadedModel:
             self.name, slots, queue_capacity, max_batch=self.plan.max_rows, threads=threads, adaptive=not instances
         )
 
+    def retire(self) -> None:
+        """It was replaced: close it, or leave that to the last sequence that is on it."""
+        if self.holds.retire(time.monotonic()):
+            self.close()
+
     def close(self) -> None:
         """Let requests under way finish, then release the engine."""
+        self.holds.close()
         self.queue.close()
         self._close_sessions()
 

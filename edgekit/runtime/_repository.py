@@ -321,7 +321,11 @@ class ModelRepository:
         held = {(trial.name, version) for trial in self.trials.values() for version in (trial.rollout.baseline, trial.rollout.candidate)}
         residents = [
             Resident(
-                name, version, model.memory_bytes, model.used, bool(model.queue.running or model.queue.queued) or (name, version) in held
+                name,
+                version,
+                model.memory_bytes,
+                model.used,
+                bool(model.queue.running or model.queue.queued or model.holds) or (name, version) in held,
             )
             for name, versions in self._loaded.items()
             for version, model in versions.items()
@@ -380,7 +384,7 @@ class ModelRepository:
             self._switch()
         for version, model in old.items():
             if versions.get(version) is not model:
-                model.close()
+                (model.retire if versions else model.close)()  # what is replaced may be finished with, what is unloaded is gone
 
     def _switch(self) -> None:
         """Let requests see what is loaded and labelled now."""

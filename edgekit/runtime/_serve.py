@@ -20,6 +20,8 @@ from edgekit.runtime._repository import ModelRepository
 from edgekit.runtime._repository_options import RepositoryOptions, open_repository
 from edgekit.runtime._result_cache import CacheOptions
 from edgekit.runtime._scheduler import DEFAULT_MAX_BATCH, DEFAULT_QUEUE
+from edgekit.runtime._sequence_table import SequenceLimits
+from edgekit.runtime._sequences import SequenceCore
 from edgekit.runtime._store import PathStore
 from edgekit.runtime.engines import EngineOptions
 from edgekit.telemetry import Meter, Telemetry
@@ -95,6 +97,7 @@ def serve_bundles(
     repository: RepositoryOptions | None = None,
     cache: CacheOptions | None = None,
     access: Access | None = None,
+    sequences: SequenceLimits | None = None,
 ) -> Server:
     """Load bundles, warm them, and serve them; returns once the server is ready. Stopping the server unloads them.
 
@@ -111,6 +114,7 @@ def serve_bundles(
         repository: a folder of installed versions to follow, lazy loading, quotas.
         cache: how answers are kept for equal requests; none are when left out.
         access: TLS and bearer token.
+        sequences: what requests that share a state may take up.
 
     Raises:
         BindError: an address that cannot be listened on.
@@ -138,11 +142,17 @@ def serve_bundles(
     cached = CachedCore(core, models, cache, observer, meter) if cache is not None and cache.max_bytes else None
     # A shadow's copies are not answered from the cache: its candidate is to run.
     front = VersionedCore(cached or core, models, core.infer)
+    whole = SequenceCore(front, core, models, sequences, meter)
     if metrics is not None:
         metrics.queue_depth = core.queue_depth
     # Listening comes first: a port in use shows before minutes of loading, and until all is warm the server says "live, not ready".
     server = serve(
-        front, http, grpc, limits=limits, access=access, on_stop=[front.close, *([cached.close] if cached is not None else []), core.close]
+        whole,
+        http,
+        grpc,
+        limits=limits,
+        access=access,
+        on_stop=[whole.close, front.close, *([cached.close] if cached is not None else []), core.close],
     )
     try:
         models.load_all(strict=isinstance(models.store, PathStore))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import numpy as np
@@ -13,6 +13,9 @@ from edgekit.bundle import Artifact, Bundle, Signature
 from edgekit.errors import EngineError, EnvironmentMissingError, RequestError
 from edgekit.runtime._fallback import PassedOver, Step, fallback_line, steps
 from edgekit.runtime.engines import Engine, EngineOptions, open_engine
+
+if TYPE_CHECKING:
+    from edgekit.runtime._states import Stream
 
 __all__ = ["Session"]
 
@@ -90,6 +93,19 @@ class Session:
         import asyncio  # who waits here has it already; who never does is spared a third of the import time
 
         return await asyncio.to_thread(self.run, inputs)
+
+    def stream(self, state: Mapping[str, np.ndarray] | None = None) -> Stream:
+        """A sequence of requests, for a model with states (`Signature.states`): each begins with the state that the one before it left.
+
+        Args:
+            state: what it begins with, by input name, as `Stream.state` of another one gave it; the model's own when left out.
+
+        Raises:
+            RequestError: the model has no states, or ``state`` names an input that is none.
+        """
+        from edgekit.runtime._states import States, Stream  # most models have none
+
+        return Stream(self.run, States(self.signature), state)
 
     def describe(self) -> dict[str, str]:
         """What is loaded and what really runs: bundle, artifact, engine, version, device, threads, and what was tried before (``passed_over``)."""

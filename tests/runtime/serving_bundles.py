@@ -64,8 +64,8 @@ def write_scale(path, *, version="1", scale=2.0, name="scale"):
     return write_serving_bundle(path, scale_model(scale), name, version, {"x": x})
 
 
-def write_serving_bundle(path, model, name, version, sample):
-    """A bundle of ``model`` whose golden sample is ``sample``; an empty one writes none."""
+def write_serving_bundle(path, model, name, version, sample, states=()):
+    """A bundle of ``model`` whose golden sample is ``sample``; an empty one writes none. ``states`` are of its signature."""
     staging = path.parent / f".{path.name}.files"
     staging.mkdir(parents=True)
     onnx.save(model, staging / "model.onnx")
@@ -74,7 +74,7 @@ def write_serving_bundle(path, model, name, version, sample):
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         golden = [GoldenSample(sample, dict(zip(names, session.run(names, sample), strict=True)))]
-    signature = Signature(_specs(model.graph.input), _specs(model.graph.output))
+    signature = Signature(_specs(model.graph.input), _specs(model.graph.output), states=tuple(states))
     bindings = [tuple(TensorBinding(spec.name, spec.name, spec.dtype) for spec in side) for side in (signature.inputs, signature.outputs)]
     manifest = Manifest(
         format=FORMAT,
