@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import msgspec
 
 from benchmarks._keras_models import KERAS_MODELS, write_keras
-from benchmarks.vendor_tools import vendor_seconds
+from benchmarks._vendor_tools import vendor_seconds
 from edgekit.converters import build_result
 from edgekit.errors import EdgeKitError
 from examples.models import MODELS, SHAPES, fetch
@@ -103,7 +103,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _alone(seconds: float | str) -> str:
-    """A cell: seconds, a refusal, or that there is no such tool (`vendor_tools` says why)."""
+    """A cell: seconds, a refusal, or that there is no such tool (`_vendor_tools` says why)."""
     return f"{seconds:.2f}" if isinstance(seconds, float) else seconds if seconds.startswith("refused") else "–"
 
 

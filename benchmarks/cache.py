@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from blake3 import blake3
 
-from benchmarks.session_overhead import tiny_mlp
+from benchmarks._cases import tiny_mlp
 from edgekit.converters import build
 from edgekit.protocol import InferRequest, Tensor
 from edgekit.runtime import CacheOptions, ModelRepository, RuntimeCore

@@ -26,33 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+from benchmarks._cases import tiny_mlp
 from edgekit.bundle import Bundle
 from edgekit.converters import build
 from edgekit.runtime import load
-
-
-def tiny_mlp(folder: Path) -> Path:
-    """A two-layer network whose run costs a few microseconds: the overhead stands out."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    random = np.random.default_rng(1)
-    weights = [("w1", (8, 16)), ("w2", (16, 4))]
-    nodes = [
-        helper.make_node("MatMul", ["x", "w1"], ["h"]),
-        helper.make_node("Relu", ["h"], ["r"]),
-        helper.make_node("MatMul", ["r", "w2"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
-        [numpy_helper.from_array(random.normal(0, 0.5, shape).astype(np.float32), name) for name, shape in weights],
-    )
-    path = folder / "tiny_mlp.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
-    return path
 
 
 def time_us(call: Callable[[], object]) -> float:

@@ -1,47 +1,29 @@
-"""Server roles of `benchmarks.serve_grpc`: each listens for gRPC on one port of loopback, on one core, until it is ended.
-
-``python _grpc_peers.py ROLE --model FILE.onnx --bundle FILE.edgekit --answer FILE --port P --core C``
-"""
+"""Roles over gRPC that have no model: our transport and grpcio's two give the same answer again and again, which says what a transport costs."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import signal
 import sys
-import tempfile
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from _roles import ROOT, wait, without_uvloop
 
 SERVICE = "inference.GRPCInferenceService"
 THREADS = 16
 
 
-def wait() -> None:
-    threading.Event().wait()
-
-
-def edgekit(options: argparse.Namespace) -> None:
-    """Ours, with the model; one engine thread, as it has one core."""
-    from edgekit.runtime import serve_bundles
-    from edgekit.runtime.engines import EngineOptions
-
-    with serve_bundles([options.bundle], None, ("127.0.0.1", options.port), options=EngineOptions(threads=1)):
-        wait()
-
-
 def edgekit_echo(options: argparse.Namespace) -> None:
     """Our transport over a core that gives the same answer at once: decoded, submitted, encoded, no model."""
+    sys.path.insert(0, ROOT)
     from edgekit.protocol import InferResponse, serve
     from edgekit.protocol._grpc_codec import decode_response
     from edgekit.protocol._grpc_messages import message_classes
 
-    known = decode_response(message_classes()["ModelInferResponse"].FromString(options.answer.read_bytes()))
+    answer = Path(options.answer).read_bytes()
+    known = decode_response(message_classes()["ModelInferResponse"].FromString(answer))
 
     class Known:
         def __init__(self) -> None:
@@ -65,7 +47,7 @@ def edgekit_echo(options: argparse.Namespace) -> None:
 
 def edgekit_echo_asyncio(options: argparse.Namespace) -> None:
     """The same on asyncio's own loop."""
-    sys.modules["uvloop"] = None  # type: ignore[assignment] - as if it were not installed
+    without_uvloop()
     edgekit_echo(options)
 
 
@@ -78,7 +60,7 @@ def grpcio_echo(options: argparse.Namespace) -> None:
     """grpcio's synchronous server: bytes in, the same answer out."""
     import grpc
 
-    answer = options.answer.read_bytes()
+    answer = Path(options.answer).read_bytes()
     server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((_generic(grpc, lambda *_: answer),))
     server.add_insecure_port(f"127.0.0.1:{options.port}")
@@ -90,7 +72,7 @@ def grpcio_aio_echo(options: argparse.Namespace) -> None:
     """grpcio's asyncio server, the same."""
     import grpc
 
-    answer = options.answer.read_bytes()
+    answer = Path(options.answer).read_bytes()
 
     async def handle(request: bytes, context: Any) -> bytes:
         del request, context
@@ -106,39 +88,9 @@ def grpcio_aio_echo(options: argparse.Namespace) -> None:
     asyncio.run(run())
 
 
-def triton(options: argparse.Namespace) -> None:
-    """Triton (Python back end with ONNX Runtime, dynamic batching where the model has a batch axis)."""
-    from edgekit.cloud.triton import TritonServer, write_repository
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_repository([options.bundle], Path(folder) / "repository", "cpu")
-        with TritonServer(Path(folder) / "repository", grpc_port=options.port, cpus={options.core}):
-            wait()
-
-
 ROLES = {
-    "edgekit": edgekit,
     "edgekit-echo": edgekit_echo,
     "edgekit-echo-asyncio": edgekit_echo_asyncio,
     "grpcio-echo": grpcio_echo,
     "grpcio-aio-echo": grpcio_aio_echo,
-    "triton": triton,
 }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", choices=ROLES)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--answer", type=Path)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--core", type=int, required=True)
-    options = parser.parse_args()
-    os.sched_setaffinity(0, {options.core})
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    ROLES[options.role](options)
-
-
-if __name__ == "__main__":
-    main()
