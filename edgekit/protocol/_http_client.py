@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
+import io
 import select
 import socket
 import ssl
@@ -40,6 +42,10 @@ class _Answer(NamedTuple):
     body: bytes | bytearray
 
 
+def _answer_within(deadline_s: float, sock: socket.socket, **kind: Any) -> http.client.HTTPResponse:
+    return http.client.HTTPResponse(_Answering(sock, deadline_s), **kind)  # type: ignore[arg-type]  # it needs makefile alone
+
+
 class _Call:
     """One exchange under way, so that another thread can cut its connection."""
 
@@ -62,6 +68,43 @@ class _Call:
             if sock is not None:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
+
+
+class _TimedReader(io.RawIOBase):
+    """An answer's bytes. Each read may last as long as is left of the request's time, not as long as the first one might."""
+
+    def __init__(self, sock: socket.socket, deadline_s: float) -> None:
+        super().__init__()
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open while http.client hands it from the connection to the answer
+        self._deadline_s = deadline_s
+        self._timed = True  # the request has just set the socket's time
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if not self._timed:
+            remaining_s = self._deadline_s - time.monotonic()
+            if remaining_s <= 0:
+                raise TimeoutError
+            self._sock.settimeout(remaining_s)
+        self._timed = False
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Answering:
+    """Makes `http.client` read one answer through a `_TimedReader`: it asks its socket for a file and for nothing else."""
+
+    def __init__(self, sock: socket.socket, deadline_s: float) -> None:
+        self._reader = _TimedReader(sock, deadline_s)
+
+    def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002 - always "rb"
+        return io.BufferedReader(self._reader)
 
 
 class HttpClient:
@@ -213,8 +256,9 @@ class HttpClient:
             call.attach(connection)
             connection.sock.settimeout(self._remaining(deadline_s, "before it was sent"))
             connection.request(method, self._prefix + path, body or None, headers)
+            connection.response_class = functools.partial(_answer_within, deadline_s)  # type: ignore[assignment]  # any callable does
             response = connection.getresponse()
-            answer = _Answer(response.status, response.headers, self._read(connection, response, deadline_s))
+            answer = _Answer(response.status, response.headers, self._read(response))
             keep = not response.will_close and not call.cancelled
             return answer
         finally:
@@ -224,8 +268,8 @@ class HttpClient:
             else:
                 connection.close()
 
-    def _read(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, deadline_s: float) -> bytes | bytearray:
-        """The body, never beyond the limit, each piece within what is left of the time."""
+    def _read(self, response: http.client.HTTPResponse) -> bytes | bytearray:
+        """The body, never beyond the limit."""
         limit = self._limits.body_bytes
         if (response.length or 0) > limit:
             raise EngineError(self.url, f"an answer of {response.length} bytes", f"at most {limit}")
@@ -236,8 +280,6 @@ class HttpClient:
             body += piece
             if len(body) > limit:
                 raise EngineError(self.url, f"an answer of more than {limit} bytes", f"at most {limit}")
-            if connection.sock is not None:  # None once the last byte of a closing answer was read
-                connection.sock.settimeout(self._remaining(deadline_s, "while the answer came in"))
         if response.length:
             raise http.client.IncompleteRead(b"", response.length)
         return body

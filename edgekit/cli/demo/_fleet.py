@@ -14,13 +14,16 @@ import msgspec
 import numpy as np
 
 from edgekit.bundle import Bundle
-from edgekit.cli.demo._link import Link
 from edgekit.cli.demo._load import Event, drive
 from edgekit.cli.demo._stage import Child, Contention, cores, start
+from edgekit.router.faults import Direction, FaultProxy, Faults, State
 
 __all__ = ["BURNERS", "LINK_DELAY_S", "Endpoints", "Fleet", "Load", "fitting_load"]
 
 LINK_DELAY_S = 0.010  # each way: a round trip of 20 ms, as from a wired site to a nearby region
+NETWORK = Faults.both(Direction(delay_s=LINK_DELAY_S))
+# Silent, as with a pulled cable: harder on a client than a refused connection, which tells at once.
+CUT = Faults(NETWORK.up, NETWORK.down, State.SILENT)
 BURNERS = 4
 _REPORT_INTERVAL_S = 2.0
 _PROBES = 12
@@ -86,8 +89,8 @@ class Fleet:
         return [
             Event(seconds * 0.20, "device throttled", self._burners.begin),
             Event(seconds * 0.45, "device recovers", self._burners.close),
-            Event(seconds * 0.60, "cloud cut off", self._link.cut),
-            Event(seconds * 0.85, "cloud back", self._link.restore),
+            Event(seconds * 0.60, "cloud cut off", lambda: self._link.set(CUT)),
+            Event(seconds * 0.85, "cloud back", lambda: self._link.set(NETWORK)),
         ]
 
     def __enter__(self) -> Self:
@@ -106,7 +109,7 @@ class Fleet:
         collector = self._child(["collector", "--store", str(folder / "store"), "--otlp-grpc", "127.0.0.1:0"], rest)
         dashboard = f"http://127.0.0.1:{collector.announced['http']}"
         triton = self._ends.enter_context(TritonServer(folder / "triton", cpus=rest))
-        self._link = self._ends.enter_context(Link(triton.http_port, LINK_DELAY_S))
+        self._link = self._ends.enter_context(FaultProxy(triton.http_port, NETWORK))
         self.cloud_url = f"http://127.0.0.1:{self._link.port}"
         telemetry = ["--grpc", "off", "--collector", dashboard, "--device-id", "demo-device"]
         edge = self._child(["serve", str(bundle.path), *telemetry], self.device_cores)

@@ -1,8 +1,6 @@
-"""The demo's own parts: text reading, the link, the load and its summary, the deadline that fits the machine."""
+"""The demo's own parts: text reading, the load and its summary, the deadline that fits the machine."""
 
-import socket
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.cli.demo._fleet import fitting_load
-from edgekit.cli.demo._link import Link
 from edgekit.cli.demo._load import Answer, Event, arrivals, drive, summarise
 from edgekit.cli.demo._ocr import LINE_SHAPE, _decode, _split, line_tensor
 from edgekit.errors import DeadlineError, UnavailableError
@@ -49,74 +46,6 @@ def test_decoding_drops_blanks_and_repeats():
     assert text == "aab b"
     assert confidence == pytest.approx(0.9)
     assert _decode(np.eye(4)[[0, 0]], characters) == ("", 0.0)
-
-
-@pytest.fixture
-def echo():
-    """A server that sends back what it gets, and counts connections."""
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def serve(connection):
-        with connection:
-            while data := connection.recv(65536):
-                connection.sendall(data)
-
-    def accept():
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    yield server.getsockname()[1]
-    server.shutdown(socket.SHUT_RDWR)
-    server.close()
-    thread.join()
-
-
-def receive(connection, count):
-    data = b""
-    while len(data) < count:
-        data += connection.recv(count - len(data))
-    return data
-
-
-def test_the_link_carries_every_byte_in_order_with_its_delay(echo):
-    sent = np.random.default_rng(0).bytes(300_000)
-    with Link(echo, 0.02) as link, socket.create_connection(("127.0.0.1", link.port), timeout=10) as connection:
-        begin = time.monotonic()
-        threading.Thread(target=connection.sendall, args=(sent,)).start()
-        assert receive(connection, len(sent)) == sent
-        assert time.monotonic() - begin >= 0.04
-
-
-def test_a_cut_link_is_silent_and_a_restored_one_delivers_what_it_held(echo):
-    with Link(echo, 0.0) as link, socket.create_connection(("127.0.0.1", link.port), timeout=10) as connection:
-        connection.sendall(b"one")
-        assert receive(connection, 3) == b"one"
-        link.cut()
-        with socket.create_connection(("127.0.0.1", link.port), timeout=10) as later:
-            later.sendall(b"new")
-            connection.sendall(b"two")
-            for quiet in (connection, later):
-                quiet.settimeout(0.1)
-                with pytest.raises(TimeoutError):
-                    quiet.recv(1)
-                quiet.settimeout(10)
-            link.restore()
-            assert receive(connection, 3) == b"two"
-            assert receive(later, 3) == b"new"
-
-
-def test_a_closed_link_leaves_no_thread(echo):
-    link = Link(echo, 0.0)
-    with socket.create_connection(("127.0.0.1", link.port), timeout=10):
-        link.close()
-        link.close()
-    assert "demo-link" not in {thread.name for thread in threading.enumerate()}
 
 
 @given(st.floats(1, 100), st.integers(0, 5))
