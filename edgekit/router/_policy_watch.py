@@ -1,0 +1,131 @@
+"""Following the policy file while the router runs. A thread of its own does what must not be on a request's way: reading, and leasing budgets ahead."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edgekit.bundle import storage_errors
+from edgekit.errors import EdgeKitError
+from edgekit.router._budgets import FREE_OF_LIMITS, Book, Budgets
+from edgekit.router._budgets_file import default_ledger_path, open_budgets
+from edgekit.router._policy import NO_POLICY, Policy
+from edgekit.router._policy_file import read_policy
+from edgekit.router._policy_metrics import PolicyMetrics
+
+__all__ = ["Operator"]
+
+_log = logging.getLogger(__name__)
+EVERY_S = 1.0
+
+
+class Operator:
+    """The policy in force and its budgets.
+
+    A changed file takes effect as a whole within a second. One that is wrong changes nothing: the policy in force stays, one line in the log says what is wrong,
+    and the gauge ``edgekit.route.policy.valid`` is 0 until the file is right again. What was spent stays spent. The file is compared by its content, since times
+    of modification are too coarse to notice a second change at once.
+
+    Args:
+        path: the policy file; ``None`` for no policy, which costs no thread.
+        metrics: told of reloads and budgets.
+        ledger: where budgets are kept across restarts; by default in EdgeKit's state folder.
+        on_change: called with every new policy, from the watching thread.
+
+    Raises:
+        UsageError: the file is wrong.
+        StorageError: it cannot be read, or the ledger is damaged or another process's.
+
+    Attributes:
+        policy: in force now; read it once a request.
+        budgets: for the whole life of the router.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        metrics: PolicyMetrics,
+        ledger: Path | None = None,
+        on_change: Callable[[Policy], None] | None = None,
+    ) -> None:
+        self._path = path
+        self._metrics = metrics
+        self._on_change = on_change or (lambda _policy: None)
+        self._problem = ""
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.policy = NO_POLICY
+        if path is None:
+            self.budgets = Budgets(Book(FREE_OF_LIMITS))
+            return
+        self._seen: bytes | None = _content(path)
+        self.policy = read_policy(path)
+        self.budgets = open_budgets(self.policy.limits, ledger or default_ledger_path(path))
+
+    def start(self) -> None:
+        """Begin to follow the file."""
+        if self._path is not None:
+            self._thread = threading.Thread(target=self._loop, name="edgekit-router-policy", daemon=True)
+            self._thread.start()
+
+    def turn(self) -> None:
+        """What the thread does every second."""
+        now = time.monotonic()
+        try:
+            self._follow(now)
+            self.budgets.renew(now)
+        except Exception:  # noqa: BLE001 - the thread's boundary: the policy in force must go on to hold
+            _log.exception("the policy could not be followed")
+        self._metrics.state(not self._problem, self.budgets.limits, self.budgets.spent(now))
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the file as it is now; empty when nothing is."""
+        return self._problem
+
+    def close(self) -> None:
+        """End the thread and write down what was spent. May be called twice."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.budgets.close(time.monotonic())
+
+    def _loop(self) -> None:
+        self.turn()
+        while not self._stop.wait(EVERY_S):
+            self.turn()
+
+    def _follow(self, now: float) -> None:
+        path = self._path
+        if path is None:
+            return
+        seen = _content(path)
+        if seen == self._seen:
+            return
+        try:
+            policy = read_policy(path)
+        except EdgeKitError as exc:
+            if str(exc) != self._problem:
+                _log.error("the policy file is wrong, the one before stays in force: %s", exc)
+                self._metrics.reloaded(accepted=False)
+            self._problem = str(exc)
+            self._seen = seen
+            return
+        self._seen, self._problem = seen, ""
+        self.budgets.set_limits(policy.limits, now)
+        self.policy = policy
+        self._on_change(policy)
+        self._metrics.reloaded(accepted=True)
+        _log.info("the policy file was read again")
+
+
+def _content(path: Path) -> bytes | None:
+    """What the file holds now; ``None`` when it cannot be read."""
+    try:
+        with storage_errors(path):
+            return path.read_bytes()
+    except EdgeKitError:
+        return None
