@@ -35,7 +35,7 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 from edgekit.cli._app import run
 commands = ["", "devices", "devices show", "devices probe", "build", "inspect", "verify", "finalize", "run", "bench", "serve", "route", "collector",
-            "cloud", "cloud repository", "cloud up", "cloud report", "demo"]
+            "policy", "policy check", "cloud", "cloud repository", "cloud up", "cloud report", "demo"]
 for command in commands:
     assert run([*command.split(), "--help"]) == 0, command
 """

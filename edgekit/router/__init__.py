@@ -5,6 +5,8 @@ from edgekit.router._core import RouterCore, serve_router
 from edgekit.router._decide import Decision, Health, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
 from edgekit.router._estimators import CloudEstimator, LocalEstimator
 from edgekit.router._flight import Flight
+from edgekit.router._policy import Policy
+from edgekit.router._policy_file import read_policy
 from edgekit.router._router import Router, RouteResult, RouterOptions
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "Health",
     "HedgeThrottle",
     "LocalEstimator",
+    "Policy",
     "Reason",
     "RequestFacts",
     "RouteResult",
@@ -27,5 +30,6 @@ __all__ = [
     "TierEstimate",
     "decide",
     "margin_s",
+    "read_policy",
     "serve_router",
 ]
