@@ -1,1 +1,1 @@
-"""Figures beside their baselines, one command each; ``python -m benchmarks`` runs them all."""
+"""Figures beside their baselines, one command each; ``python -m benchmarks`` lists them."""

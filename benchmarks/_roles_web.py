@@ -201,7 +201,9 @@ def litserve(options: argparse.Namespace) -> None:
         from ort_api import Ort
 
         server = package.LitServer(Ort(), accelerator="cpu", workers_per_device=1, fast_queue=True)
-        server.run(host="127.0.0.1", port=options.port, num_api_servers=1, log_level="warning", access_log=False, generate_client_file=False)
+        server.run(
+            host="127.0.0.1", port=options.port, num_api_servers=1, log_level="warning", access_log=False, generate_client_file=False
+        )
 
 
 def ray_serve(options: argparse.Namespace) -> None:

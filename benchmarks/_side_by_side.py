@@ -139,12 +139,18 @@ def bare_engine(case: Case, folder: Path, seconds: float) -> dict[str, float]:
 
 
 def measure(
-    servers: Sequence[Server], connections: Sequence[int], rounds: int, seconds: float, left_out: dict[str, str]
+    servers: Sequence[Server],
+    connections: Sequence[int],
+    rounds: int,
+    seconds: float,
+    left_out: dict[str, str],
+    before_round: Callable[[], None],
 ) -> dict[str, Contender]:
     """Turns of all servers, round after round. A peer that fails under load is left out from then on, and of the results."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {server.name: {} for server in servers}
     for turn in range(rounds):
         print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
+        before_round()
         for count in connections:
             for server in rotated(servers, turn):
                 if server.name in left_out:
@@ -185,14 +191,17 @@ def run(transport: str, arguments: argparse.Namespace, traffic_for: Callable[[st
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         case = make_case(arguments.model, folder)
-        bare = [bare_engine(case, folder, arguments.seconds)]
+        bare: list[dict[str, float]] = []
+
+        def engine() -> None:
+            bare.append(bare_engine(case, folder, arguments.seconds))
+
         starts = {
             server: functools.partial(start, server, transport, case, folder, traffic_for(server, case, folder))
             for server in arguments.servers.split(",")
         }
         with running(starts) as (servers, left_out):
-            found = measure(servers, counts, arguments.rounds, arguments.seconds, left_out)
-            bare += [bare_engine(case, folder, arguments.seconds) for _ in range(arguments.rounds - 1)]
+            found = measure(servers, counts, arguments.rounds, arguments.seconds, left_out, engine)
     return SideBySide(
         transport=transport,
         model=arguments.model,

@@ -23,7 +23,6 @@ import numpy as np
 
 from benchmarks._cases import Case
 from edgekit.protocol import InferRequest, InferResponse, Tensor
-from edgekit.protocol._grpc_codec import decode_response as decode_grpc
 from edgekit.protocol._grpc_codec import encode_request as encode_grpc
 from edgekit.protocol._grpc_codec import encode_response as encode_grpc_answer
 from edgekit.protocol._grpc_messages import message_classes
@@ -134,7 +133,10 @@ class GrpcTraffic:
         except grpc.RpcError as exc:
             raise NotYetError(" ".join(str(exc).split())[:200]) from exc
         self._answer_bytes[port] = len(raw) + GRPC_PREFIX_BYTES
-        return np.asarray(decode_grpc(message_classes()["ModelInferResponse"].FromString(raw)).outputs[0].data)
+        message = message_classes()["ModelInferResponse"].FromString(raw)
+        tensor, contents = message.outputs[0], message.raw_output_contents  # some servers fill the typed contents as well
+        values = np.frombuffer(contents[0], np.float32) if contents else np.array(tensor.contents.fp32_contents, np.float32)
+        return values.reshape(tuple(tensor.shape))
 
     def load(self, port: int, connections: int, seconds: float, core: int) -> dict[str, float]:
         log = self._body.with_name("h2load-log")

@@ -24,7 +24,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 
 from benchmarks._cases import tiny_mlp
 from edgekit.bundle import Bundle
