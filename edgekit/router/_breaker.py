@@ -19,7 +19,7 @@ import random
 
 import msgspec
 
-__all__ = ["Breaker", "BreakerPolicy", "BreakerState", "HedgeThrottle"]
+__all__ = ["Breaker", "BreakerPolicy", "BreakerState", "HedgeAllowance", "HedgeThrottle"]
 
 
 class BreakerState(enum.Enum):
@@ -162,3 +162,37 @@ class HedgeThrottle:
     def succeeded(self) -> None:
         """A request was answered in time."""
         self._tokens = min(self.MAX_TOKENS, self._tokens + self.GAIN)
+
+
+class HedgeAllowance:
+    """Keeps hedges below a share of the requests: each request brings that share of a hedge, what is not used is kept up to a bound.
+
+    So over any stretch of n requests there are at most ``share * n + KEPT`` hedges.
+    """
+
+    __slots__ = ("_left", "share")
+
+    KEPT = 5.0
+    FIRST = 3.0
+
+    def __init__(self, share: float = 0.02) -> None:
+        self.share = share
+        self._left = self.FIRST
+
+    @property
+    def left(self) -> float:
+        """Hedges that may be sent."""
+        return self._left
+
+    @property
+    def allows(self) -> bool:
+        """One more may be sent."""
+        return self._left >= 1.0
+
+    def requested(self) -> None:
+        """A request came."""
+        self._left = min(self.KEPT, self._left + self.share)
+
+    def take(self) -> None:
+        """One is sent; ask `allows` before."""
+        self._left -= 1.0

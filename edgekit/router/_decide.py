@@ -1,8 +1,9 @@
 """Which tier answers a request: a pure function of what is known now.
 
-The rule: the device, when the probability that it answers by the deadline is at least 0.99, or at least 0.9 and a hedge still comes in time (then one of
-the two makes it with 0.995: 0.9 + 0.1 x the 0.95 of a hedge at the cloud's 95th percentile); else the tier with the higher probability; else, when neither can
-make it, the one most likely to, marked late. 0.9 is what the hedge throttle sustains: one request in ten. Nothing here reads a clock, waits or counts.
+The rule: the device, when the probability that it answers by the deadline is at least 0.99; or at least 0.9 and a hedge still comes in time (then one of
+the two makes it with 0.995: 0.9 + 0.1 x the 0.95 of a hedge at the cloud's 95th percentile); or when it would wait for its turn, is likelier than not to get
+it in time, and can be handed to the cloud as long as it waits (nothing was done twice then). Else the tier with the higher probability; else, when neither can
+make it, the one most likely to, marked late. Nothing here reads a clock, waits or counts.
 
 All times are seconds on one monotonic clock. A margin of max(2 ms, 5 % of the SLA) is kept from every deadline for what no estimate sees (hand-over between
 threads, encoding of the answer).
@@ -12,13 +13,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
-__all__ = ["SURE", "Decision", "Health", "Reason", "RequestFacts", "Tier", "TierEstimate", "decide", "margin_s"]
+__all__ = ["HOPELESS", "SURE", "Decision", "Facts", "Health", "Reason", "RequestFacts", "Tier", "TierEstimate", "decide", "margin_s"]
 
 SURE = 0.99
 HEDGED = 0.9
+KEPT = 0.5
 # Below this no tier is said to make it: with a window of some hundred samples it cannot be told from zero.
 HOPELESS = 0.01
 MARGIN_FLOOR_S = 0.002
@@ -39,6 +42,8 @@ class Reason(enum.Enum):
     """The device answers in time with at least 0.99."""
     LOCAL_HEDGED = "local_hedged"
     """The device answers in time with at least 0.9, and the cloud can still be asked when it does not."""
+    LOCAL_QUEUED = "local_queued"
+    """The device is likelier than not to get to it in time; while it waits it can still be handed to the cloud."""
     LOCAL_LIKELIER = "local_likelier"
     """The device is not sure to answer in time, and no cloud endpoint is likelier to."""
     LOCAL_TOO_SLOW = "local_too_slow"
@@ -59,6 +64,16 @@ class Reason(enum.Enum):
     """The device fails and no cloud endpoint can be asked: the device is tried all the same."""
     DEADLINE_PASSED = "deadline_passed"
     """Refused without any work."""
+    HOPELESS = "hopeless"
+    """Refused early: no tier would answer even by the time that a late answer is waited for."""
+    SHARED = "shared"
+    """The same request is in flight already; its answer is shared."""
+    STICKY = "sticky"
+    """Its sequence has its state there."""
+    EDGE_ONLY = "edge_only"
+    """The operator's policy keeps it on the device."""
+    BUDGET_SPENT = "budget_spent"
+    """The device is not sure, and the cloud budget is spent."""
 
 
 class Health(enum.Enum):
@@ -68,6 +83,25 @@ class Health(enum.Enum):
     FAILING = "failing"
     FULL = "full"
     ABSENT = "absent"
+
+
+class Facts(Protocol):
+    """What a decision needs to know about a request; `RequestFacts`, or the request itself."""
+
+    @property
+    def deadline_s(self) -> float:
+        """See `RequestFacts`."""
+        ...
+
+    @property
+    def limit_s(self) -> float:
+        """See `RequestFacts`."""
+        ...
+
+    @property
+    def sla_s(self) -> float:
+        """See `RequestFacts`."""
+        ...
 
 
 class RequestFacts(msgspec.Struct, frozen=True, gc=False):
@@ -95,6 +129,8 @@ class TierEstimate(msgspec.Struct, frozen=True, gc=False):
         health: whether it can be given a request.
         cost_s: Peak-EWMA latency times load; tells endpoints of equal probability apart.
         service_s: median service time without the wait, of the device.
+        wait_s: expected time until its turn, of the device.
+        sure_s: from now to the answer, 99th percentile; of a cloud endpoint.
     """
 
     p_meet: float
@@ -104,6 +140,8 @@ class TierEstimate(msgspec.Struct, frozen=True, gc=False):
     health: Health = Health.OK
     cost_s: float = 0.0
     service_s: float = 0.0
+    wait_s: float = 0.0
+    sure_s: float = 0.0
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -137,7 +175,7 @@ def margin_s(sla_s: float) -> float:
     return max(MARGIN_FLOOR_S, MARGIN_SHARE * sla_s)
 
 
-def decide(facts: RequestFacts, local: TierEstimate, clouds: Sequence[TierEstimate], now: float, may_hedge: bool = True) -> Decision:
+def decide(facts: Facts, local: TierEstimate, clouds: Sequence[TierEstimate], now: float, may_hedge: bool = True) -> Decision:
     """Choose the order of tiers for one request.
 
     Args:
@@ -152,8 +190,11 @@ def decide(facts: RequestFacts, local: TierEstimate, clouds: Sequence[TierEstima
     endpoint = _best_endpoint(clouds)
     cloud = clouds[endpoint] if endpoint >= 0 else None
     tiers, reason = _order(local, cloud, bool(clouds))
-    if reason is Reason.LOCAL_TOO_SLOW and cloud is not None and may_hedge and _hedge_is_enough(facts, local, cloud, now):
-        tiers, reason = (Tier.EDGE, Tier.CLOUD), Reason.LOCAL_HEDGED
+    if reason is Reason.LOCAL_TOO_SLOW and cloud is not None:
+        if local.wait_s > 0.0 and local.p_meet >= KEPT and facts.deadline_s - margin_s(facts.sla_s) - cloud.sure_s > now:
+            tiers, reason = (Tier.EDGE, Tier.CLOUD), Reason.LOCAL_QUEUED
+        elif may_hedge and _hedge_is_enough(facts, local, cloud, now):
+            tiers, reason = (Tier.EDGE, Tier.CLOUD), Reason.LOCAL_HEDGED
     p_cloud = cloud.p_meet if cloud is not None else 0.0
     late = bool(tiers) and _best(local, cloud) < HOPELESS
     hedge_at, hedge_by = None, now
@@ -209,13 +250,13 @@ def _order(local: TierEstimate, cloud: TierEstimate | None, any_cloud: bool) -> 
     return edge_first, Reason.LOCAL_LIKELIER
 
 
-def _hedge_is_enough(facts: RequestFacts, local: TierEstimate, cloud: TierEstimate, now: float) -> bool:
+def _hedge_is_enough(facts: Facts, local: TierEstimate, cloud: TierEstimate, now: float) -> bool:
     """The device is likely, and done more often than not before the cloud must start."""
     hedge_at = facts.deadline_s - margin_s(facts.sla_s) - cloud.slow_s
     return local.p_meet >= HEDGED and hedge_at >= now + local.typical_s
 
 
-def _hedge_at(facts: RequestFacts, first: TierEstimate, second: TierEstimate, now: float) -> float | None:
+def _hedge_at(facts: Facts, first: TierEstimate, second: TierEstimate, now: float) -> float | None:
     """The last moment at which the second tier still answers in time at its 95th percentile.
 
     When that moment has passed: when the first tier should have answered (its 95th percentile), or the last moment for the second one's median, whichever

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 
 from edgekit.router._decide import Health, TierEstimate
+from edgekit.router._services import Calibration
 from edgekit.router._window import ServiceWindow
 
 __all__ = ["CloudEstimator", "LocalEstimator", "size_class"]
@@ -243,6 +244,7 @@ class CloudEstimator:
         self._failure = 0.0
         self._failure_at_s = 0.0
         self._retry_at_s = -math.inf
+        self.calibration = Calibration()
         self.in_flight = 0
 
     def seed(self, round_trip_s: float) -> None:
@@ -272,6 +274,12 @@ class CloudEstimator:
         self._failure_at_s = now
         if retry_after_s is not None:
             self._retry_at_s = max(self._retry_at_s, now + retry_after_s)
+
+    def late(self, model: str, payload_bytes: int, latency_s: float, now: float) -> None:
+        """An answer came after its deadline, at which it was counted as failed; how long it took is known all the same."""
+        payload = self._payloads.get(model)
+        transfer_s = payload_bytes * payload.s_per_byte if payload is not None else 0.0
+        self._windows.setdefault(model, ServiceWindow()).add(max(latency_s - transfer_s, 1e-6), now)
 
     def cancelled(self, elapsed_s: float, slow_s: float, now: float) -> bool:
         """An attempt was given up because the other tier answered first.
@@ -314,14 +322,29 @@ class CloudEstimator:
         if window is None or window.empty:
             p50 = self._prior_s + device_service_s
             p_meet, p95, known = _prior(budget_s, p50), p50 * math.exp(Z95 * PRIOR_SIGMA), False
+            p99 = p95
         else:
             p50, p95 = window.quantiles(now)
+            p99 = window.sure_s(now)
             p_meet, known = window.probability(budget_s, now), True
             if window.samples < 100:
                 share = PRIOR_WEIGHT / (window.samples + PRIOR_WEIGHT)
                 p_meet += share * (_prior(budget_s, self._prior_s + device_service_s) - p_meet)
         p_meet *= 1.0 - self.failure_share(now)
-        return TierEstimate(p_meet, transfer + p50, transfer + p95, known, health, self.cost_s(now))
+        slow_s = (transfer + p95) * self.calibration.factor
+        return TierEstimate(p_meet, transfer + p50, slow_s, known, health, self.cost_s(now), sure_s=max(slow_s, transfer + p99))
+
+    def still(self, model: str, payload_bytes: int, elapsed_s: float, until_s: float, now: float) -> float:
+        """Probability that an attempt that has taken ``elapsed_s`` without an answer takes no more than ``until_s`` in all."""
+        payload = self._payloads.get(model)
+        transfer_s = payload_bytes * payload.s_per_byte if payload is not None else 0.0
+        window = self._windows.get(model)
+        if window is None or window.empty:
+            ended = _prior(elapsed_s, self._prior_s)
+            p_meet = (_prior(until_s, self._prior_s) - ended) / (1.0 - ended) if ended < 1.0 else 0.0
+        else:
+            p_meet = window.still(until_s - transfer_s, elapsed_s - transfer_s, now)
+        return p_meet * (1.0 - self.failure_share(now))
 
     def cost_s(self, now: float) -> float:
         """Peak-EWMA latency times load: compares endpoints of equal probability."""

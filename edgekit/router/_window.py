@@ -41,15 +41,18 @@ class ServiceWindow:
         "_far",
         "_histogram",
         "_kept",
+        "_mean",
         "_outside",
         "_p50",
         "_p95",
+        "_p99",
         "_q1",
         "_q3",
         "_ranks",
         "_reference",
         "_refresh_at",
         "_since",
+        "_sums",
         "_values",
     )
 
@@ -65,7 +68,8 @@ class ServiceWindow:
         # What the last refresh saw: distinct values, ascending, and how many samples are at most each. A decision only bisects.
         self._values: list[float] = []
         self._ranks: list[int] = [0]
-        self._q1 = self._p50 = self._q3 = self._p95 = math.nan
+        self._sums: list[float] = [0.0]
+        self._q1 = self._p50 = self._q3 = self._p95 = self._p99 = self._mean = math.nan
         self._reference = (math.nan, math.nan, math.nan)
 
     @property
@@ -80,10 +84,11 @@ class ServiceWindow:
         self._since += 1
         if self._stepped(value_s):
             self._restart(now)
-        if self._since >= REFRESH_EVERY or self._count < REFRESH_EVERY:
+        if self._since >= REFRESH_EVERY or self._count < REFRESH_EVERY or now >= self._refresh_at:
             self._refresh(now)
         short = sorted(list(self._kept)[-SHORT:])
-        self._drift = min(MAX_DRIFT, max(1.0, short[len(short) // 2] / max(self._p50, 1e-9)))
+        middle = short[len(short) // 2]
+        self._drift = min(MAX_DRIFT, middle / max(self._p50, 1e-9)) if middle > self._q3 else 1.0  # within the quartiles it is noise
 
     def probability(self, budget_s: float, now: float) -> float:
         """Share of the work that ends within ``budget_s``, at the present drift; cautious while samples are few. NaN when empty."""
@@ -99,6 +104,34 @@ class ServiceWindow:
         """``(p50, p95)`` at the present drift; NaN when empty."""
         self._refresh_if_old(now)
         return self._p50 * self._drift, self._p95 * self._drift
+
+    def mean_s(self, now: float) -> float:
+        """Mean at the present drift; NaN when empty."""
+        self._refresh_if_old(now)
+        return self._mean * self._drift
+
+    def sure_s(self, now: float) -> float:
+        """99th percentile at the present drift; NaN when empty."""
+        self._refresh_if_old(now)
+        return self._p99 * self._drift
+
+    def remaining_s(self, elapsed_s: float, now: float) -> float:
+        """Mean of what is left of work that has taken ``elapsed_s`` and has not ended.
+
+        Slower than all that the window holds, it is expected to take as long again: a hung one never ends.
+        """
+        self._refresh_if_old(now)
+        at = elapsed_s / self._drift
+        below = bisect_right(self._values, at)
+        left = self._ranks[-1] - self._ranks[below]
+        if not left:
+            return elapsed_s
+        return ((self._sums[-1] - self._sums[below]) / left - at) * self._drift
+
+    def still(self, until_s: float, elapsed_s: float, now: float) -> float:
+        """Probability that work which has taken ``elapsed_s`` and has not ended takes no more than ``until_s`` in all; 0 when slower than all seen."""
+        ended = self.probability(elapsed_s, now)
+        return (self.probability(until_s, now) - ended) / (1.0 - ended) if ended < 1.0 else 0.0
 
     @property
     def samples(self) -> int:
@@ -150,16 +183,19 @@ class ServiceWindow:
         self._count = window.count
         if window.count:
             base = 2.0 ** (2.0**-window.scale)
-            indexes = sorted(window.buckets)
+            buckets = sorted(window.buckets.items())
             # A bucket counts as its harmonic mean, which halves the worst error of either bound.
-            self._values = [0.0, *(2.0 * base ** (index + 1) / (1.0 + base) for index in indexes)]
-            self._ranks = [0, *accumulate((window.zero_count, *(window.buckets[index] for index in indexes)))]
+            self._values = [0.0, *(2.0 * base ** (index + 1) / (1.0 + base) for index, _ in buckets)]
+            counts = [window.zero_count, *(count for _, count in buckets)]
         else:
             self._values = sorted(self._kept)
-            self._ranks = list(range(len(self._values) + 1))
+            counts = [1] * len(self._values)
             self._drift = 1.0
         if self._values:
-            self._q1, self._p50, self._q3, self._p95 = (self._quantile(q) for q in (0.25, 0.5, 0.75, 0.95))
+            self._ranks = [0, *accumulate(counts)]
+            self._sums = [0.0, *accumulate(value * count for value, count in zip(self._values, counts, strict=True))]
+            self._mean = self._sums[-1] / self._ranks[-1]
+            self._q1, self._p50, self._q3, self._p95, self._p99 = (self._quantile(q) for q in (0.25, 0.5, 0.75, 0.95, 0.99))
 
     def _quantile(self, q: float) -> float:
         rank = max(1, math.ceil(q * self._ranks[-1]))
