@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from edgekit._version import __version__
-from edgekit.cli import _build, _cloud, _conformance, _demo, _devices, _models, _policy, _serve
+from edgekit.cli import _build, _cloud, _conformance, _demo, _devices, _models, _policy, _serve, _simulate
 from edgekit.cli._output import say, settings
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.telemetry import configure_logging
@@ -34,6 +34,7 @@ _devices.register(app)
 _build.register(app)
 _conformance.register(app)
 _serve.register(app)
+_simulate.register(app)
 _models.register(app)
 _policy.register(app)
 _cloud.register(app)

@@ -1,0 +1,162 @@
+"""From what became of the requests to the figures of the report, with confidence intervals over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import msgspec
+
+from edgekit.router.simulation._oracle import Oracle
+from edgekit.router.simulation._outcome import Outcome
+from edgekit.router.simulation._trace import Trace
+
+__all__ = ["Interval", "Row", "Run", "score", "score_oracle", "summarise"]
+
+# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom (any table); beyond, the normal's.
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+_Z95 = 1.960
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One policy on one trace; shares are of its requests. See `Row` for the fields."""
+
+    sla_hit_rate: float
+    attainment_vs_oracle: float | None
+    cloud_share: float
+    cloud_share_vs_oracle_least: float | None
+    duplicates: float
+    refused: float
+    p50_ms: float | None
+    p99_ms: float | None
+    p95_coverage: float | None
+    decision_us_p50: float | None
+    decision_us_p99: float | None
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """Half widths of 95 % confidence intervals of the means over seeds (Student's t); ``None`` for a single seed."""
+
+    sla_hit_rate: float | None
+    attainment_vs_oracle: float | None
+    cloud_share: float | None
+    cloud_share_vs_oracle_least: float | None
+    duplicates: float | None
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One policy in one scenario: means over seeds.
+
+    Attributes:
+        requests: of all seeds together.
+        sla_hit_rate: share answered by the deadline.
+        attainment_vs_oracle: that share over the oracle's bound; ``None`` where the bound is 0.
+        cloud_share: attempts sent to the cloud a request.
+        cloud_share_vs_oracle_least: that over the least with which the oracle's hits can be had; ``None`` where that is 0.
+        duplicates: attempts begun beyond the first that did not fail, a request.
+        refused: share that got no answer at all.
+        p50_ms, p99_ms: latency of those that were answered.
+        p95_coverage: share of first attempts that ended by their predicted 95th percentile; ``None`` for policies that predict nothing.
+        decision_us_p50, decision_us_p99: of accepting a request, on the machine that ran the simulation.
+        half_width: of 95 % intervals.
+        parameters: what the policy was set to, where that was chosen for the scenario.
+    """
+
+    scenario: str
+    policy: str
+    fault: bool
+    requests: int
+    seeds: int
+    sla_hit_rate: float
+    attainment_vs_oracle: float | None
+    cloud_share: float
+    cloud_share_vs_oracle_least: float | None
+    duplicates: float
+    refused: float
+    p50_ms: float | None
+    p99_ms: float | None
+    p95_coverage: float | None
+    decision_us_p50: float | None
+    decision_us_p99: float | None
+    half_width: Interval
+    parameters: dict[str, int] = {}
+
+
+def score(trace: Trace, outcome: Outcome, oracle: Oracle) -> Run:
+    """Figures of one run."""
+    count = len(trace)
+    latencies = sorted(at - arrive for at, arrive in zip(outcome.answered_s, trace.arrive_s, strict=True) if at == at)  # noqa: PLR0124 - not NaN
+    hits = sum(at <= arrive + sla for at, arrive, sla in zip(outcome.answered_s, trace.arrive_s, trace.sla_s, strict=True))
+    sent = sum(outcome.cloud_sends)
+    begun = zip(outcome.edge_runs, outcome.cloud_sends, outcome.failed_attempts, strict=True)
+    decisions = sorted(outcome.decision_ns)
+    coverage = outcome.coverage()
+    return Run(
+        sla_hit_rate=hits / count,
+        attainment_vs_oracle=hits / oracle.hits if oracle.hits else None,
+        cloud_share=sent / count,
+        cloud_share_vs_oracle_least=sent / oracle.least_cloud if oracle.least_cloud else None,
+        duplicates=sum(max(0, edge + cloud - failed - 1) for edge, cloud, failed in begun) / count,
+        refused=sum(outcome.refused) / count,
+        p50_ms=_scaled(latencies, 0.5, 1e3),
+        p99_ms=_scaled(latencies, 0.99, 1e3),
+        p95_coverage=None if math.isnan(coverage) else coverage,
+        decision_us_p50=_scaled(decisions, 0.5, 1e-3),
+        decision_us_p99=_scaled(decisions, 0.99, 1e-3),
+    )
+
+
+def score_oracle(trace: Trace, oracle: Oracle) -> Run:
+    """The bounds as a row; the latencies are of the schedule that gives the device as much as it can do in time."""
+    count, latencies = len(trace), sorted(oracle.latencies_s)
+    return Run(
+        sla_hit_rate=oracle.hits / count,
+        attainment_vs_oracle=1.0 if oracle.hits else None,
+        cloud_share=oracle.least_cloud / count,
+        cloud_share_vs_oracle_least=1.0 if oracle.least_cloud else None,
+        duplicates=0.0,
+        refused=1.0 - oracle.hits / count,
+        p50_ms=_scaled(latencies, 0.5, 1e3),
+        p99_ms=_scaled(latencies, 0.99, 1e3),
+        p95_coverage=None,
+        decision_us_p50=None,
+        decision_us_p99=None,
+    )
+
+
+def summarise(scenario: str, policy: str, fault: bool, requests: int, runs: Sequence[Run], parameters: dict[str, int]) -> Row:
+    """Means over the runs of different seeds, with intervals where there are several."""
+    means = {name: _mean([getattr(run, name) for run in runs]) for name in Run.__struct_fields__}
+    widths = {name: _half_width([getattr(run, name) for run in runs]) for name in Interval.__struct_fields__}
+    return Row(
+        scenario=scenario,
+        policy=policy,
+        fault=fault,
+        requests=requests,
+        seeds=len(runs),
+        half_width=Interval(**widths),
+        parameters=parameters,
+        **means,  # type: ignore[arg-type]
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _half_width(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return None
+    degrees = len(known) - 1
+    quantile = _T95[degrees - 1] if degrees <= len(_T95) else _Z95
+    return quantile * statistics.stdev(known) / math.sqrt(len(known))
+
+
+def _scaled(ordered: Sequence[float], q: float, scale: float) -> float | None:
+    return ordered[max(0, math.ceil(q * len(ordered)) - 1)] * scale if ordered else None
