@@ -1,4 +1,4 @@
-"""When a failed attempt may be tried again, and how requests are recognised as the same. Pure; time and randomness are arguments.
+"""When a failed attempt may be tried again. Pure; time and randomness are arguments.
 
 Retries multiply load just when a server has too much of it. So they come out of a budget (Finagle's ``RetryBudget``: a share of the requests of the last
 seconds, and a floor so that a quiet client can retry at all), wait with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter": uniform from 0 to
@@ -7,14 +7,11 @@ the exponential bound spreads best), and never run past the deadline.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from collections.abc import Mapping
 
 import msgspec
-import numpy as np
 
-__all__ = ["RetryBudget", "RetryLimits", "backoff_s", "request_digest", "retry_at"]
+__all__ = ["RetryBudget", "RetryLimits", "backoff_s", "retry_at"]
 
 BASE_S = 0.05
 CAP_S = 1.0
@@ -112,27 +109,3 @@ def retry_at(retry: int, draw: float, now: float, deadline_s: float, needs_s: fl
     """
     at = now + max(backoff_s(retry, draw), retry_after_s or 0.0)
     return at if at + needs_s <= deadline_s else None
-
-
-def request_digest(model: str, version: str, inputs: Mapping[str, np.ndarray]) -> bytes:
-    """16 bytes of BLAKE2b over all that an answer depends on: the same for the same model, version and inputs (names, dtypes, shapes, values), in any order.
-
-    Every part is preceded by its length, so that no two requests run together into the same bytes.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for text in (model, version):
-        _add(digest, text.encode())
-    for name in sorted(inputs):
-        array = inputs[name]
-        _add(digest, f"{name}\0{array.dtype.str}\0{array.shape}".encode())
-        if array.dtype.hasobject:
-            for item in array.ravel().tolist():
-                _add(digest, item if isinstance(item, bytes) else str(item).encode())
-        else:
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.digest()
-
-
-def _add(digest: hashlib.blake2b, part: bytes) -> None:
-    digest.update(len(part).to_bytes(8, "little"))
-    digest.update(part)

@@ -1,13 +1,11 @@
-"""The retry budget over random traffic, waits that never pass the deadline, and digests that tell requests apart."""
+"""The retry budget over random traffic, and waits that never pass the deadline."""
 
 import random
 
-import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.router._retry import BASE_S, CAP_S, RetryBudget, RetryLimits, backoff_s, request_digest, retry_at
+from edgekit.router._retry import BASE_S, CAP_S, RetryBudget, RetryLimits, backoff_s, retry_at
 
 STEPS = st.lists(st.tuples(st.sampled_from(["request", "retry"]), st.sampled_from([0.0, 0.01, 0.3, 1.0, 4.0])), max_size=200)
 
@@ -76,34 +74,3 @@ def test_a_retry_is_never_past_the_deadline(retry, draw, now, left_s, needs_s, a
     if at is not None:
         assert now <= at <= now + left_s - needs_s + 1e-9
         assert at >= now + (after_s or 0.0)
-
-
-X = np.arange(6, dtype=np.float32)
-TEXT = np.array([b"ab", b"c"], dtype=object)
-OTHERS = {
-    "model": ("other", "1", {"x": X}),
-    "version": ("m", "2", {"x": X}),
-    "input's name": ("m", "1", {"y": X}),
-    "value": ("m", "1", {"x": X + 1}),
-    "shape": ("m", "1", {"x": X.reshape(2, 3)}),
-    "dtype": ("m", "1", {"x": X.view(np.int32)}),
-    "text": ("m", "1", {"x": TEXT}),
-    "text, split elsewhere": ("m", "1", {"x": np.array([b"a", b"bc"], dtype=object)}),
-    "names run together": ("m1", "", {"x": X}),
-    "two inputs": ("m", "1", {"x": X, "y": X}),
-    "no value": ("m", "1", {"x": X[:0]}),
-}
-
-
-def test_equal_requests_have_one_digest():
-    y = np.ones(2)
-    assert request_digest("m", "1", {"x": X, "y": y}) == request_digest("m", "1", {"y": y.copy(), "x": X.copy()})
-    strided = np.stack([X, X], axis=1)[:, 0]
-    assert not strided.flags.c_contiguous
-    assert request_digest("m", "1", {"x": strided}) == request_digest("m", "1", {"x": X})
-
-
-@pytest.mark.parametrize("what", OTHERS)
-def test_what_an_answer_depends_on_is_in_the_digest(what):
-    digests = [request_digest(*parts) for parts in (("m", "1", {"x": X}), *OTHERS.values())]
-    assert digests.count(request_digest(*OTHERS[what])) == 1
