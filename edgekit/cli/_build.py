@@ -91,6 +91,10 @@ def build(
     nms: Annotated[
         str, typer.Option(metavar="iou=…,score=…,max=…", help="Suppress a detector's boxes inside. See docs/processing.md.")
     ] = "",
+    state: Annotated[
+        list[str],
+        typer.Option(metavar="IN=OUT[:1,64]", help="An output that is the input of the next request; repeat. See docs/streaming.md."),
+    ] = [],  # noqa: B006
     jobs: Annotated[int | None, typer.Option(metavar="N", help="Devices at the same time; one for each core by default.")] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Take what was built before from the same input and options.")] = True,
     reproducer: Annotated[
@@ -128,6 +132,7 @@ def build(
         top_k=top_k,
         class_scores=class_scores or None,
         nms=nms or None,
+        states=state or None,
         progress=_timed(),
         jobs=jobs,
         cache=cache,
@@ -218,6 +223,10 @@ def inspect(bundle: BundlePath) -> None:
         f"{manifest.name} version {manifest.version} for {manifest.device}: {manifest.artifact.engine} {manifest.precision}{fallback}",
         *(f"  input  {spec.name}: {spec.describe()}" for spec in manifest.signature.inputs),
         *(f"  output {spec.name}: {spec.describe()}" for spec in manifest.signature.outputs),
+        *(
+            f"  state  {pair.input} from {pair.output}: begins as zeros [{','.join(map(str, pair.shape))}]"
+            for pair in manifest.signature.states
+        ),
         *_processing_rows(opened),
         f"  fixed: {', '.join(f'{key}={value}' for key, value in manifest.fixed.items()) or 'nothing'}",
         f"  verified: {proof.verified} by {proof.engine}, {proof.samples} {proof.sample_source} samples",

@@ -44,6 +44,7 @@ class BuildOptions(TypedDict, total=False):
     classes: Location | None  # file of class names, one a line
     top_k: int | None  # the best classes in place of all scores; 5 with ``classes``, 0 to carry the names only
     class_scores: str | None  # which output holds them, and what to add before ranking: ``OUTPUT=softmax``; "auto"
+    states: Sequence[str] | None  # per state what ``--state`` takes (`edgekit.converters._states`)
     nms: str | None  # suppression of a detector's boxes, as ``--nms`` takes it
     memory_limit_bytes: int | None  # for a toolchain's process; three quarters of the machine's memory by default
     jobs: int | None  # devices that are built at the same time; as many as there are cores by default
@@ -68,6 +69,7 @@ OF_THE_SOURCE = frozenset(
         "top_k",
         "class_scores",
         "nms",
+        "states",
     }
 )
 """Options that speak of the source model as a whole: a part of its graph (a reproducer) is built without them."""

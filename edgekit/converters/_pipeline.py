@@ -17,6 +17,7 @@ from edgekit.converters._record import manifest_of, report_of
 from edgekit.converters._reproducer import Reproduction, leave_reproducer
 from edgekit.converters._scratch import scratch_folder
 from edgekit.converters._shared_model import SharedModel
+from edgekit.converters._states import bind_states, prove_states
 from edgekit.converters._targets import Target
 from edgekit.errors import BuildError
 
@@ -38,6 +39,7 @@ def build_bundle(model: SharedModel, target: Target, guard: Guard, rebuild: Call
     normalised, samples = model.form(target.emitter.static_only or target.profile.engine.static_shapes, target.emitter.batch_probes)
     refuse_large(normalised, target.emitter.engine, target.precision)
     options, source = model.options, model.source()
+    states = bind_states(normalised.signature, options.get("states") or ())
     name = options.get("name") or model.path.stem
     with scratch_folder("build") as folder:
         job = EmitJob(name, normalised, target.profile, target.profile.engine, target.precision, folder, samples.samples)
@@ -50,6 +52,10 @@ def build_bundle(model: SharedModel, target: Target, guard: Guard, rebuild: Call
             asked: BuildOptions = {**options, "precision": exc.precision or target.precision}
             raise leave_reproducer(exc, job, suspect, Reproduction(target.given, target.destination, asked, rebuild, guard.tell)) from exc
         manifest = manifest_of(name, options.get("model_version", "1"), source, samples, delivery)
+        report = report_of(source, samples, delivery)
+        if states:
+            proven = prove_states(states, source, delivery, guard)
+            manifest, report = proven.put_into(manifest), report | proven.report
         processing.write_labels(source, delivery.job.directory)
         guard.tell(f"writing {target.destination}")
-        return write_bundle(target.destination, manifest, delivery.job.directory, samples.samples, report_of(source, samples, delivery))
+        return write_bundle(target.destination, manifest, delivery.job.directory, samples.samples, report)
