@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import DeadlineError, EdgeKitError, OverloadedError, UnavailableError
+from edgekit.protocol._compression import WINDOW_BITS
 from edgekit.protocol._grpc_call import CONTROL, INFER, STREAM, Call
 from edgekit.protocol._grpc_dispatch import status_of
 from edgekit.protocol._grpc_messages import SERVICE
@@ -27,7 +28,6 @@ from edgekit.protocol._grpc_wire import (
     CallHead,
     Message,
     StatusError,
-    framed,
     read_head,
     status_number,
     status_text,
@@ -57,6 +57,7 @@ _MAX_PINGS = 200  # PING and SETTINGS of one connection between two sweeps; grpc
 _GRACE_S = 1.0  # after a call's deadline: the client's own cancellation comes first
 
 _HEADERS = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", ACCEPTED_ENCODINGS)]
+_HEADERS_OF = {0: _HEADERS, **{bits: [*_HEADERS, (b"grpc-encoding", name.encode())] for name, bits in WINDOW_BITS.items()}}
 _OK_TRAILERS = [(b"grpc-status", b"0")]
 
 
@@ -132,7 +133,7 @@ class GrpcConnection(asyncio.Protocol):
     # For the dispatcher.
 
     def send(self, call: Call, parts: Sequence[bytes | memoryview]) -> None:
-        """Queue one message of an answer."""
+        """Queue one message of an answer, its prefix included."""
         if call.closed or self._over:
             return
         size = sum(map(len, parts))
@@ -140,9 +141,8 @@ class GrpcConnection(asyncio.Protocol):
             if not call.answered:
                 self._answer_headers(call)
             if size <= _WRITE_BYTES:
-                self._engine.send_data(call.stream_id, b"".join((framed(size), *parts)))
+                self._engine.send_data(call.stream_id, b"".join(parts))
             else:
-                self._engine.send_data(call.stream_id, framed(size))
                 for part in parts:
                     if len(part):
                         self._engine.send_data(call.stream_id, part)
@@ -370,7 +370,7 @@ class GrpcConnection(asyncio.Protocol):
 
     def _answer_headers(self, call: Call) -> None:
         call.answered = True
-        self._engine.send_response(call.stream_id, _HEADERS)
+        self._engine.send_response(call.stream_id, _HEADERS_OF[call.head.answer_encoding])
 
     def _end(self, call: Call, trailers: Sequence[tuple[bytes, bytes]]) -> None:
         if not call.closed and not self._over:

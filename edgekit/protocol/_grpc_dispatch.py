@@ -13,19 +13,21 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgekit.errors import EdgeKitError, OverloadedError
 from edgekit.protocol._classification import LabelsOf
+from edgekit.protocol._compression import LEAST_BYTES, QUICK_BYTES
 from edgekit.protocol._deadline import absolute_deadline
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._grpc_call import CONTROL, STREAM, Call, Inference
 from edgekit.protocol._grpc_codec import decode_request
-from edgekit.protocol._grpc_fast import RequestScanner, ResponseWriter, stream_parts
+from edgekit.protocol._grpc_fast import Part, RequestScanner, ResponseWriter, stream_parts
 from edgekit.protocol._grpc_messages import message_classes
 from edgekit.protocol._grpc_service import ControlService, parse_message
-from edgekit.protocol._grpc_wire import Message, inflate
+from edgekit.protocol._grpc_wire import Message, inflate, packed, prefixed
 from edgekit.protocol._tensors import Limits
 from edgekit.protocol._types import InferenceCore, InferResponse, Parameters, SubmittingCore
 
@@ -274,7 +276,7 @@ class Dispatcher:
         if isinstance(answer, Exception):
             call.connection.fail(call, answer)
         else:
-            call.connection.send(call, [answer])
+            call.connection.send(call, prefixed([answer]))
             call.connection.finish(call)
 
     def _answer_inference(self, inference: Inference, answer: Any) -> None:
@@ -282,6 +284,8 @@ class Dispatcher:
             self._in_flight -= 1
             inference.call.decoding = False
             answer = answer.answer
+        elif isinstance(answer, _Packed):
+            self._in_flight -= 1
         call = inference.call
         if inference.cancelled or call.closed:
             return
@@ -291,29 +295,46 @@ class Dispatcher:
             if call.kind == STREAM:
                 self.pump(call)
             return
-        if call.kind != STREAM:
-            del call.running[inference]
         try:
             if isinstance(answer, Exception):
                 raise answer
-            parts = self._writer.parts(self._marked(inference, answer), inference.request, self._regions, self._labels_of)
+            message = answer.message if isinstance(answer, _Packed) else self._message(inference, answer)
         except Exception as exc:  # noqa: BLE001 - becomes the call's status, or the stream's answer
-            if call.kind != STREAM:
+            if call.kind != STREAM or not inference.readable:  # the latter is no message that could be answered
+                call.running.pop(inference, None)
                 call.connection.fail(call, exc)
                 return
-            if not inference.readable:
-                call.connection.fail(call, exc)  # no message that could be answered
-                return
-            parts = self._stream_error(inference, exc)
-        else:
-            if call.kind != STREAM:
-                call.connection.send(call, parts)
-                call.connection.finish(call, _decision(answer.parameters))
-                return
-            parts = stream_parts(parts)
-        call.running[inference] = parts
+            message = prefixed(self._stream_error(inference, exc))
+        if message is None:
+            return  # a thread compresses it
+        if call.kind != STREAM:
+            del call.running[inference]
+            call.connection.send(call, message)
+            call.connection.finish(call, _decision(answer.parameters))
+            return
+        call.running[inference] = message
         self._send_in_order(call)
         self.pump(call)
+
+    def _message(self, inference: Inference, response: InferResponse) -> Sequence[Part] | None:
+        """The answer's bytes with their prefix; ``None`` when a thread makes them."""
+        call = inference.call
+        parts = self._writer.parts(self._marked(inference, response), inference.request, self._regions, self._labels_of)
+        if call.kind == STREAM:
+            parts = stream_parts(parts)
+        encoding = call.head.answer_encoding
+        if not encoding or (size := sum(map(len, parts))) < LEAST_BYTES:
+            return prefixed(parts)
+        if size <= QUICK_BYTES:
+            return packed(parts, encoding)
+        self._in_flight += 1
+        self._pool.submit(self._run_pack, inference, parts, response.parameters)
+        return None
+
+    def _run_pack(self, inference: Inference, parts: Sequence[Part], parameters: Parameters) -> None:
+        """In a thread: compress an answer."""
+        message = [] if inference.cancelled else packed(parts, inference.call.head.answer_encoding)
+        self._deliver(inference, _Packed(message, parameters))
 
     def _send_in_order(self, call: Call) -> None:
         """What a stream asked first is answered first, as Triton does: a client could not tell otherwise which request an error is about."""
@@ -346,6 +367,13 @@ class _Threaded:
 
     def __init__(self, answer: InferResponse | Exception | None) -> None:
         self.answer = answer
+
+
+class _Packed(NamedTuple):
+    """An answer that was compressed in one of our threads."""
+
+    message: Sequence[Part]
+    parameters: Parameters
 
 
 def status_of(exc: Exception) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from edgekit.protocol._tensors import (
 )
 from edgekit.protocol._types import InferRequest, InferResponse, Parameters, RequestedOutput, Tensor, numpy_dtype
 
-__all__ = ["RequestScanner", "ResponseWriter", "stream_parts"]
+__all__ = ["Part", "RequestScanner", "ResponseWriter", "stream_parts"]
 
 Part = bytes | memoryview
 

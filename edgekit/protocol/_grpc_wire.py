@@ -5,13 +5,13 @@ Reference: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md (calle
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from edgekit.errors import EdgeKitError, OverloadedError, RequestError
+from edgekit.protocol import _compression
+from edgekit.protocol._compression import WINDOW_BITS
 from edgekit.protocol._tensors import shorten
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "StatusError",
     "framed",
     "inflate",
+    "packed",
+    "prefixed",
     "read_head",
     "status_number",
     "status_text",
@@ -56,8 +58,7 @@ _STATUS = {
     )
 }
 ACCEPTED_ENCODINGS = b"identity,deflate,gzip"
-# The protocol's "deflate" is the zlib format of RFC 1950.
-_ZLIB_FORMATS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+_WINDOW_BITS = {name.encode(): bits for name, bits in WINDOW_BITS.items()}
 _TIMEOUT_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _CONTENT_TYPE = b"application/grpc"
 PREFIX_BYTES = 5  # flag, 4-byte big-endian length
@@ -79,6 +80,7 @@ class CallHead(msgspec.Struct):
         path: ``/service/method``.
         timeout_s: seconds that the client still waits, ``None`` for no limit.
         encoding: of compressed messages, as zlib's window bits; 0 for none.
+        answer_encoding: the same, of what may be sent back: what the client compresses with itself, if it takes that too.
         authorization: value of the header, ``None`` without it.
         http_status: 200, or why this is no gRPC call at all (405 for the method, 415 for the content type).
     """
@@ -86,6 +88,7 @@ class CallHead(msgspec.Struct):
     path: str = ""
     timeout_s: float | None = None
     encoding: int = 0
+    answer_encoding: int = 0
     authorization: str | None = None
     http_status: int = 200
 
@@ -116,10 +119,12 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> CallHead:
         head.timeout_s = timeout_s(timeout.decode("latin-1"))
     encoding = fields.get(b"grpc-encoding", b"identity")
     if encoding != b"identity":
-        head.encoding = _ZLIB_FORMATS.get(encoding, 0)
+        head.encoding = _WINDOW_BITS.get(encoding, 0)
         if not head.encoding:
             found = repr(shorten(encoding.decode("latin-1")))
             raise StatusError("UNIMPLEMENTED", "header grpc-encoding", found, ACCEPTED_ENCODINGS.decode())
+        if encoding in fields.get(b"grpc-accept-encoding", b"").replace(b" ", b"").split(b","):
+            head.answer_encoding = head.encoding
     authorization = fields.get(b"authorization")
     if authorization is not None:
         head.authorization = authorization.decode("latin-1")
@@ -152,6 +157,19 @@ def status_text(text: str) -> bytes:
 def framed(size: int) -> bytes:
     """The prefix of an uncompressed message of ``size`` bytes."""
     return b"\0" + size.to_bytes(4, "big")
+
+
+def prefixed(parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """A message in parts, with its prefix."""
+    return [framed(sum(map(len, parts))), *parts]
+
+
+def packed(parts: Sequence[bytes | memoryview], encoding: int) -> list[bytes | memoryview]:
+    """As `prefixed`, compressed where that makes it smaller."""
+    data = _compression.compress(parts, encoding)
+    if len(data) >= sum(map(len, parts)):
+        return prefixed(parts)
+    return [b"\1" + len(data).to_bytes(4, "big"), data]
 
 
 class MessageReader:
@@ -227,18 +245,9 @@ def inflate(message: Message, limit_bytes: int) -> memoryview | bytes:
     """The bytes of a message, decompressed.
 
     Raises:
-        OverloadedError: more than ``limit_bytes`` come out.
+        InflatedSizeError: more than ``limit_bytes`` come out.
         RequestError: damaged or truncated data.
     """
     if not message.encoding:
         return message.data
-    decoder: Any = zlib.decompressobj(message.encoding)
-    try:
-        plain: bytes = decoder.decompress(message.data, limit_bytes + 1)
-    except zlib.error as exc:
-        raise RequestError("message", f"damaged compressed data ({exc})", "what header grpc-encoding says") from exc
-    if len(plain) > limit_bytes:
-        raise OverloadedError("message", f"more than {limit_bytes} bytes after decompression", f"at most {limit_bytes}")
-    if not decoder.eof:
-        raise RequestError("message", "truncated compressed data", "what header grpc-encoding says")
-    return plain
+    return _compression.inflate("message", message.data, message.encoding, limit_bytes)

@@ -19,6 +19,7 @@ from typing import Any, cast
 from edgekit.errors import EdgeKitError, OverloadedError
 from edgekit.protocol._access import Access
 from edgekit.protocol._classification import LabelsOf
+from edgekit.protocol._compression import LEAST_BYTES, QUICK_BYTES, WINDOW_BITS, accepted_coding, compress
 from edgekit.protocol._deadline import DEADLINE_HEADER, absolute_deadline, timeout_from_header
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._http_body import BufferPool
@@ -248,27 +249,30 @@ class Application:
         """The answer's bytes; ``None`` when the pool makes them."""
         request, plan = exchange.extra
         call = exchange.call
-        key = response_key(plan, response) if plan is not None and call.plain and not self.draining else None
+        packs = bool(call.answer_coding) and _size(response) >= LEAST_BYTES
+        key = response_key(plan, response) if plan is not None and call.plain and not self.draining and not packs else None
         if key is not None:
             fixed = self._answers.entries.get(key)
             if fixed is not None:
                 return [b"HTTP/1.1 200 OK\r\n", self.date, fixed, *raw_parts(response)]
-        if sum(tensor.data.nbytes if tensor.data.dtype != object else 64 * tensor.data.size for tensor in response.outputs) > (
-            _QUICK_COPY_BYTES if key is not None else _QUICK_BYTES
-        ):
+        if _size(response) > (_QUICK_COPY_BYTES if key is not None else QUICK_BYTES if packs else _QUICK_BYTES):
             self._pool.submit(self._run_encode, exchange, request, response)
             return None
         message = encode_response(response, request, self._regions, self._labels_of)
         if key is not None and (part := fixed_part(message, response)) is not None:
             self._answers.offer(key, part)
-        return [self._render(call, _reply(message, response))]
+        return [self._render(call, _reply(message, response, call.answer_coding))]
 
     def _run_encode(self, exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
         try:
-            answer: Reply | Exception = _reply(encode_response(response, request, self._regions, self._labels_of), response)
+            answer: Reply | Exception = self._reply(exchange.call, request, response)
         except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
             answer = exc
         self.post(exchange, answer)
+
+    def _reply(self, call: Call, request: InferRequest, response: InferResponse) -> Reply:
+        """The answer on the full path, any thread."""
+        return _reply(encode_response(response, request, self._regions, self._labels_of), response, call.answer_coding)
 
     def _begin_blocking(self, exchange: Exchange, body: memoryview) -> None:
         if self._in_pool >= self._max_in_flight:
@@ -282,7 +286,7 @@ class Application:
         try:
             request = self._decode(exchange, body)
             response = self._core.infer(request)
-            answer = _reply(encode_response(response, request, self._regions, self._labels_of), response)
+            answer = self._reply(exchange.call, request, response)
         except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
             answer = exc
         self._call_in_loop(self._leave_pool, exchange, answer)
@@ -300,6 +304,7 @@ class Application:
             if (head.length or 0) > self.body_bytes:
                 call.fatal = HttpError(413, "request body", f"{head.length} bytes", f"at most {self.body_bytes}")
             call.encoding = head.fields.get("content-encoding")
+            call.answer_coding = accepted_coding(head.fields.get("accept-encoding"))
             call.header_length = head.fields.get(HEADER_LENGTH.lower())
             call.route = route = route_of(head.path)
             if not route.is_health and not self._access.allows(head.fields.get("authorization")):
@@ -370,8 +375,20 @@ def _json_bytes(head: RequestHead) -> int:
     return int(text) if sound else 0
 
 
-def _reply(message: HttpMessage, response: InferResponse) -> Reply:
+def _size(response: InferResponse) -> int:
+    """About how many bytes the outputs hold."""
+    return sum(tensor.data.nbytes if tensor.data.dtype != object else 64 * tensor.data.size for tensor in response.outputs)
+
+
+def _reply(message: HttpMessage, response: InferResponse, coding: str = "") -> Reply:
+    """The answer, compressed as ``coding`` says where that makes it smaller."""
     headers = message.headers()
+    body = message.body
+    if coding and len(body) >= LEAST_BYTES:
+        packed = compress([body], WINDOW_BITS[coding])
+        if len(packed) < len(body):
+            body = packed
+            headers["Content-Encoding"] = coding
     if decision := response.parameters.get(_DECISION):
         headers[_DECISION_HEADER] = str(decision)
-    return Reply(message.body, headers)
+    return Reply(body, headers)

@@ -61,11 +61,13 @@ class Call:
         length: of the body, ``None`` for chunks.
         keep_alive, expects_continue: see `RequestHead`.
         header_length, encoding, timeout_s: what the fields say about the body and the deadline.
+        answer_coding: how the answer may be compressed; empty for not at all.
         error: refuses the request, once its body was read.
         fatal: refuses it before that (no token).
     """
 
     __slots__ = (
+        "answer_coding",
         "encoding",
         "error",
         "expects_continue",
@@ -96,6 +98,7 @@ class Call:
         self.json_bytes = 0
         self.header_length: str | None = None
         self.encoding: str | None = None
+        self.answer_coding = ""
         self.timeout_s: float | None = None
         self.error: EdgeKitError | None = None
         self.fatal: EdgeKitError | None = None

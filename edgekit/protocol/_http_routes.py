@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
@@ -10,6 +9,7 @@ from urllib.parse import unquote
 import msgspec
 
 from edgekit.errors import NotFoundError, RequestError
+from edgekit.protocol._compression import WINDOW_BITS, inflate
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._http_parse import HttpError
 from edgekit.protocol._http_reply import Reply, json_reply
@@ -18,7 +18,6 @@ from edgekit.protocol._types import InferenceCore, Parameters
 
 __all__ = ["ControlRequest", "Controls", "Route", "decompress", "route_of"]
 
-_ZLIB_FORMATS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _REGION_VERBS = {"status": "GET", "register": "POST", "unregister": "POST"}
 
 
@@ -102,24 +101,15 @@ def decompress(body: bytes | bytearray | memoryview, encoding: str | None, limit
     """The body without its Content-Encoding.
 
     Raises:
-        HttpError: 415 for a coding other than gzip and deflate, 413 when more than the limit comes out.
-        RequestError: damaged data.
+        HttpError: 415 for a coding other than gzip and deflate.
+        InflatedSizeError, RequestError: as `inflate`.
     """
     coding = (encoding or "identity").strip().lower()
     if coding == "identity":
         return body
-    if coding not in _ZLIB_FORMATS:
+    if coding not in WINDOW_BITS:
         raise HttpError(415, "header Content-Encoding", repr(coding[:40]), "identity, gzip or deflate")
-    decoder = zlib.decompressobj(_ZLIB_FORMATS[coding])
-    try:
-        plain = decoder.decompress(body, limits.body_bytes + 1)
-    except zlib.error as exc:
-        raise RequestError("request body", f"damaged {coding} data ({exc})", "what Content-Encoding says") from exc
-    if len(plain) > limits.body_bytes:
-        raise HttpError(413, "request body", f"more than {limits.body_bytes} bytes after {coding}", f"at most {limits.body_bytes}")
-    if not decoder.eof:
-        raise RequestError("request body", f"truncated {coding} data", "what Content-Encoding says")
-    return plain
+    return inflate("request body", body, WINDOW_BITS[coding], limits.body_bytes)
 
 
 class Controls:

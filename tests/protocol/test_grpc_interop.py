@@ -100,10 +100,17 @@ def test_sizes_up_to_the_limit(core):
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-def test_compressed_requests(channel, compression):
-    zeros = np.zeros(1 << 20, np.float32)
-    answer = rpc(channel, "ModelInfer")(message(array=zeros), compression=compression, timeout=30)
+@pytest.mark.parametrize("size", [8, 2_000, 1 << 20])  # as it is, compressed in the loop, compressed in a thread
+def test_compressed_messages(channel, compression, size):
+    zeros = np.zeros(size, np.float32)
+    answer, call = rpc(channel, "ModelInfer").with_call(message(array=zeros), compression=compression, timeout=30)
     assert answer.raw_output_contents[0] == zeros.tobytes()
+    assert "x-edgekit-decision" in dict(call.trailing_metadata())
+    replies = list(
+        rpc(channel, "ModelStreamInfer")(iter([message(array=zeros, id=str(i)) for i in range(5)]), compression=compression, timeout=30)
+    )
+    assert [reply.infer_response.id for reply in replies] == list("01234")
+    assert all(reply.infer_response.raw_output_contents[0] == zeros.tobytes() for reply in replies)
 
 
 def test_a_compressed_bomb_is_refused(core):
@@ -120,7 +127,7 @@ def test_many_streams_on_one_connection(channel):
     calls = [infer.future(message(id=str(index)), timeout=30) for index in range(600)]  # more than one connection may have open
     codes = [call.code() for call in calls]  # waits for each
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}  # a blocking core has 64 threads
-    assert codes[0] is grpc.StatusCode.OK
+    assert grpc.StatusCode.OK in codes  # of the first that arrive, which need not be those that were begun first
     assert all(call.result().id == str(index) for index, call in enumerate(calls) if codes[index] is grpc.StatusCode.OK)
 
 

@@ -15,6 +15,7 @@ from edgekit.protocol._http_codec import decode_response, encode_request
 from edgekit.protocol._http_exchange import ConnectionLimits, Exchange
 from edgekit.protocol._http_parse import HeadLimits
 from edgekit.protocol._http_server import HttpTransport
+from tests.protocol.waiting import until
 
 pytestmark = pytest.mark.slow
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -233,12 +234,6 @@ def test_a_client_that_leaves_cancels_its_requests(transport, submitting_core):
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     until(lambda: submitting_core.cancelled == ["mine"])
     submitting_core.release.set()
-
-
-def until(condition):
-    deadline_s = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline_s
 
 
 def test_a_client_that_has_sent_all_still_gets_its_answers(transport, submitting_core):

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import http.client
 import logging
 
 import numpy as np
@@ -11,7 +12,8 @@ import tritonclient.http.aio
 import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
 
-from edgekit.protocol import serve
+from edgekit.protocol import InferRequest, Tensor, serve
+from edgekit.protocol._http_codec import encode_request
 from tests.protocol import triton_clients
 from tests.protocol.triton_clients import DATATYPES, X, array_of, kept_log_level, region
 
@@ -71,9 +73,22 @@ def test_datatypes(client, datatype):
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_compressed_requests(client, algorithm):
-    result = client.infer("echo", [an_input(X)], request_compression_algorithm=algorithm, response_compression_algorithm=algorithm)
-    np.testing.assert_array_equal(result.as_numpy("x"), X)
+@pytest.mark.parametrize("size", [8, 2_000, 200_000])  # as it is, compressed in the loop, compressed in a thread
+def test_compressed_bodies(client, url, algorithm, size):
+    array = np.arange(size, dtype=np.float32) % 7
+    for binary in (True, False):
+        output = tritonclient.http.InferRequestedOutput("x", binary_data=binary)
+        codings = {"request_compression_algorithm": algorithm, "response_compression_algorithm": algorithm}
+        for _ in range(3):
+            result = client.infer("echo", [an_input(array)], outputs=[output], **codings)
+            np.testing.assert_array_equal(result.as_numpy("x"), array)
+    connection = http.client.HTTPConnection(url, timeout=20)
+    message = encode_request(InferRequest("echo", [Tensor("x", array)]))
+    connection.request("POST", "/v2/models/echo/infer", message.body, {**message.headers(), "Accept-Encoding": algorithm})
+    answer = connection.getresponse()
+    assert answer.headers.get("Content-Encoding") == (algorithm if size > 8 else None)
+    assert (len(answer.read()) < array.nbytes) == (size > 8)
+    connection.close()
 
 
 def test_many_at_once(client):
@@ -138,6 +153,9 @@ async def asynchronous(url):
         for _ in range(3):
             result = await client.infer("echo", [an_input(X)], outputs=[tritonclient.http.aio.InferRequestedOutput("x")])
             np.testing.assert_array_equal(result.as_numpy("x"), X)
+        large = np.arange(50_000, dtype=np.float32)
+        result = await client.infer("echo", [an_input(large)], response_compression_algorithm="gzip")
+        np.testing.assert_array_equal(result.as_numpy("x"), large)
         with pytest.raises(InferenceServerException, match="no such model"):
             await client.infer("nothing", [an_input(X)])
 

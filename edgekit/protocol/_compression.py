@@ -1,0 +1,89 @@
+"""gzip and deflate as HTTP and gRPC mean them, with a bound on what comes out. Pure.
+
+"deflate" is the zlib format of RFC 1950 in both (RFC 9110, 8.4.1.2; gRPC over HTTP/2, "Message-Encoding").
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+
+from edgekit.errors import OverloadedError, RequestError
+
+__all__ = ["LEAST_BYTES", "QUICK_BYTES", "WINDOW_BITS", "InflatedSizeError", "accepted_coding", "compress", "inflate"]
+
+WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""What zlib calls the two formats."""
+LEAST_BYTES = 1024
+"""Answers below this are sent as they are: they fit into one packet anyway."""
+QUICK_BYTES = 32 << 10
+"""Up to here compressing takes about a millisecond, and an event loop may do it itself."""
+_LEVEL = 1  # of numbers, higher ones take several times as long and save a few percent more
+
+
+class InflatedSizeError(OverloadedError):
+    """More comes out of a compressed body than may."""
+
+    http_status = 413
+
+
+def inflate(thing: str, data: bytes | bytearray | memoryview, window_bits: int, limit_bytes: int) -> bytes:
+    """What was compressed.
+
+    Args:
+        thing: what it is, for errors.
+        data: all of it.
+        window_bits: one of `WINDOW_BITS`.
+        limit_bytes: the most that may come out; no more than this is ever held.
+
+    Raises:
+        InflatedSizeError: more comes out.
+        RequestError: damaged or truncated data, or bytes after it.
+    """
+    decoder = zlib.decompressobj(window_bits)
+    try:
+        plain = decoder.decompress(data, limit_bytes + 1)
+    except zlib.error as exc:
+        raise RequestError(thing, f"damaged compressed data ({exc})", "what its encoding says") from exc
+    if len(plain) > limit_bytes:
+        raise InflatedSizeError(thing, f"more than {limit_bytes} bytes after decompression", f"at most {limit_bytes}")
+    if not decoder.eof:
+        raise RequestError(thing, "truncated compressed data", "what its encoding says")
+    if decoder.unused_data:
+        raise RequestError(thing, f"{len(decoder.unused_data)} bytes after the compressed data", "the compressed data alone")
+    return plain
+
+
+def compress(parts: Iterable[bytes | memoryview], window_bits: int) -> bytes:
+    """All of ``parts``, one after the other, in the format ``window_bits`` (of `WINDOW_BITS`)."""
+    encoder = zlib.compressobj(_LEVEL, zlib.DEFLATED, window_bits)
+    return b"".join([*[encoder.compress(part) for part in parts], encoder.flush()])
+
+
+def accepted_coding(field: str | None) -> str:
+    """The coding for an answer to a request with this ``Accept-Encoding`` (RFC 9110, 12.5.3): ``gzip``, ``deflate``, or empty for none.
+
+    Only what the client names is used; of equal ones gzip, and nothing where it prefers ``identity``.
+    """
+    best, best_weight = "", 0.0
+    plain_weight = 0.0
+    for item in (field or "").lower().split(","):
+        coding, _, parameter = (part.strip() for part in item.partition(";"))
+        weight = _weight(parameter)
+        if coding == "identity":
+            plain_weight = weight
+        elif coding in WINDOW_BITS and (weight > best_weight or (weight == best_weight > 0 and coding == "gzip")):
+            best, best_weight = coding, weight
+    return best if best_weight > 0 and best_weight >= plain_weight else ""
+
+
+def _weight(parameter: str) -> float:
+    """The quality value of ``q=0.5``; 1 without one, 0 for what is none."""
+    if not parameter:
+        return 1.0
+    name, _, value = parameter.partition("=")
+    try:
+        weight = float(value)
+    except ValueError:
+        return 0.0
+    return weight if name.strip() == "q" and 0 <= weight <= 1 else 0.0
