@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgekit.bundle import Bundle, Signature, storage_errors
+from edgekit.runtime._allocator import give_back_free_memory
 from edgekit.runtime._holds import Holds
 from edgekit.runtime._request_plan import RequestPlan
 from edgekit.runtime._scheduler import DEFAULT_MAX_BATCH, InstanceQueue
@@ -82,10 +83,11 @@ class LoadedModel:
             self.close()
 
     def close(self) -> None:
-        """Let requests under way finish, then release the engine."""
+        """Let requests under way finish, then release the engine and its memory."""
         self.holds.close()
         self.queue.close()
         self._close_sessions()
+        give_back_free_memory()
 
     def _warm(self) -> list[Mapping[str, np.ndarray]]:
         """Run a golden sample through every session; returns its inputs."""

@@ -235,6 +235,7 @@ class ModelRepository:
                 if before.get(name) != now.get(name) or (missing and self.lazy):
                     self._follow_model(name, now)
             self._catalogue = now
+            self._forget()
             self._switch()
 
     def close(self) -> None:
@@ -340,6 +341,13 @@ class ModelRepository:
         for name, version, *_ in evictions:
             self._tell("evict", name, version, f"room for {coming.name} {coming.version}")
             self._replace(name, {key: model for key, model in self._loaded[name].items() if key != version})
+
+    def _forget(self) -> None:
+        """Drop what is known of versions that are gone."""
+        here = {(name, version): found.digest for name, versions in self._catalogue.items() for version, found in versions.items()}
+        self._problems = {key: problem for key, problem in self._problems.items() if key in here}
+        digests = set(here.values())
+        self._sizes = {digest: size for digest, size in self._sizes.items() if digest in digests}
 
     def _load_what_can_be(self, name: str) -> None:
         catalogue = _by_name(self.store.found())
