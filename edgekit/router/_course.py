@@ -133,9 +133,9 @@ class Course(Bearings):
         self._plan(open_, now)
 
     def _send(self, open_: Open, endpoint: int, estimate: TierEstimate | None, now: float, out: list[Action]) -> bool:
-        """Ask an endpoint; False when the budgets have nothing left for it."""
+        """Ask an endpoint; False when the operator's policy forbids it or the budgets have nothing left for it."""
         ask = open_.ask
-        if not self._cloud.pay(ask, now):
+        if ask.terms.edge_only or not self._cloud.pay(ask, now):
             return False
         self._attempt += 1
         open_.sent = Sent(self._attempt, endpoint, now, estimate.slow_s if estimate is not None else 0.0)
@@ -143,7 +143,7 @@ class Course(Bearings):
         self._attempts[self._attempt] = open_
         self._cloud.endpoints[endpoint].sent()
         out.append(SendCloud(self._attempt, ask.request, endpoint, ask.limit_s))
-        if not open_.run:
+        if not open_.run and not open_.held:
             self._offloaded(ask, now)
             open_.look_s = self._rescue_s(open_)
         return True
@@ -353,8 +353,7 @@ class Course(Bearings):
             self._throttle.succeeded()
         self._calibrate(open_, tier, now)
         self._close(open_, tier, now, out)
-        asks = open_.followers if open_.gone else [open_.ask, *open_.followers]
-        for ask in asks:
+        for ask in (open_.ask, *open_.followers):
             shared = reason if ask is open_.ask else Reason.SHARED
             out.append(Deliver(ask.request, attempt, now > ask.deadline_s, tier, shared, open_.hedged))
 
@@ -371,8 +370,7 @@ class Course(Bearings):
             absent = open_.decision.reason is Reason.LOCAL_ABSENT and not open_.decision.tiers
             early = FailureKind.OVERLOADED if full else FailureKind.NOT_FOUND if absent else FailureKind.DEADLINE
             told = (0, Failure(kind or early))
-        if not open_.gone:
-            out.append(Refuse(open_.ask.request, told[1], told[0], open_.decision.reason))
+        out.append(Refuse(open_.ask.request, told[1], told[0], open_.decision.reason))
         for ask in open_.followers:
             if told[1].kind is FailureKind.REQUEST:
                 out.append(Refuse(ask.request, told[1], told[0], Reason.SHARED))

@@ -48,6 +48,8 @@ class Reason(enum.Enum):
     """The device is not sure to answer in time, and no cloud endpoint is likelier to."""
     LOCAL_TOO_SLOW = "local_too_slow"
     """A cloud endpoint is likelier to answer in time than the device."""
+    LOCAL_UNSURE = "local_unsure"
+    """The device answered, and was not sure of its answer: the cloud is asked for a second opinion."""
     LOCAL_FAILING = "local_failing"
     """The device's last attempts failed, so the cloud is asked."""
     LOCAL_FULL = "local_full"

@@ -47,7 +47,7 @@ class Open:
         failures: ``(attempt, failure)`` of the device's and of the cloud's last one.
         followers: identical requests that share its answer.
         gone: its own client has left; it goes on for its followers.
-        held: ``(attempt, late answers)``: the device's answer while a second opinion is asked for; 0 for none.
+        held: the device's attempt whose answer waits for a second opinion; 0 for none.
     """
 
     __slots__ = (

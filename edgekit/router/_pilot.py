@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from edgekit.router._bearings import PilotOptions
-from edgekit.router._course import Course
 from edgekit.router._decide import Tier
 from edgekit.router._events import Action, Ask, Check, Explanation, Failure
+from edgekit.router._second_opinion import SecondOpinions
 
 __all__ = ["Pilot", "PilotOptions"]
 
 
-class Pilot(Course):
+class Pilot(SecondOpinions):
     """See the module. Not safe from several threads; its owner locks.
 
     Args:
@@ -40,7 +40,7 @@ class Pilot(Course):
         self._begin(ask, now, out)
         return out
 
-    def answered(self, attempt: int, now: float, confidence: float | None = None) -> list[Action]:  # noqa: ARG002 - the cascade's
+    def answered(self, attempt: int, now: float, confidence: float | None = None) -> list[Action]:
         """An attempt was answered."""
         out: list[Action] = []
         open_ = self._attempts.pop(attempt, None)
@@ -49,12 +49,14 @@ class Pilot(Course):
             self._device_recovered(now)
             if open_ is not None:
                 open_.run = 0
-                self._deliver(open_, attempt, Tier.EDGE, now, out)
+                self._edge_answered(open_, attempt, confidence, now, out)
             self._feed(now, out)
         elif open_ is not None and open_.sent is not None:
             self._cloud_answered(open_.ask, open_.sent, now)
             open_.sent = None
             self._deliver(open_, attempt, Tier.CLOUD, now, out)
+        else:
+            self._audit_ended(attempt, None, now)
         return out
 
     def failed(self, attempt: int, failure: Failure, now: float) -> list[Action]:
@@ -73,10 +75,12 @@ class Pilot(Course):
             open_.sent = None
             open_.cloud_failure = (attempt, failure)
             self._after_failure(open_, attempt, failure, now, out)
+        else:
+            self._audit_ended(attempt, failure, now)
         return out
 
     def left(self, request: int, now: float) -> list[Action]:
-        """The client has gone."""
+        """The client has gone. Of a request whose answer others share, the end is told all the same."""
         out: list[Action] = []
         leader = self._follows.pop(request, None)
         if leader is not None:
@@ -157,6 +161,15 @@ class Pilot(Course):
     def cloud_open(self) -> bool:
         """At least one endpoint may be asked, as far as its breaker goes."""
         return self._cloud.open
+
+    def holds(self, request: int) -> bool:
+        """The request is not over, or others still share its answer."""
+        return request in self._open or request in self._follows
+
+    def on_device(self, request: int) -> bool:
+        """The request runs on the device."""
+        open_ = self._open.get(request) or self._follows.get(request)
+        return open_ is not None and open_.run != 0
 
     def endpoint_open(self, endpoint: int) -> bool:
         """The endpoint's breaker lets requests through."""
