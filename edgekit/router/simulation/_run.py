@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -150,7 +151,7 @@ def _collect(
 
 def _run_scenario(unit: _Unit) -> _Found:
     name, seed, policies, requests = unit
-    threshold = _best_threshold(make_trace(name, TUNING_REQUESTS, TUNING_SEED)) if STATIC in policies else 0
+    threshold = _tuned_threshold(name) if STATIC in policies else 0
     return _run_trace(make_trace(name, requests, seed), policies, seed, threshold)
 
 
@@ -169,6 +170,11 @@ def _run_trace(trace: Trace, policies: Sequence[str], seed: int, threshold: int)
         else:
             runs[policy] = score(trace, World(trace, steering(policy, trace, seed, threshold)).run(), oracle)
     return _Found(trace.fault, len(trace), runs, {STATIC: {"threshold": threshold}} if STATIC in policies else {})
+
+
+@lru_cache
+def _tuned_threshold(name: str) -> int:
+    return _best_threshold(make_trace(name, TUNING_REQUESTS, TUNING_SEED))
 
 
 def _best_threshold(trace: Trace) -> int:
