@@ -46,8 +46,9 @@ conformance: .venv/.ready
 	for device in $(CONFORMANCE); do $(BIN)/edgekit conformance --device $$device -o docs/conformance/$$device.json || exit 1; done
 	$(BIN)/python docs/generate.py
 
+# Figures of the runtime beside its peers, which install themselves on the first run. Quick by default; BENCH=full takes hours.
 bench: setup
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks all $(if $(filter full,$(BENCH)),--full)
 
 clean:
 	rm -rf .venv .venv-triton out dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

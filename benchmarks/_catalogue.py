@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,15 +87,28 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("tensorflow_sources", "Keras models by the vendors' converters and by ours", suite=False),
     Entry("tflite_layout", "what the layout of our TFLite graphs costs", suite=False),
 )
-BY_NAME = {entry.name: entry for entry in ENTRIES}
+
+
+def _unlisted() -> tuple[Entry, ...]:
+    """Scripts that no entry names: run by name only, told by the first line of their docstring."""
+    known = {entry.path for entry in ENTRIES}
+    found = []
+    for path in sorted(FOLDER.glob("[a-z]*.py")):
+        if path not in known:
+            first = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")[0]
+            found.append(Entry(path.stem, first.partition(":")[0].rstrip("."), suite=False))
+    return tuple(found)
+
+
+BY_NAME = {entry.name: entry for entry in (*ENTRIES, *_unlisted())}
 
 
 def suite(names: Sequence[str] = ()) -> list[Entry]:
     """What `make bench` runs, in order; with ``names``, those (of all benchmarks)."""
-    return [entry for entry in ENTRIES if (entry.name in names if names else entry.suite)]
+    return [entry for entry in BY_NAME.values() if (entry.name in names if names else entry.suite)]
 
 
 def listing() -> str:
     """A line for each benchmark."""
-    width = max(len(entry.name) for entry in ENTRIES)
-    return "\n".join(f"  {entry.name:<{width}}  {entry.about}{'' if entry.suite else ' (not in make bench)'}" for entry in ENTRIES)
+    width = max(map(len, BY_NAME))
+    return "\n".join(f"  {entry.name:<{width}}  {entry.about}{'' if entry.suite else ' (not in make bench)'}" for entry in BY_NAME.values())

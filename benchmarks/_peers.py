@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "requirements" / "peers"
 ENVIRONMENTS = ROOT / "out" / "peers"
 INSTALL_S = 900.0
-OWN = {"aiohttp": "aiohttp", "probe": "uvloop", "triton": "nvidia-pytriton"}
+OWN = {"aiohttp": "aiohttp", "probe": "uvloop", "triton": "nvidia-pytriton", "grpcio-echo": "grpcio", "grpcio-aio-echo": "grpcio"}
 """Peers that need no environment here (Triton has its own, `make setup`), with the package whose version is theirs."""
 
 

@@ -1,16 +1,20 @@
 """Writes the generated tables of the documentation: ``python docs/generate.py``; ``--check`` only says which are out of date.
 
-Sources are the profiles, the operator registries and the stored conformance results, so that the tables cannot say anything else than they do.
+Sources are the profiles, the operator registries and the stored results of conformance and benchmarks, so that the tables cannot say anything else than they do.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import _page, _runner
 from edgekit.converters._emitters import EMITTER_MODULES
 from edgekit.converters._registry import Registration
 from edgekit.converters.conformance import read_results, support_matrix
@@ -89,6 +93,7 @@ def _rules(entry: Registration[object]) -> list[str]:
 
 
 PAGES: dict[str, Callable[[], str]] = {"devices.md": devices, "operators.md": operators, "support-matrix.md": support}
+PAGES |= {path: functools.partial(str, text) for path, text in _page.files(_runner.read(_runner.KEPT)).items()}
 
 
 def outdated() -> list[str]:
@@ -104,6 +109,7 @@ def main(arguments: list[str]) -> int:
             print(f"docs/{name} is out of date; run python docs/generate.py", file=sys.stderr)
         return 1 if names else 0
     for name in names:
+        (DOCS / name).parent.mkdir(parents=True, exist_ok=True)
         (DOCS / name).write_text(PAGES[name](), "utf-8")
         print(f"wrote docs/{name}")
     return 0

@@ -1,0 +1,124 @@
+"""Sections of docs/benchmarks.md about servers under load."""
+
+from __future__ import annotations
+
+from benchmarks._plots import Bar, Mark, bars
+from benchmarks._results import Contender, Record, SideBySide, Spread, ratio, spread
+from benchmarks._sections import Aim, Section, at_least, at_most, document, markdown, picture, told
+
+RATE = "requests_per_s"
+
+
+def is_ours(name: str) -> bool:
+    return name.startswith("edgekit")
+
+
+def figure(results: SideBySide, server: str, connections: int, name: str) -> Spread:
+    """A figure of one server over the rounds."""
+    return spread(results.servers[server].connections[str(connections)][name])
+
+
+def table(results: SideBySide) -> list[str]:
+    """All servers, the fastest first, with the spread of what the load decides."""
+    counts = sorted({int(count) for server in results.servers.values() for count in server.connections})
+    most = counts[-1]
+    head = ["server", "version", "encoding", f"requests/s, {most} connections", "p99, ms", "CPU of a request, us", "load generator busy"]
+    head += [f"p50 with {counts[0]}, ms"] if len(counts) > 1 else []
+    rows = []
+    for name in by_rate(results, most):
+        server = results.servers[name]
+        row = [f"**{name}**" if is_ours(name) else name, server.version or "-", server.encoding]
+        row += [told(figure(results, name, most, key)) for key in (RATE, "p99_ms", "cpu_us")]
+        row += [f"{figure(results, name, most, 'load_busy').median:.0%}"]
+        row += [told(figure(results, name, counts[0], "p50_ms"))] if len(counts) > 1 else []
+        rows.append([*row, f"{server.rss_mb:.0f}", f"{server.start_s:.2f}"])
+    lines = markdown([*head, "memory, MB", "start, s"], rows)
+    return lines + [f"\nLeft out: {name} ({why})." for name, why in sorted(results.left_out.items())]
+
+
+def by_rate(results: SideBySide, connections: int) -> list[str]:
+    return sorted(results.servers, key=lambda name: -figure(results, name, connections, RATE).median)
+
+
+def rate_plot(results: SideBySide, title: str, connections: int, mark: Mark | None) -> str:
+    rows = [Bar(name, figure(results, name, connections, RATE), is_ours(name)) for name in by_rate(results, connections)]
+    return bars(title, f"requests a second, {connections} connections; more is better", rows, mark)
+
+
+def engine_mark(results: SideBySide) -> Mark:
+    return Mark("bare engine, one run after another", spread(results.bare_engine[RATE]).median)
+
+
+def bare(results: SideBySide) -> str:
+    rate, cpu = spread(results.bare_engine[RATE]), spread(results.bare_engine["cpu_us"])
+    return f"The bare engine on the servers' core, one run after another: {told(rate)} a second, {told(cpu)} us of CPU a run."
+
+
+def against(results: SideBySide, mine: str, other: str, connections: int, key: str = RATE) -> Spread | None:
+    """Quotient in each round; None where one of them was not measured."""
+    rows: list[Contender | None] = [results.servers.get(mine), results.servers.get(other)]
+    found = [row.connections[str(connections)][key] for row in rows if row is not None and str(connections) in row.connections]
+    return ratio(*found) if len(found) == len(rows) else None
+
+
+def http(record: Record) -> Section:
+    """Tiny MLP over HTTP."""
+    results = document(record, SideBySide)
+    aims = []
+    for other, times in (("triton", 2.5), ("mlserver", 14.0)):
+        if (found := against(results, "edgekit", other, 16)) is not None:
+            aims.append(at_least(f"HTTP, tiny MLP, 16 connections: rate over {other}'s", times, found))
+    if "edgekit" in results.servers:
+        aims.append(at_least("requests/s there", 30_000, figure(results, "edgekit", 16, RATE), times=False))
+        aims.append(at_most("p99 there", 5.0, figure(results, "edgekit", 16, "p99_ms"), " ms"))
+    if (found := against(results, "edgekit", "probe", 1, "p50_ms")) is not None:
+        aims.append(at_most("HTTP, one connection: p50 over the bare protocol's", 1.15, found))
+    memory = [Bar(name, Spread(*[server.rss_mb] * 3), is_ours(name)) for name, server in results.servers.items()]
+    lone = [
+        Bar(name, figure(results, name, 1, "p50_ms"), is_ours(name)) for name in results.servers if "1" in results.servers[name].connections
+    ]
+    pictures = {
+        "bench-http.svg": rate_plot(results, "HTTP, tiny MLP, one core for the server", 16, engine_mark(results)),
+        "bench-memory.svg": bars("Resident memory of each server", "MB, all its processes; less is better", _least_first(memory)),
+    }
+    lines = [bare(results), "", *picture("bench-http.svg", "Requests a second of each HTTP server")]
+    if lone:
+        pictures["bench-http-lone.svg"] = bars("HTTP, tiny MLP, one connection: p50", "milliseconds; less is better", _least_first(lone))
+        lines += picture("bench-http-lone.svg", "Median latency of each HTTP server with one connection")
+    lines += [*table(results), "", *picture("bench-memory.svg", "Resident memory of each server")]
+    return Section(lines, pictures, aims)
+
+
+def classifier(record: Record) -> Section:
+    """PP-OCR's angle classifier over HTTP."""
+    results = document(record, SideBySide)
+    aims: list[Aim] = []
+    if "edgekit" in results.servers:
+        mine = results.servers["edgekit"].connections["16"][RATE]
+        aims.append(at_least("HTTP, angle classifier: rate over the bare engine's", 0.92, ratio(mine, results.bare_engine[RATE])))
+    plot = rate_plot(results, "HTTP, PP-OCR's angle classifier, one core for the server", 16, engine_mark(results))
+    lines = [
+        bare(results),
+        "",
+        *picture("bench-classifier.svg", "Requests a second of each HTTP server with a real model"),
+        *table(results),
+    ]
+    return Section(lines, {"bench-classifier.svg": plot}, aims)
+
+
+def grpc(record: Record) -> Section:
+    """Tiny MLP over gRPC, and echoes."""
+    results = document(record, SideBySide)
+    aims = []
+    if (found := against(results, "edgekit-echo", "grpcio-echo", 16)) is not None:
+        aims.append(at_least("gRPC: our echo over grpcio's", 0.9, found))
+    if (found := against(results, "edgekit", "triton", 16)) is not None:
+        aims.append(at_least("gRPC, tiny MLP: rate over Triton's", 1.0, found))
+    echo = results.servers.get("grpcio-echo")
+    mark = Mark("grpcio's echo", spread(echo.connections["16"][RATE]).median) if echo else None
+    plot = rate_plot(results, "gRPC, tiny MLP, and echoes without a model, one core for the server", 16, mark)
+    return Section([*picture("bench-grpc.svg", "Requests a second of each gRPC server"), *table(results)], {"bench-grpc.svg": plot}, aims)
+
+
+def _least_first(rows: list[Bar]) -> list[Bar]:
+    return sorted(rows, key=lambda row: row.value.median)

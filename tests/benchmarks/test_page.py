@@ -1,0 +1,144 @@
+"""The page of figures: every section from results of its shape, aims judged by the median, clear words for what is not there."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from benchmarks import _page
+from benchmarks._results import Spread
+from benchmarks._sections import at_least, at_most, markdown, told
+
+OTHERS = {
+    "session_overhead": {"results": {"tiny": {"bare_p50_us": 5.0, "session_p50_us": 6.5, "added_p50_us": 1.5, "added_percent": 30.0}}},
+    "engines": {
+        "threads": 1,
+        "results": {"m": {"onnxruntime": {"version": "1.31", "p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0, "p50_over_onnxruntime": 1.0}, "tflite": {"error": "no"}}},
+    },
+    "scheduler": {
+        "results": {
+            "path": {"mlp": {"16 a turn": {"bare_us": 50.0, "turn_us": 150.0, "added_us_a_request": 6.25, "requests_per_s": 100_000}, "batch_limit_learned": 16}},
+            "hand_over": {"inline_us": 50.0, "worker_us": 250.0, "added_us": 200.0},
+            "concurrency": {"1, requests_per_s": 1000},
+            "wait": {"capacity_per_s": 100_000, "load 0.5": {"best": "wait 0 us", "best_saves_percent": 0.25}},
+            "overload": {"load 1.5": {"in_time": 0.66, "refused": 0.34, "late": 0.0, "possible_at_most": 0.667, "in_time_first_come": 0.01}},
+        }
+    },
+    "cache": {
+        "hit_ratios": {"zipf 0.9, 200 entries": {"s3fifo": {"hit_ratio": 0.38, "us_per_request": 1.0}, "lru": {"hit_ratio": 0.29, "us_per_request": 0.5}}},
+        "keys": {"3072 bytes": {"blake3_us": 4.5}},
+        "core": {"without_cache_us": 50.0, "miss_us": 60.0, "hit_us": 20.0},
+    },
+    "swap": {
+        "results": {"requests_per_s": 1000, "most_requests_per_s": 2000, "p99_ratio": 1.1, "p99_ratios": [1.1, 1.15, 1.3], "quiet_to_quiet": [1.0, 0.9], "swaps": 12}
+    },
+    "cold_start": {
+        "results": {
+            "installed_mb": {"edgekit": 1.5, "total": 2.0},
+            "import": {"added_over_numpy_ms": {"edgekit.runtime": 30.0}},
+            "m onnxruntime": {
+                "measured": {"bare": {"start_ms": 100.0, "rss_mb": 60.0}, "ours": {"start_ms": 120.0, "rss_mb": 70.0}},
+                "relative_to_bare": {"ours": {"start_ratio": 1.2, "cpu_ratio": 1.1, "rss_added_mb": 10.0}},
+            },
+        }
+    },
+    "soak": {
+        "seconds": 600.0,
+        "crashed": None,
+        "wrong_count": 0,
+        "counts": {"good: 200": 1000, "good: 503": 5, "vanished": 7},
+        "rss_mb": {"start": 80.0, "end": 90.0, "most": 91.0},
+        "rss_slope_kb_per_min": -12.0,
+        "sockets_open_afterwards": 1,
+        "held": {"python_blocks": [10.0, None, 12.0]},
+    },
+}  # fmt: skip
+ANY_SHAPE = {"two_cores": {"rate": {"1": 100.0, "2": 195.0}, "models": ["m"]}, "sustained": {"p99_ms": 12.5, "ok": True}}
+OTHERS["swap_large"] = OTHERS["swap"]
+
+
+@pytest.fixture
+def records(make_record, side_by_side):
+    servers = {name: make_record(name, side_by_side) for name in ("serve", "serve_classifier", "serve_grpc")}
+    return servers | {name: make_record(name, document) for name, document in (OTHERS | ANY_SHAPE).items()}
+
+
+def aims(text):
+    """Figure, aim, measured and reached of each row."""
+    rows = text.split("## Aims")[1].split("\n## ")[0].splitlines()
+    return {
+        cells[0]: cells[1:] for cells in ([cell.strip() for cell in row.strip("| ").split("|")] for row in rows if row.startswith("| "))
+    }
+
+
+def test_without_results_every_section_says_how_to_get_them():
+    files = _page.files({})
+    assert list(files) == ["benchmarks.md"]
+    for topic in _page.TOPICS:
+        assert f"`python -m benchmarks {topic.name}`" in files["benchmarks.md"]
+
+
+def test_every_section_has_a_benchmark_of_make_bench():
+    from benchmarks._catalogue import suite
+
+    assert {topic.name for topic in _page.TOPICS} == {entry.name for entry in suite()}
+
+
+def test_all_sections_are_written(records):
+    files = _page.files(records)
+    page = files["benchmarks.md"]
+    assert "Not measured yet" not in page
+    assert page.count("commit 0123456789ab") == len(_page.TOPICS)
+    assert "| rate, 2 | 195 |" in page
+    for path in set(files) - {"benchmarks.md"}:
+        ET.fromstring(files[path])
+        assert f"({path})" in page
+    assert page.count("](images/") == len(files) - 1
+    assert files == _page.files(records)
+
+
+def test_the_fastest_stands_first_and_what_was_left_out_is_told(records):
+    section = _page.files(records)["benchmarks.md"].split("## HTTP, a tiny model")[1]
+    assert section.index("| probe ") < section.index("| **edgekit** ") < section.index("| triton ")
+    assert "Left out: kserve (no network)." in section
+
+
+def test_aims_are_judged(records):
+    found = aims(_page.files(records)["benchmarks.md"])
+    assert found["HTTP, tiny MLP, 16 connections: rate over triton's"] == [">= 2.5x", "3x", "yes"]
+    assert found["requests/s there"] == [">= 30,000", "30,000 (27,000–33,000)", "yes"]
+    assert found["HTTP, angle classifier: rate over the bare engine's"][2] == "**no**"  # 30,000 of 50,000
+    assert found["p99 during swaps, a tiny model"] == ["<= 1.2x", "1.15 (1.1–1.3)x", "yes"]
+    assert found["start to first answer over a bare script's, the worst"][2] == "**no**"
+    assert found["soak of 600 s: wrong answers, crashes"][2] == "yes"
+
+
+def test_wrong_answers_of_a_soak_miss_the_aim(records, make_record):
+    for change in ({"wrong_count": 1}, {"crashed": -11}):
+        found = aims(_page.files(records | {"soak": make_record("soak", OTHERS["soak"] | change)})["benchmarks.md"])
+        assert found["soak of 600 s: wrong answers, crashes"][2] == "**no**"
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_a_document_of_another_shape_is_named(records, make_record, name):
+    with pytest.raises(ValueError, match=rf"{name}\.json: not as the page reads it.*python -m benchmarks {name}"):
+        _page.files(records | {name: make_record(name, {"other": 1})})
+
+
+def test_two_machines_are_told_apart(records, make_record):
+    other = records["soak"].machine
+    changed = type(other)(**{field: getattr(other, field) for field in other.__struct_fields__} | {"cpu": "another"})
+    text = _page.files(records | {"soak": make_record("soak", OTHERS["soak"], machine=changed)})["benchmarks.md"]
+    assert "another, 2 cores" in text
+    assert "(soak)." in text
+
+
+def test_figures_are_told_with_their_range():
+    assert told(Spread(1234.0, 1000.0, 2000.0)) == "1,234 (1,000–2,000)"
+    assert told(Spread(1.2345, 1.2344, 1.2346)) == "1.23"
+    assert at_least("a", 2.0, Spread(2.0, 1.0, 3.0)).met
+    assert not at_most("a", 1.0, Spread(1.01, 0.9, 1.2)).met
+
+
+def test_a_table_has_a_cell_for_each_column():
+    lines = markdown(["a", "b"], [["x", 1], ["y", 2]])
+    assert len({line.count("|") for line in lines}) == 1
