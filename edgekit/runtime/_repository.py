@@ -311,7 +311,7 @@ class ModelRepository:
         self._problems.pop(key, None)
         self._tell("load", *key)
         if model.running["passed_over"]:
-            self._tell("fallback", *key, model.running["passed_over"])
+            self._report(RepositoryEvent("fallback", *key, *(model.running[fact] for fact in ("passed_over", "runs_on", "wanted"))))
         return model
 
     def _evict_for(self, coming: FoundBundle, opened: Mapping[str, LoadedModel]) -> None:
@@ -437,9 +437,12 @@ class ModelRepository:
         return NotFoundError(f"model {name!r}", f"no version {version[:96]!r}", f"one of {', '.join(key for key in route if key)}")
 
     def _tell(self, kind: str, name: str, version: str, reason: str = "") -> None:
+        self._report(RepositoryEvent(kind, name, version, reason))
+
+    def _report(self, event: RepositoryEvent) -> None:
         if self._on_event is not None:
             try:
-                self._on_event(RepositoryEvent(kind, name, version, reason))
+                self._on_event(event)
             except Exception:  # noqa: BLE001 - an observer must not stop what it observes
                 _log.exception("the event observer failed")
 

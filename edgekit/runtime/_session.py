@@ -108,7 +108,7 @@ class Session:
         return Stream(self.run, States(self.signature), state)
 
     def describe(self) -> dict[str, str]:
-        """What is loaded and what really runs: bundle, artifact, engine, version, device, threads, and what was tried before (``passed_over``)."""
+        """What is loaded and what really runs: bundle, artifact, engine, version, device, threads, what was ``wanted`` first where that is something else, and why not (``passed_over``)."""
         manifest = self.bundle.manifest
         return {
             "name": manifest.name,
@@ -119,6 +119,8 @@ class Session:
             "artifact": "fallback" if self.fallback_reason else "primary",
             "fallback_reason": self.fallback_reason,
             "accelerator": self.accelerator,
+            "runs_on": Step(self.artifact, self.accelerator).label,
+            "wanted": self.passed_over[0].label if self.passed_over else "",
             "passed_over": fallback_line(self.passed_over),
             **self.engine.describe(),
         }

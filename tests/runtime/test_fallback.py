@@ -68,6 +68,7 @@ def test_what_is_not_here_is_passed_over_and_said(built: Built, caplog: pytest.L
     assert (session.accelerator, facts["accelerator"], facts["artifact"], session.fallback_reason) == ("cpu", "cpu", "primary", "")
     assert [step.label for step in session.passed_over] == ["openvino/npu"]
     assert "no device here for accelerator 'npu'" in facts["passed_over"]
+    assert (facts["runs_on"], facts["wanted"]) == ("openvino/cpu", "openvino/npu")
     assert "runs on openvino/cpu instead of openvino/npu" in caplog.text
     assert (caplog.records[0].wanted, caplog.records[0].engine) == ("openvino/npu", "openvino/cpu")
 
@@ -118,5 +119,6 @@ def test_a_server_says_what_it_passed_over(built: Built, tmp_path: Path) -> None
         core.close()
     fallback = next(event for event in events if event.kind == "fallback")
     assert "openvino/npu: engine openvino: no device here" in fallback.reason
+    assert (fallback.runs_on, fallback.wanted) == ("openvino/cpu", "openvino/npu")
     assert parameters["running.passed_over"] == fallback.reason
     assert (parameters["running.engine"], parameters["running.accelerator"], parameters["running.device"]) == ("openvino", "cpu", "CPU")
