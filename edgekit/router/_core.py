@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import edgekit._version
@@ -19,11 +19,12 @@ from edgekit.protocol import (
     Server,
     ServerMetadata,
     Tensor,
+    Ticket,
     serve,
 )
-from edgekit.router._edge import EdgeTarget, SessionRunner, absent
+from edgekit.router._edge import ClientRunner, EdgeTarget, SessionRunner, absent
 from edgekit.router._metrics import HasMeter
-from edgekit.router._router import CloudTarget, Router, RouterOptions
+from edgekit.router._router import CloudTarget, Router, RouteResult, RouterOptions
 
 __all__ = ["RouterCore", "serve_router"]
 
@@ -52,6 +53,15 @@ class _Counts:
             },
             "batch_stats": [],
         }
+
+
+class _Ticket:
+    """See `Ticket`."""
+
+    __slots__ = ("cancel",)
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self.cancel = leave
 
 
 class RouterCore:
@@ -118,10 +128,34 @@ class RouterCore:
 
         A request that brings a deadline is kept to it: its client has gone by then, so there is no grace. One that brings none has the router's SLA.
         """
-        started_ns = time.monotonic_ns()
+        done = threading.Event()
+        ends: list[InferResponse | Exception] = []
+
+        def ended(end: InferResponse | Exception) -> None:
+            ends.append(end)
+            done.set()
+
+        ticket = self.submit(request, ended)
         try:
-            result = self._router.route(
+            done.wait()
+        except BaseException:
+            ticket.cancel()
+            raise
+        if isinstance(ends[0], Exception):
+            raise ends[0]
+        return ends[0]
+
+    def submit(self, request: InferRequest, done: Callable[[InferResponse | Exception], None]) -> Ticket:
+        """See `SubmittingCore.submit`; as `infer`."""
+        started_ns = time.monotonic_ns()
+
+        def ended(end: RouteResult | EdgeKitError) -> None:
+            done(self._response(request, end, started_ns))
+
+        try:
+            leave = self._router.begin(
                 {tensor.name: tensor.data for tensor in request.inputs},
+                ended,
                 model=request.model_name,
                 version=request.model_version,
                 deadline_s=request.deadline_s,
@@ -129,27 +163,54 @@ class RouterCore:
                 request_id=request.id,
                 parameters=request.parameters,
             )
-            outputs = _requested(result.outputs, request)
-        except EdgeKitError:
+        except EdgeKitError as error:
+            ended(error)
+            return _Ticket(_nothing)
+        return _Ticket(leave)
+
+    def turn(self) -> None:
+        """See `SubmittingCore.turn`: every request was begun when it was submitted."""
+
+    def _response(self, request: InferRequest, end: RouteResult | EdgeKitError, started_ns: int) -> InferResponse | Exception:
+        try:
+            if isinstance(end, EdgeKitError):
+                raise end
+            outputs = _requested(end.outputs, request)
+        except EdgeKitError as error:
             self._count(request.model_name, request.model_version, started_ns, answered=False)
-            raise
-        self._count(result.model, result.model_version, started_ns, answered=True)
+            return error
+        self._count(end.model, end.model_version, started_ns, answered=True)
         return InferResponse(
-            model_name=result.model,
-            model_version=result.model_version,
+            model_name=end.model,
+            model_version=end.model_version,
             outputs=outputs,
             id=request.id,
-            parameters={TIER_PARAMETER: result.tier, DECISION_PARAMETER: result.reason},
+            parameters={TIER_PARAMETER: end.tier, DECISION_PARAMETER: decision_told(end)},
         )
 
     def repository_index(self, ready_only: bool = False) -> list[RepositoryEntry]:
-        """The edge's model, when the edge is one bundle; an edge server's own index is the server's to tell."""
+        """The edge's models: the bundle, or what an edge server keeps statistics of (the protocol's clients cannot ask for an index)."""
         runner = self._router.runner
-        if not runner.model:
-            return []
-        ready = self._edge_ready(runner.model, "") or self._router.cloud_reachable
-        entry = RepositoryEntry(runner.model, runner.version, "READY" if ready else "UNAVAILABLE")
-        return [entry] if ready or not ready_only else []
+        if runner.model and isinstance(runner, SessionRunner):
+            ready = self._edge_ready(runner.model, "") or self._router.cloud_reachable
+            entries = [RepositoryEntry(runner.model, runner.version, "READY" if ready else "UNAVAILABLE")]
+        elif isinstance(runner, ClientRunner):
+            entries = self._remote_index(runner)
+        return [entry for entry in entries if entry.state == "READY" or not ready_only]
+
+    def _remote_index(self, runner: ClientRunner) -> list[RepositoryEntry]:
+        """A server that does not answer has no models as far as anybody can tell, but the one that the router was given by name."""
+        try:
+            rows = runner.client.statistics()
+        except EdgeKitError:
+            rows = []
+        found = {(str(row.get("name", "")), str(row.get("version", ""))) for row in rows}
+        if runner.model and runner.model not in {name for name, _ in found}:
+            found.add((runner.model, ""))
+        return [
+            RepositoryEntry(name, version, "READY" if self._edge_ready(name, version) or self._router.cloud_reachable else "UNAVAILABLE")
+            for name, version in sorted(found)
+        ]
 
     def repository_load(self, name: str, parameters: Parameters) -> None:  # noqa: ARG002 - the interface's
         """Refused: the router has no models of its own."""
@@ -224,6 +285,15 @@ def serve_router(
     except BaseException:
         router.close()
         raise
+
+
+def decision_told(result: RouteResult) -> str:
+    """How an answer came about, in one line for a header: ``edge;reason=local_fits;p_edge=0.998;p_cloud=0.950;hedged=0``."""
+    return f"{result.tier};reason={result.reason};p_edge={result.p_edge:.3f};p_cloud={result.p_cloud:.3f};hedged={int(result.hedged)}"
+
+
+def _nothing() -> None:
+    """Nobody has to give up what has ended."""
 
 
 def _requested(outputs: dict[str, Any], request: InferRequest) -> list[Tensor]:

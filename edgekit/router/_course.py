@@ -258,7 +258,8 @@ class Course(Bearings):
             ask.model, ask.payload_bytes, elapsed_s, elapsed_s + open_.until_s - now, now
         )
         edge = self._device.estimate(ask, open_.until_s - now, now)
-        if edge.health is not Health.OK or edge.p_meet < HOPELESS:
+        failing = edge.health is Health.FAILING and p_cloud < 0.5  # then it is worth a try
+        if not (edge.health is Health.OK or failing) or edge.p_meet < HOPELESS:
             return
         if (1.0 - p_cloud) * edge.p_meet < GAIN:
             again_s = now + 0.25 * edge.typical_s

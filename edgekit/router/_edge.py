@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from edgekit.bundle import Bundle
-from edgekit.errors import NotFoundError, RequestError, UsageError
-from edgekit.protocol import InferenceClient, ModelMetadata, TensorMetadata, connect, oip_datatype
-from edgekit.router._work import Answer, Work, answer_from_response, payload_bytes, request_from_work
+from edgekit.errors import EdgeKitError, EngineError, NotFoundError, RequestError, UsageError
+from edgekit.protocol import InferenceClient, InFlight, ModelMetadata, TensorMetadata, connect, is_server_url, oip_datatype
+from edgekit.router._work import Answer, OnDone, Work, answer_of, payload_bytes, request_from_work
 from edgekit.runtime import Session, load
 
 __all__ = ["ClientRunner", "EdgeTarget", "SessionRunner", "open_edge"]
 
 EdgeTarget = str | os.PathLike[str] | Bundle | Session | InferenceClient
-_SCHEMES = ("http://", "https://", "grpc://")
 _WARM_UP_RUNS = 4
+_JOIN_S = 5.0
 
 
 class SessionRunner:
@@ -26,6 +28,8 @@ class SessionRunner:
 
     def __init__(self, session: Session, owned: bool) -> None:
         self.session = session
+        self._jobs: queue.SimpleQueue[tuple[Work, OnDone] | None] = queue.SimpleQueue()
+        self._workers: list[threading.Thread] = []
         self._owned = owned
         manifest = session.bundle.manifest
         self.model = manifest.name
@@ -37,7 +41,32 @@ class SessionRunner:
         """The bundle's own name; an empty version is any."""
         return model == self.model and version in ("", self.version)
 
-    def run(self, work: Work) -> Answer:
+    def open(self, workers: int) -> None:
+        """Start the threads that requests run in."""
+        for index in range(workers):
+            thread = threading.Thread(target=self._loop, name=f"edgekit-router-edge-{index}", daemon=True)
+            self._workers.append(thread)
+            thread.start()
+
+    def start(self, work: Work, done: OnDone) -> None:
+        """Run in one of the threads; nothing can be cancelled, since engines cannot stop midway."""
+        self._jobs.put((work, done))
+
+    def _loop(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            work, done = job
+            result: Answer | BaseException
+            try:
+                result = self._run(work)
+            except EdgeKitError as exc:
+                result = exc
+            except Exception as exc:  # noqa: BLE001 - a worker must outlive whatever an engine raises
+                result = EngineError("edge", f"failed with {type(exc).__name__}: {exc}")
+                result.__cause__ = exc
+            done(result)
+            del job, work, done, result  # an idle worker keeps nobody's arrays
+
+    def _run(self, work: Work) -> Answer:
         """One inference. BYTES from the wire become text, which is what engines take."""
         inputs = work.inputs
         if self._texts:
@@ -49,7 +78,11 @@ class SessionRunner:
         self.session.signature.check(inputs)
 
     def close(self) -> None:
-        """Close the session if the router opened it."""
+        """End the threads; close the session if the router opened it."""
+        for _ in self._workers:
+            self._jobs.put(None)
+        for thread in self._workers:
+            thread.join(_JOIN_S)
         if self._owned:
             self.session.close()
 
@@ -96,9 +129,14 @@ class ClientRunner:
         """Only the server knows; it answers `NotFoundError` for what it does not have."""
         return True
 
-    def run(self, work: Work) -> Answer:
-        """One request, within what remains."""
-        return answer_from_response(self.client.infer(request_from_work(work), max(0.001, work.limit_s - time.monotonic())))
+    def open(self, workers: int) -> None:
+        """Nothing: the client has its own threads."""
+
+    def start(self, work: Work, done: OnDone) -> InFlight:
+        """Send, with what remains as its time."""
+        handle = self.client.start(request_from_work(work), max(0.001, work.limit_s - time.monotonic()))
+        handle.add_done_callback(lambda ended: done(answer_of(ended)))
+        return handle
 
     def check(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Nothing: the tier that is asked checks."""
@@ -128,7 +166,7 @@ def open_edge(edge: EdgeTarget, model: str) -> SessionRunner | ClientRunner:
         UsageError: ``model`` is given and is not the bundle's.
         BundleError, EnvironmentMissingError, EngineError: as `edgekit.runtime.load`.
     """
-    if isinstance(edge, str) and edge.startswith(_SCHEMES):
+    if isinstance(edge, str) and is_server_url(edge):
         return ClientRunner(connect(edge), owned=True, model=model)
     if isinstance(edge, Session):
         return SessionRunner(edge, owned=False)
@@ -140,9 +178,7 @@ def open_edge(edge: EdgeTarget, model: str) -> SessionRunner | ClientRunner:
         return runner
     if callable(getattr(edge, "infer", None)):
         return ClientRunner(edge, owned=False, model=model)
-    raise UsageError(
-        "edge", f"a {type(edge).__name__}", "a bundle, its path, a Session, a client, or http://, https:// or grpc:// and host:port"
-    )
+    raise UsageError("edge", f"a {type(edge).__name__}", "a bundle, its path, a Session, a client, or a server's URL")
 
 
 def _as_text(name: str, array: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is known about the device and about each cloud endpoint, as the probability of meeting a deadline.
+"""What is known about a cloud endpoint, as the probability of meeting a deadline.
 
 Pure bookkeeping: time is an argument, nothing waits, nothing is sent. Not safe from several threads; the owner of an estimator locks.
 """
@@ -6,18 +6,12 @@ Pure bookkeeping: time is an argument, nothing waits, nothing is sent. Not safe 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from edgekit.router._decide import Health, TierEstimate
 from edgekit.router._services import Calibration
 from edgekit.router._window import ServiceWindow
 
-__all__ = ["CloudEstimator", "LocalEstimator", "size_class"]
-
-PROBE_EVERY_S = 1.0
-PROBE_DUTY = 0.1  # largest share of the device's time that probes may take
-PROBE_AT_LEAST_EVERY_S = 30.0  # all the same: a device that hung must be found again
-PROBE_CHAIN = 6  # probes back to back once one was fast enough after one that was not; enough to restart the window
+__all__ = ["CloudEstimator"]
 
 # Finagle's and Linkerd's Peak-EWMA: decay, first guess, and what a failure is worth.
 EWMA_DECAY_S = 10.0
@@ -33,180 +27,6 @@ Z95 = 1.645
 REGRESSION_DECAY = 0.98
 REGRESSION_SAMPLES = 8.0
 REGRESSION_SPREAD = 0.2
-
-
-def size_class(payload_bytes: int) -> int:
-    """Input sizes within a factor of two are one class."""
-    return payload_bytes.bit_length()
-
-
-class LocalEstimator:
-    """The device: a queue, workers, and a service-time window per model and input size class.
-
-    Args:
-        workers: requests that run at the same time.
-    """
-
-    def __init__(self, workers: int = 1) -> None:
-        self._workers = workers
-        self._windows: dict[str, dict[int, ServiceWindow]] = {}
-        self._queued: dict[int, float] = {}  # ticket -> expected service time
-        self._running: dict[int, tuple[float, float, float]] = {}  # ticket -> started, typical and slow service time
-        self._ticket = 0
-        self._last_sample_s = -math.inf
-        self._last_service_s = 0.0
-        self._last_offload_s = -math.inf
-        self._budget_s = math.inf  # of the last offloaded request
-        self._chain = 0  # samples in a row within that budget
-
-    def seed(self, model: str, payload_bytes: int, service_s: Iterable[float], now: float) -> None:
-        """Start from measured warm-up runs, so that the first request meets an estimate."""
-        for value in service_s:
-            self._add(model, payload_bytes, value, now)
-
-    def enqueue(self, model: str, payload_bytes: int, now: float) -> int:
-        """A request joins the queue; returns its ticket."""
-        self._ticket += 1
-        self._queued[self._ticket] = self.service(model, payload_bytes, now)[0]
-        return self._ticket
-
-    def drop(self, ticket: int) -> None:
-        """A request leaves the queue, or its worker, without a measured service time."""
-        self._queued.pop(ticket, None)
-        self._running.pop(ticket, None)
-
-    def start(self, ticket: int, model: str, payload_bytes: int, now: float) -> None:
-        """A queued request starts to run."""
-        self._queued.pop(ticket, None)
-        self._running[ticket] = (now, *self.service(model, payload_bytes, now))
-
-    def finish(self, ticket: int, model: str, payload_bytes: int, now: float, until_s: float = -math.inf) -> None:
-        """A running request ended; its duration is a sample.
-
-        Args:
-            ticket, model, payload_bytes: which.
-            now: the time.
-            until_s: for one that was given up, or refused as hopeless by an edge server: it would have taken at least until then.
-        """
-        entry = self._running.pop(ticket, None)
-        if entry is not None:
-            self._add(model, payload_bytes, max(now, until_s) - entry[0], now)
-
-    def service(self, model: str, payload_bytes: int, now: float) -> tuple[float, float]:
-        """``(median, 95th percentile)`` of the service time alone, at the present drift; zeros when nothing is known."""
-        window, factor = self._window(model, payload_bytes)
-        if window is None:
-            return 0.0, 0.0
-        p50, p95 = window.quantiles(now)
-        return p50 * factor, p95 * factor
-
-    def wait_s(self, now: float) -> float:
-        """Expected time until a worker is free for one more request."""
-        if len(self._running) < self._workers and not self._queued:
-            return 0.0
-        return self._left(now) + sum(self._queued.values()) / self._workers
-
-    def _left(self, now: float) -> float:
-        """Until the first of busy workers is free."""
-        if len(self._running) < self._workers:
-            return 0.0
-        return min(_remaining(now - started, typical, slow) for started, typical, slow in self._running.values())
-
-    def _wait_before(self, ticket: int, now: float) -> float:
-        """As `wait_s`, for a queued request: tickets are in the order of arrival."""
-        before = sum(service for other, service in self._queued.items() if other < ticket)
-        return self._left(now) + before / self._workers
-
-    def estimate(self, model: str, payload_bytes: int, budget_s: float, now: float, health: Health = Health.OK) -> TierEstimate:
-        """Probability of an answer within ``budget_s`` from now, wait included."""
-        window, factor = self._window(model, payload_bytes)
-        if window is None:
-            return TierEstimate(0.0, 0.0, 0.0, False, health)
-        wait = self.wait_s(now)
-        p50, p95 = window.quantiles(now)
-        p_meet = window.probability((budget_s - wait) / factor, now)
-        return TierEstimate(p_meet, wait + p50 * factor, wait + p95 * factor, True, health, service_s=p50 * factor)
-
-    def outlook(self, ticket: int, model: str, payload_bytes: int, until_s: float, now: float) -> tuple[float, float]:
-        """How a request that waits or runs here is doing.
-
-        Returns:
-            the probability that it ends by ``until_s`` given that it has not yet, and the absolute time at which that should be asked again: when it
-            should have ended (95th percentile), or when a worker should be free for one that waits. ``(0, now)`` for a request that is not here.
-        """
-        window, factor = self._window(model, payload_bytes)
-        running = self._running.get(ticket)
-        if window is None or (running is None and ticket not in self._queued):
-            return 0.0, now
-        typical, slow = (value * factor for value in window.quantiles(now))
-        if running is None:
-            wait = self._wait_before(ticket, now)
-            return window.probability((until_s - now - wait) / factor, now), now + max(self._left(now), 0.25 * typical)
-        started = running[0]
-        ended = window.probability((now - started) / factor, now)
-        if ended >= 1.0:
-            return 0.0, now  # slower than anything in the window
-        return (window.probability((until_s - started) / factor, now) - ended) / (1.0 - ended), max(started + slow, now + 0.1 * typical)
-
-    def offloaded(self, budget_s: float, now: float) -> None:
-        """A request that might have run here within ``budget_s`` went to the cloud."""
-        self._last_offload_s = now
-        self._budget_s = budget_s
-        if self._last_service_s > budget_s:
-            self._chain = 0
-
-    def probe_due(self, now: float) -> bool:
-        """True when the device should run a shadow of an offloaded request now, so that a recovery is seen.
-
-        Never while requests run or wait: they are samples themselves.
-        """
-        return not self._running and not self._queued and now >= self.next_probe_s
-
-    @property
-    def next_probe_s(self) -> float:
-        """Earliest time of the next shadow probe; infinite while the traffic itself brings samples.
-
-        Probes take 10 % of the device's time (but come every 30 s at least), and come once a second at most while they are too slow. The first that is fast enough is followed
-        at once by a few more: a recovery is then known within one probe interval.
-        """
-        if 0 < self._chain < PROBE_CHAIN and self._last_offload_s > self._last_sample_s - PROBE_EVERY_S:
-            return self._last_sample_s
-        if self._last_offload_s <= self._last_sample_s:
-            return math.inf
-        rest_s = min(self._last_service_s / PROBE_DUTY, PROBE_AT_LEAST_EVERY_S)
-        return self._last_sample_s + max(0.0 if self._chain else PROBE_EVERY_S, rest_s)
-
-    def drift(self, model: str, payload_bytes: int) -> float:
-        """Present drift factor; 1 when nothing is known."""
-        window, _ = self._window(model, payload_bytes)
-        return 1.0 if window is None else window.drift
-
-    def _add(self, model: str, payload_bytes: int, service_s: float, now: float) -> None:
-        classes = self._windows.setdefault(model, {})
-        window = classes.setdefault(size_class(payload_bytes), ServiceWindow())
-        self._chain = self._chain + 1 if service_s <= self._budget_s else 0
-        window.add(service_s, now)
-        self._last_sample_s = now
-        self._last_service_s = service_s
-
-    def _window(self, model: str, payload_bytes: int) -> tuple[ServiceWindow | None, float]:
-        """The window of this size, or of the nearest known one with a factor: twice the time for twice the size, never less for a smaller one."""
-        classes = self._windows.get(model)
-        if not classes:
-            return None, 1.0
-        wanted = size_class(payload_bytes)
-        found = classes.get(wanted)
-        if found is not None:
-            return found, 1.0
-        nearest = min(classes, key=lambda known: (abs(known - wanted), known < wanted))
-        return classes[nearest], 2.0 ** max(0, wanted - nearest)
-
-
-def _remaining(elapsed_s: float, typical_s: float, slow_s: float) -> float:
-    """What is left of a running request. One slower than its 95th percentile is expected to take as long again (a hung one never ends)."""
-    if elapsed_s < typical_s:
-        return typical_s - elapsed_s
-    return slow_s - elapsed_s if elapsed_s < slow_s else elapsed_s
 
 
 class _Payload:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 import numpy as np
 
-from edgekit.errors import DeadlineError, EdgeKitError, OverloadedError, RequestError, UsageError
+from edgekit.errors import DeadlineError, EdgeKitError, NotFoundError, OverloadedError, RequestError, UsageError
 from edgekit.protocol import InferenceClient, Parameters, connect
-from edgekit.router._cloud import CloudEndpoint
-from edgekit.router._decide import Decision, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
-from edgekit.router._edge import EdgeTarget, absent, open_edge
-from edgekit.router._flight import is_final
-from edgekit.router._local import LocalTier
+from edgekit.router._decide import TierEstimate
+from edgekit.router._driver import Call, Driver, Finish
+from edgekit.router._edge import EdgeTarget, open_edge
+from edgekit.router._events import Ask, Explanation
 from edgekit.router._metrics import HasMeter, Outcome, RouterMetrics
-from edgekit.router._race import Finish, Race, SharedThrottle
+from edgekit.router._pilot import Pilot, PilotOptions
 from edgekit.router._work import Work, payload_bytes
 
 __all__ = ["CloudTarget", "RouteResult", "Router", "RouterOptions"]
@@ -59,6 +59,7 @@ class RouteResult(msgspec.Struct, frozen=True):
         latency_ms: from acceptance to the answer.
         hedged: the second tier was asked since the first had not answered when it should have.
         late: the answer came after the deadline.
+        p_edge, p_cloud: probability that the device, and the best cloud endpoint, would answer in time, as it was when the request came.
     """
 
     outputs: dict[str, np.ndarray]
@@ -69,6 +70,16 @@ class RouteResult(msgspec.Struct, frozen=True):
     late: bool
     model: str
     model_version: str
+    p_edge: float
+    p_cloud: float
+
+
+class CloudEndpoint(msgspec.Struct, frozen=True):
+    """One endpoint of the cloud tier as others may use it: its client, and whether requests are kept away from it now."""
+
+    url: str
+    client: InferenceClient
+    open: bool
 
 
 class Router:
@@ -103,25 +114,25 @@ class Router:
         self.sla_s = sla_ms / 1e3
         self._grace_s = max(1.0, 4 * self.sla_s) if self.options.grace_ms is None else self.options.grace_ms / 1e3
         self._metrics = RouterMetrics(telemetry)
-        self._throttle = SharedThrottle()
-        self._pool_lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
-        self._last: tuple[Decision, TierEstimate, tuple[TierEstimate, ...]] | None = None
+        self._last: Explanation | None = None
         self._clock = time.monotonic
         self.runner = open_edge(edge, model)
         try:
-            self._endpoints = _endpoints(cloud, self._metrics)
+            self._clients = _clients(cloud)
         except BaseException:
             self.runner.close()
             raise
-        self._local = LocalTier(self.runner, self.options.workers, self.options.queue)
+        # The state machine's chances (which endpoints are compared, how long a breaker waits) are nothing that anybody must not foresee.
+        pilot = Pilot(PilotOptions(self.options.workers, self.options.queue), len(self._clients), random.Random())
         try:
-            self._warm_up()
+            self._warm_up(pilot)
         except BaseException:
-            self.close()
+            self.runner.close()
+            self._close_clients()
             raise
-        for endpoint in self._endpoints:
-            endpoint.start_watch()
+        self.runner.open(self.options.workers)
+        self._driver = Driver(pilot, self.runner, [client for client, _ in self._clients], self._breaker_changed)
+        self._driver.start()
 
     def infer(
         self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None, *, model: str = "", version: str = ""
@@ -166,77 +177,136 @@ class Router:
             OverloadedError: refused since the device's queue is full and there is no cloud to ask.
             EdgeKitError: what the device (else the cloud) failed with, when both did.
         """
+        done = threading.Event()
+        ends: list[RouteResult | EdgeKitError] = []
+
+        def ended(end: RouteResult | EdgeKitError) -> None:
+            ends.append(end)
+            done.set()
+
+        leave = self.begin(
+            inputs,
+            ended,
+            deadline_ms,
+            model=model,
+            version=version,
+            deadline_s=deadline_s,
+            grace_ms=grace_ms,
+            request_id=request_id,
+            parameters=parameters,
+        )
+        try:
+            done.wait()
+        except BaseException:
+            leave()
+            raise
+        end = ends[0]
+        if isinstance(end, EdgeKitError):
+            raise end
+        return end
+
+    async def aroute(
+        self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None, *, model: str = "", version: str = ""
+    ) -> RouteResult:
+        """`route` that lets the event loop go on. The deadline runs from the call; a task that is cancelled gives its request up."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[RouteResult] = loop.create_future()
+
+        def settle(end: RouteResult | EdgeKitError) -> None:
+            if not future.done():
+                if isinstance(end, EdgeKitError):
+                    future.set_exception(end)
+                else:
+                    future.set_result(end)
+
+        leave = self.begin(inputs, lambda end: _post(loop, settle, end), deadline_ms, model=model, version=version)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            leave()
+            raise
+
+    def begin(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        ended: Callable[[RouteResult | EdgeKitError], None],
+        deadline_ms: float | None = None,
+        *,
+        model: str = "",
+        version: str = "",
+        deadline_s: float | None = None,
+        grace_ms: float | None = None,
+        request_id: str = "",
+        parameters: Parameters | None = None,
+    ) -> Callable[[], None]:
+        """`route` without a thread that waits: returns at once.
+
+        Args:
+            inputs, deadline_ms, model, version, deadline_s, grace_ms, request_id, parameters: as for `route`.
+            ended: called once with the answer or the error, in any thread, maybe before this returns; must be quick and must not raise.
+
+        Returns:
+            what gives the request up; ``ended`` is not called after that, unless it is being called.
+
+        Raises:
+            RequestError: what can be seen to be wrong at once.
+        """
         accepted_s = self._clock()
         if deadline_s is None:
             deadline_s = accepted_s + (self.sla_s if deadline_ms is None else _milliseconds(deadline_ms) / 1e3)
         model = model or self._default_model()
         size = _payload(inputs)
-        grace_s = self._grace_s if grace_ms is None else grace_ms / 1e3
-        work = Work(model, version, inputs, size, deadline_s, deadline_s + grace_s, request_id, parameters or {})
-        version_told = version or self.runner.version
-        try:
-            decision, finish = self._race(work, accepted_s)
-        except EdgeKitError as error:
-            outcome: Outcome = "rejected" if isinstance(error, RequestError | DeadlineError | OverloadedError) else "error"
-            self._metrics.finished(model, version_told, "none", outcome, is_final(error), self._clock() - accepted_s)
-            raise
-        late = finish.at_s > deadline_s
-        if not late:
-            self._throttle.succeeded()
-        duration_s = finish.at_s - accepted_s
-        tier = finish.tier.value
-        self._metrics.finished(model, finish.answer.version or version_told, tier, "late" if late else "ok", not late, duration_s)
-        return RouteResult(
-            finish.answer.outputs, tier, decision.reason.value, duration_s * 1e3, finish.hedged, late, model, finish.answer.version
-        )
+        limit_s = deadline_s + (self._grace_s if grace_ms is None else grace_ms / 1e3)
+        work = Work(model, version, inputs, size, deadline_s, limit_s, request_id, parameters or {})
+        on_edge = self.runner.serves(model, version)
 
-    async def aroute(
-        self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None, *, model: str = "", version: str = ""
-    ) -> RouteResult:
-        """`route` that lets the event loop go on. The deadline runs from the call."""
-        deadline_s = self._clock() + (self.sla_s if deadline_ms is None else _milliseconds(deadline_ms) / 1e3)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor(), lambda: self.route(inputs, model=model, version=version, deadline_s=deadline_s))
+        def done(end: Finish | EdgeKitError) -> None:
+            ended(self._told(call, accepted_s, end))
+
+        def ask_of(request: int) -> Ask:
+            return Ask(request, model, size, accepted_s, deadline_s, limit_s, self.sla_s, version=version, on_edge=on_edge)
+
+        call = Call(work, done)
+        self._driver.begin(call, ask_of)
+        explanation = call.explanation
+        if explanation is not None:
+            self._last = explanation
+            self._metrics.decided(explanation.reason.value)
+        return lambda: self._driver.leave(call)
 
     def explain(self) -> dict[str, Any]:
-        """The last decision with what it rested on, and the present state of breakers and hedging. JSON-able."""
+        """The last decision with what it rested on, and the present state of device, breakers and hedging. JSON-able."""
+        state = self._driver.read(lambda pilot, now: pilot.snapshot(now))
+        told: dict[str, Any] = {"sla_ms": self.sla_s * 1e3, **state}
+        for endpoint, (client, _) in zip(told["cloud"], self._clients, strict=True):
+            endpoint["url"] = client.url
         last = self._last
-        told: dict[str, Any] = {
-            "sla_ms": self.sla_s * 1e3,
-            "hedge_tokens": round(self._throttle.tokens, 1),
-            "cloud": [{"url": endpoint.url, "breaker": "open" if endpoint.open else "closed"} for endpoint in self._endpoints],
-        }
         if last is not None:
-            decision, local, clouds = last
             told["decision"] = {
-                "tiers": [tier.value for tier in decision.tiers],
-                "reason": decision.reason.value,
-                "late": decision.late,
-                "endpoint": self._endpoints[decision.endpoint].url if decision.endpoint >= 0 else "",
+                "tiers": [tier.value for tier in last.tiers],
+                "reason": last.reason.value,
+                "late": last.late,
+                "endpoint": self._clients[last.endpoint][0].url if last.endpoint >= 0 else "",
             }
-            told["edge_estimate"] = _estimate_told(local)
-            told["cloud_estimates"] = [_estimate_told(estimate) for estimate in clouds]
+            told["edge_estimate"] = _estimate_told(last.edge)
+            told["cloud_estimate"] = _estimate_told(last.cloud) if last.cloud is not None else None
         return told
 
     @property
     def cloud_reachable(self) -> bool:
         """True when at least one endpoint's breaker is closed."""
-        return any(not endpoint.open for endpoint in self._endpoints)
+        return self._driver.read(lambda pilot, _now: pilot.cloud_open)
 
     @property
     def endpoints(self) -> Sequence[CloudEndpoint]:
-        """The cloud tier's endpoints, in the order given."""
-        return self._endpoints
+        """The cloud tier's endpoints, in the order given, as they are now."""
+        closed = self._driver.read(lambda pilot, _now: [pilot.endpoint_open(index) for index in range(len(self._clients))])
+        return [CloudEndpoint(client.url, client, not is_closed) for (client, _), is_closed in zip(self._clients, closed, strict=True)]
 
     def close(self) -> None:
         """Stop: refuse what waits, close what the router opened, join its threads. May be called twice."""
-        for endpoint in self._endpoints:
-            endpoint.close()
-        self._local.close()
-        with self._pool_lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=True)
+        self._driver.close()
+        self._close_clients()
 
     def __enter__(self) -> Self:
         return self
@@ -244,52 +314,74 @@ class Router:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _race(self, work: Work, now: float) -> tuple[Decision, Finish]:
-        decision, clouds = self._decide(work, now)
-        if not decision.tiers:
-            raise _refusal(decision, work, self.runner.model)
-        if decision.tiers[0] is Tier.CLOUD and decision.reason is not Reason.LOCAL_ABSENT:
-            self.runner.check(work.inputs)  # a bad request does not travel
-        endpoint = self._endpoints[decision.endpoint] if decision.endpoint >= 0 else None
-        slow_s = clouds[decision.endpoint].slow_s if endpoint is not None else 0.0
-        facts = RequestFacts(work.deadline_s, work.limit_s, self.sla_s)
-        race = Race(work, facts, decision, self._local, endpoint, slow_s, self._throttle, self._clock)
-        return decision, race.run()
+    def _told(self, call: Call, accepted_s: float, end: Finish | EdgeKitError) -> RouteResult | EdgeKitError:
+        """Count a request's end, and say how it came about."""
+        work = call.work
+        version = work.version or self.runner.version
+        if isinstance(end, EdgeKitError):
+            outcome: Outcome = "rejected" if isinstance(end, RequestError | DeadlineError | OverloadedError) else "error"
+            self._metrics.finished(work.model, version, "none", outcome, is_final(end), self._clock() - accepted_s)
+            return end
+        duration_s = end.at_s - accepted_s
+        version = end.answer.version or version
+        self._metrics.finished(work.model, version, end.tier.value, "late" if end.late else "ok", not end.late, duration_s)
+        explanation = call.explanation
+        p_edge = explanation.edge.p_meet if explanation is not None else 0.0
+        p_cloud = explanation.cloud.p_meet if explanation is not None and explanation.cloud is not None else 0.0
+        return RouteResult(
+            end.answer.outputs,
+            end.tier.value,
+            end.reason.value,
+            duration_s * 1e3,
+            end.hedged,
+            end.late,
+            work.model,
+            end.answer.version,
+            p_edge,
+            p_cloud,
+        )
 
-    def _decide(self, work: Work, now: float) -> tuple[Decision, tuple[TierEstimate, ...]]:
-        budget_s = work.deadline_s - margin_s(self.sla_s) - now
-        local = self._local.estimate(work, budget_s, now)
-        clouds = tuple([endpoint.estimate(work, budget_s, now, local.service_s) for endpoint in self._endpoints])
-        decision = decide(RequestFacts(work.deadline_s, work.limit_s, self.sla_s), local, clouds, now, self._throttle.allows)
-        self._last = (decision, local, clouds)
-        self._metrics.decided(decision.reason.value)
-        return decision, clouds
+    def _breaker_changed(self, endpoint: int, is_open: bool) -> None:
+        self._metrics.breaker(self._clients[endpoint][0].url, is_open)
 
-    def _warm_up(self) -> None:
+    def _close_clients(self) -> None:
+        for client, owned in self._clients:
+            if owned:
+                client.close()
+
+    def _warm_up(self, pilot: Pilot) -> None:
         if not self.options.warm_up:
             return
         size, seconds = self.runner.warm_up()
         if seconds:
-            self._local.seed(self.runner.model, size, seconds)
+            pilot.seed_edge(self.runner.model, size, seconds, self._clock())
 
     def _default_model(self) -> str:
         if not self.runner.model:
             raise RequestError("model", "not given", "a name, since the edge is a server and may have several", "name it")
         return self.runner.model
 
-    def _executor(self) -> ThreadPoolExecutor:
-        with self._pool_lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.options.queue, thread_name_prefix="edgekit-router-async")
-            return self._pool
+
+def is_final(error: BaseException) -> bool:
+    """True when the request itself is at fault, so that no other tier would answer it.
+
+    A model that one tier does not have is not the request's fault: the other may have it.
+    """
+    return isinstance(error, RequestError) and not isinstance(error, NotFoundError)
 
 
-def _endpoints(cloud: CloudTarget | Sequence[CloudTarget] | None, metrics: RouterMetrics) -> list[CloudEndpoint]:
+def _clients(cloud: CloudTarget | Sequence[CloudTarget] | None) -> list[tuple[InferenceClient, bool]]:
+    """Clients of the endpoints, and whether the router closes them."""
     if cloud is None:
         return []
     targets = [cloud] if isinstance(cloud, str) or not isinstance(cloud, Sequence) else cloud
-    clients = [(connect(target), True) if isinstance(target, str) else (target, False) for target in targets]
-    return [CloudEndpoint(client, owned=owned, on_breaker=metrics.breaker) for client, owned in clients]
+    return [(connect(target), True) if isinstance(target, str) else (target, False) for target in targets]
+
+
+def _post(loop: asyncio.AbstractEventLoop, settle: Callable[[RouteResult | EdgeKitError], None], end: RouteResult | EdgeKitError) -> None:
+    """Hand an end to its loop; one that was closed meanwhile has nobody who waits."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(settle, end)
 
 
 def _milliseconds(deadline_ms: float) -> float:
@@ -303,16 +395,6 @@ def _payload(inputs: Mapping[str, np.ndarray]) -> int:
         return payload_bytes(inputs)
     except (AttributeError, TypeError) as exc:
         raise RequestError("inputs", "a value that is not a NumPy array", "a mapping of input names to NumPy arrays") from exc
-
-
-def _refusal(decision: Decision, work: Work, has: str) -> EdgeKitError:
-    if decision.reason is Reason.LOCAL_FULL:
-        return OverloadedError(
-            "edge", "its queue is full, and no cloud endpoint can be asked", "", "send fewer requests, or add a cloud tier"
-        )
-    if decision.reason is Reason.LOCAL_ABSENT:
-        return absent(work.model, work.version, has)
-    return DeadlineError("request", "its deadline has passed before any work was done", "", "allow more time")
 
 
 def _estimate_told(estimate: TierEstimate) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import msgspec
 import numpy as np
 
-from edgekit.protocol import InferRequest, InferResponse, Parameters, Tensor
-from edgekit.router._decide import Tier
+from edgekit.errors import EdgeKitError, UnavailableError
+from edgekit.protocol import InferRequest, InferResponse, InFlight, Parameters, Tensor
 
-__all__ = ["Answer", "OnDone", "Work", "answer_from_response", "payload_bytes", "request_from_work"]
+__all__ = ["Answer", "OnDone", "Work", "answer_from_response", "answer_of", "payload_bytes", "request_from_work"]
 
 _OWN_PARAMETERS = ("timeout",)  # set anew for each attempt, from what remains
 
@@ -41,7 +41,7 @@ class Answer(msgspec.Struct, frozen=True):
     version: str
 
 
-OnDone = Callable[[Tier, Answer | BaseException], None]
+OnDone = Callable[[Answer | BaseException], None]
 """Called once when an attempt ends, from the thread that ends it; must not block."""
 
 
@@ -68,3 +68,15 @@ def request_from_work(work: Work) -> InferRequest:
 def answer_from_response(response: InferResponse) -> Answer:
     """A remote tier's answer."""
     return Answer({tensor.name: tensor.data for tensor in response.outputs}, response.model_version)
+
+
+def answer_of(ended: InFlight) -> Answer | BaseException:
+    """What a remote attempt that has ended brought."""
+    try:
+        return answer_from_response(ended.result(0))
+    except EdgeKitError as exc:
+        return exc
+    except Exception as exc:  # noqa: BLE001 - a client's thread must not die of what a transport raises
+        failure = UnavailableError(ended.target, f"failed with {type(exc).__name__}: {exc}")
+        failure.__cause__ = exc
+        return failure

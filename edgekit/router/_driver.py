@@ -1,0 +1,376 @@
+"""Drives a `Pilot` in real time: one lock around it, its actions performed after the lock is released, one thread for its timers.
+
+Attempts end in other threads (a device worker, a client's callback), which tell the pilot and perform what it answers. So an action may be performed a moment
+after another thread has performed a later one; the only order that matters, a cancel before its attempt has begun, is kept track of.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from edgekit.errors import DeadlineError, EdgeKitError, NotFoundError, OverloadedError, RequestError, UnavailableError
+from edgekit.protocol import InferenceClient, InFlight
+from edgekit.router._decide import Reason, Tier
+from edgekit.router._edge import ClientRunner, SessionRunner, absent
+from edgekit.router._events import Action, Ask, Cancel, Deliver, Explanation, Failure, FailureKind, Refuse, RunEdge, SendCloud
+from edgekit.router._pilot import Pilot
+from edgekit.router._work import Answer, Work, answer_of, request_from_work
+
+__all__ = ["Call", "Driver", "Finish"]
+
+CHECK_TIMEOUT_S = 1.0
+PROBE_LIMIT_S = 10.0
+CLOSE_WAIT_S = 5.0
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """How a request was answered: by whom, when, why there, and whether two tiers worked on it."""
+
+    answer: Answer
+    tier: Tier
+    reason: Reason
+    at_s: float
+    hedged: bool
+    late: bool
+
+
+class Call:
+    """One request between its client and the pilot.
+
+    Args:
+        work: what the tiers need of it.
+        done: hears the end once, in the thread that brings it; must not block or raise.
+
+    Attributes:
+        explanation: of its first decision, once it was begun.
+    """
+
+    __slots__ = ("attempts", "done", "explanation", "request", "results", "work")
+
+    def __init__(self, work: Work, done: Callable[[Finish | EdgeKitError], None]) -> None:
+        self.work = work
+        self.done = done
+        self.request = 0
+        self.explanation: Explanation | None = None
+        self.attempts: list[int] = []
+        self.results: dict[int, Answer | BaseException] = {}
+
+
+_T = TypeVar("_T")
+_Bound = tuple[Action, Call | None, Work | None, "Answer | BaseException | None"]
+
+
+class Driver:
+    """Runs requests as the pilot says. Safe from several threads.
+
+    Args:
+        pilot: decides; nobody else calls it.
+        runner: the device; closed with the driver.
+        clients: of the cloud endpoints, in the pilot's order.
+        on_breaker: told ``(endpoint, open)`` whenever a breaker changes, and at first.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        pilot: Pilot,
+        runner: SessionRunner | ClientRunner,
+        clients: Sequence[InferenceClient],
+        on_breaker: Callable[[int, bool], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pilot = pilot
+        self._runner = runner
+        self._clients = clients
+        self._on_breaker = on_breaker
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # the timer's, and whoever waits for the last call
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, Call] = {}
+        self._of: dict[int, Call] = {}  # attempt -> whose it is
+        self._handles: dict[int, InFlight | None] = {}  # attempts that can be cancelled; None while they begin
+        self._dead: set[int] = set()  # cancelled while they began
+        self._probe: tuple[int, Work] | None = None
+        self._told_open: list[bool | None] = [None] * len(clients)
+        self._sleeps_until_s = -math.inf
+        self._closed = False
+        self._checks: list[queue.SimpleQueue[bool]] = [queue.SimpleQueue() for _ in clients]
+        self._threads = [threading.Thread(target=self._timer, name="edgekit-router-timer", daemon=True)]
+        for index in range(len(clients)):
+            self._threads.append(threading.Thread(target=self._watch, args=(index,), name=f"edgekit-router-watch-{index}", daemon=True))
+
+    def start(self) -> None:
+        """Begin to keep time and to ask for the endpoints' health."""
+        for thread in self._threads:
+            thread.start()
+
+    def begin(self, call: Call, ask_of: Callable[[int], Ask]) -> None:
+        """Take a request; ``ask_of`` makes its `Ask` from its number."""
+        call.request = next(self._numbers)
+        ask = ask_of(call.request)
+        with self._lock:
+            if not self._closed:
+                self._calls[call.request] = call
+                actions = self._pilot.accept(ask, self._clock())
+                call.explanation = self._pilot.decision(call.request)
+                bound = self._bind(actions)
+        if call.explanation is None:
+            call.done(_closed_error())
+        else:
+            self._perform(bound)
+
+    def leave(self, call: Call) -> None:
+        """The client waits no more; ``done`` is not called, unless it is being called."""
+        call.done = _nobody
+        with self._lock:
+            bound = self._bind(self._pilot.left(call.request, self._clock())) if call.request in self._calls else []
+            if not self._pilot.holds(call.request):  # others may share its answer
+                self._forget(call)
+        self._perform(bound)
+
+    def read(self, look: Callable[[Pilot, float], _T]) -> _T:
+        """Look at the pilot, locked."""
+        with self._lock:
+            return look(self._pilot, self._clock())
+
+    def close(self) -> None:
+        """Refuse what waits, let what runs on the device end (for five seconds at most), stop the threads, close the runner."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            waiting = [call for call in self._calls.values() if not self._pilot.on_device(call.request)]
+            bound = self._bind([action for call in waiting for action in self._pilot.left(call.request, self._clock())])
+            for call in waiting:
+                self._forget(call)
+            self._changed.notify_all()
+        self._perform(bound)
+        for call in waiting:
+            call.done(_closed_error())
+        with self._changed:
+            self._changed.wait_for(lambda: not self._calls, CLOSE_WAIT_S)
+            rest = list(self._calls.values())
+            for call in rest:
+                self._forget(call)
+        for call in rest:
+            call.done(_closed_error())
+        for checks in self._checks:
+            checks.put(False)
+        self._runner.close()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(2 * CHECK_TIMEOUT_S)
+
+    # Telling the pilot
+
+    def _step(self, tell: Callable[[float], list[Action]]) -> None:
+        with self._lock:
+            bound = self._bind(tell(self._clock()))
+        self._perform(bound)
+
+    def _ended(self, attempt: int, result: Answer | BaseException) -> None:
+        """An attempt of either tier ended."""
+        with self._lock:
+            self._handles.pop(attempt, None)
+            call = self._of.get(attempt)
+            if call is not None:
+                call.results[attempt] = result
+            now = self._clock()
+            if isinstance(result, Answer):
+                actions = self._pilot.answered(attempt, now)
+            else:
+                actions = self._pilot.failed(attempt, _failure(result), now)
+            bound = self._bind(actions)
+        self._perform(bound)
+
+    def _bind(self, actions: list[Action]) -> list[_Bound]:
+        """The lock is held: add to each action what it is performed with, and keep what the next ones need."""
+        bound: list[_Bound] = []
+        over: list[Call] = []
+        for action in actions:
+            kind = type(action)
+            call, work, result = None, None, None
+            if kind is RunEdge or kind is SendCloud:
+                call, work = self._work_of(action)  # type: ignore[arg-type]
+                if call is not None:
+                    call.attempts.append(action.attempt)  # type: ignore[union-attr]
+                    self._of[action.attempt] = call  # type: ignore[union-attr]
+                self._handles[action.attempt] = None  # type: ignore[union-attr]
+            elif kind is Deliver or kind is Refuse:
+                call = self._calls.get(action.request)  # type: ignore[union-attr]
+                owner = self._of.get(action.attempt)  # type: ignore[union-attr]
+                result = owner.results.get(action.attempt) if owner is not None else None  # type: ignore[union-attr]
+                if call is not None:
+                    over.append(call)
+            bound.append((action, call, work, result))
+        self._keep_probe()
+        for call in over:
+            self._forget(call)
+        if self._pilot.next_at() < self._sleeps_until_s or (over and self._closed):
+            self._changed.notify_all()
+        return bound
+
+    def _work_of(self, action: RunEdge | SendCloud) -> tuple[Call | None, Work | None]:
+        if isinstance(action, RunEdge) and action.shadow:
+            if self._probe is None or self._probe[0] != action.request:
+                return None, None
+            until_s = self._clock() + PROBE_LIMIT_S
+            # Its own time, and nothing that would make an edge server take it for the client's request (a sequence, say).
+            return None, msgspec.structs.replace(self._probe[1], deadline_s=until_s, limit_s=until_s, id="", parameters={})
+        call = self._calls.get(action.request)
+        return call, call.work if call is not None else None
+
+    def _keep_probe(self) -> None:
+        """Keep the inputs that the pilot's next shadow probe wants, beyond the end of their request."""
+        wanted = self._pilot.probe_request
+        if not wanted:
+            self._probe = None
+        elif self._probe is None or self._probe[0] != wanted:
+            call = self._calls.get(wanted)
+            self._probe = (wanted, call.work) if call is not None else None
+
+    def _forget(self, call: Call) -> None:
+        self._calls.pop(call.request, None)
+        for attempt in call.attempts:
+            self._of.pop(attempt, None)
+
+    # Performing
+
+    def _perform(self, bound: list[_Bound]) -> None:
+        for action, call, work, result in bound:
+            if isinstance(action, RunEdge):
+                self._run(action.attempt, work)
+            elif isinstance(action, Deliver):
+                if call is not None and isinstance(result, Answer):
+                    call.done(Finish(result, action.tier, action.reason, self._clock(), action.hedged, action.late))
+            elif isinstance(action, SendCloud):
+                self._send(action, work)
+            elif isinstance(action, Cancel):
+                self._cancel(action.attempt)
+            elif isinstance(action, Refuse):
+                if call is not None:
+                    call.done(_refusal(action, call.work, result, self._runner.model))
+            else:
+                self._checks[action.endpoint].put(True)
+        for endpoint, told in enumerate(self._told_open):
+            is_open = not self._pilot.endpoint_open(endpoint)
+            if is_open != told:
+                self._told_open[endpoint] = is_open
+                self._on_breaker(endpoint, is_open)
+
+    def _run(self, attempt: int, work: Work | None) -> None:
+        if work is None:  # a probe whose inputs are gone: the worker is free again
+            self._ended(attempt, DeadlineError("edge", "nothing to run"))
+            return
+        self._began(attempt, self._runner.start(work, functools.partial(self._ended, attempt)))
+
+    def _send(self, action: SendCloud, work: Work | None) -> None:
+        attempt = action.attempt
+        if work is None:
+            self._ended(attempt, DeadlineError("cloud", "nothing to send"))
+            return
+        try:
+            if self._runner.serves(work.model, work.version):
+                self._runner.check(work.inputs)  # a bad request does not travel
+        except EdgeKitError as exc:
+            self._ended(attempt, exc)
+            return
+        handle = self._clients[action.endpoint].start(request_from_work(work), max(0.001, action.limit_s - self._clock()))
+        self._began(attempt, handle)
+        handle.add_done_callback(lambda ended: self._ended(attempt, answer_of(ended)))
+
+    def _began(self, attempt: int, handle: InFlight | None) -> None:
+        """Make an attempt cancellable, or cancel it if that was asked for meanwhile."""
+        with self._lock:
+            dead = attempt in self._dead
+            self._dead.discard(attempt)
+            if not dead and attempt in self._handles:
+                if handle is None:
+                    del self._handles[attempt]
+                else:
+                    self._handles[attempt] = handle
+        if dead and handle is not None:
+            handle.cancel()
+
+    def _cancel(self, attempt: int) -> None:
+        with self._lock:
+            begun = attempt in self._handles
+            handle = self._handles.pop(attempt, None)
+            if begun and handle is None:
+                self._dead.add(attempt)
+        if handle is not None:
+            handle.cancel()
+
+    # Threads
+
+    def _timer(self) -> None:
+        while True:
+            with self._changed:
+                if self._closed:
+                    return
+                now, at = self._clock(), self._pilot.next_at()
+                if at > now:
+                    self._sleeps_until_s = at
+                    self._changed.wait(None if at == math.inf else at - now)
+                    self._sleeps_until_s = -math.inf
+                    continue
+            self._step(self._pilot.tick)
+
+    def _watch(self, endpoint: int) -> None:
+        """Asks for one endpoint's health when told to."""
+        while self._checks[endpoint].get():
+            asked = self._clock()
+            try:
+                healthy = self._clients[endpoint].ready(CHECK_TIMEOUT_S)
+            except EdgeKitError:
+                healthy = False
+            took_s = self._clock() - asked
+            self._step(functools.partial(self._pilot.checked, endpoint, healthy, took_s))
+
+
+def _nobody(_end: Finish | EdgeKitError) -> None:
+    """The client has gone."""
+
+
+def _failure(error: BaseException) -> Failure:
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if isinstance(error, NotFoundError):
+        return Failure(FailureKind.NOT_FOUND)
+    if isinstance(error, RequestError):
+        return Failure(FailureKind.REQUEST)
+    if isinstance(error, OverloadedError):
+        return Failure(FailureKind.OVERLOADED, retry_after_s)
+    return Failure(FailureKind.DEADLINE if isinstance(error, DeadlineError) else FailureKind.BROKEN, retry_after_s)
+
+
+def _refusal(action: Refuse, work: Work, result: Answer | BaseException | None, has: str) -> EdgeKitError:
+    if isinstance(result, EdgeKitError):
+        return result
+    if action.reason is Reason.DEADLINE_PASSED:
+        return DeadlineError("request", "its deadline has passed before any work was done", "", "allow more time")
+    kind = action.failure.kind
+    if kind is FailureKind.OVERLOADED:
+        return OverloadedError(
+            "edge", "its queue is full, and no cloud endpoint can be asked", "", "send fewer requests, or add a cloud tier"
+        )
+    if kind is FailureKind.NOT_FOUND:
+        return absent(work.model, work.version, has)
+    if kind is FailureKind.BROKEN:
+        return UnavailableError(f"sequence of model {work.model!r}", "its tier has gone, and its state with it", "", "start a new sequence")
+    if action.reason is Reason.HOPELESS:
+        return DeadlineError("request", "no tier could answer it in time", "", "allow more time, or add capacity")
+    return DeadlineError("request", "no answer from any tier in time", "", "allow more time, or add capacity")
+
+
+def _closed_error() -> EdgeKitError:
+    return OverloadedError("router", "is closed", "", "make a new one")
