@@ -224,6 +224,13 @@ class Book:
         (a, b, c), (d, e, f) = self._hour.total, self._day.total
         return (a, b, c), (d, e, f)
 
+    def take_over(self, other: Book, now: float) -> None:
+        """Spend what is spent in another book too, as if it were now."""
+        self._advance(now)
+        hour, day = other._hour.total, other._day.total
+        self._hour.add((hour[0], hour[1], hour[2]), self._now)
+        self._day.add((day[0], day[1], day[2]), self._now)
+
     def state(self, now: float) -> BookState:
         """To go on from later."""
         self._advance(now)
@@ -277,6 +284,7 @@ class Budgets:
         self._writing = threading.Lock()  # taken before `_lock`, held during a write
         # What may still be spent: of the ledger as it is on disk and, during a write, of the one that may be there by now.
         self._leases: list[tuple[float, float, float]] = [_NOTHING]
+        self._kept_s = -math.inf
         self.failures = 0
 
     def may_spend(self, cost: Cost, now: float) -> bool:
@@ -297,7 +305,8 @@ class Budgets:
     def give_back(self, cost: Cost, spent_s: float) -> None:
         """``cost``, taken at ``spent_s``, was for an attempt that never left. A lease does not grow by it."""
         with self._lock:
-            self._book.give_back(amount_of(cost), spent_s + self._ahead_s)
+            if spent_s >= self._kept_s:  # what was spent before there was a ledger lies in another slice since
+                self._book.give_back(amount_of(cost), spent_s + self._ahead_s)
 
     def set_limits(self, limits: BudgetLimits, now: float) -> None:
         """Other limits from now on; see `Book.set_limits`. A limit that is new counts what was spent before as far as the ledger knew of it."""
@@ -306,6 +315,18 @@ class Budgets:
             self._book.set_limits(limits)
         if changed:
             self._write(_NOTHING, now + self._ahead_s)
+
+    @property
+    def kept(self) -> bool:
+        """There is a ledger."""
+        return self._ledger is not None
+
+    def keep(self, book: Book, ledger: Ledger, ahead_s: float, now: float) -> None:
+        """Have a ledger from now on: go on from its book, in which all that was spent here so far is spent too."""
+        with self._writing, self._lock:
+            book.take_over(self._book, now + ahead_s)
+            book.set_limits(self._book.limits)
+            self._book, self._ledger, self._ahead_s, self._kept_s = book, ledger, ahead_s, now
 
     def renew(self, now: float) -> None:
         """Lease anew when less than half is left; the time that an fsync takes is spent here and not on a request's way."""

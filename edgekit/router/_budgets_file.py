@@ -13,9 +13,9 @@ import msgspec
 from edgekit._directories import state_directory
 from edgekit.bundle import storage_errors, write_file
 from edgekit.errors import StorageError
-from edgekit.router._budgets import Amount, BookState, BudgetLimits, Budgets, Saved, resumed
+from edgekit.router._budgets import Amount, BookState, Budgets, Saved, resumed
 
-__all__ = ["FileLedger", "default_ledger_path", "open_budgets"]
+__all__ = ["FileLedger", "default_ledger_path", "keep_budgets"]
 
 FORMAT = 1
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # proc_sys_kernel(5); elsewhere the wall clock alone bridges a restart
@@ -61,15 +61,16 @@ class FileLedger:
         self._held.close()
 
 
-def open_budgets(limits: BudgetLimits, path: Path | None) -> Budgets:
-    """Budgets on `time.monotonic` that go on from the file at ``path``; ``None`` keeps them in this process only.
+def keep_budgets(budgets: Budgets, path: Path) -> None:
+    """Let budgets on `time.monotonic` go on from the file at ``path``, and be kept there.
 
     Raises:
         StorageError: as `FileLedger`.
     """
-    ledger = FileLedger(path) if path is not None else None
-    book, ahead_s = resumed(ledger.saved if ledger is not None else None, limits, _boot(), time.monotonic(), time.time())
-    return Budgets(book, ledger, ahead_s)
+    ledger = FileLedger(path)
+    now = time.monotonic()
+    book, ahead_s = resumed(ledger.saved, budgets.limits, _boot(), now, time.time())
+    budgets.keep(book, ledger, ahead_s, now)
 
 
 def default_ledger_path(policy: Path) -> Path:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from edgekit.bundle import storage_errors
 from edgekit.errors import EdgeKitError
-from edgekit.router._budgets import FREE_OF_LIMITS, Book, Budgets
-from edgekit.router._budgets_file import default_ledger_path, open_budgets
+from edgekit.router._budgets import Book, Budgets
+from edgekit.router._budgets_file import default_ledger_path, keep_budgets
 from edgekit.router._policy import NO_POLICY, Policy
 from edgekit.router._policy_file import read_policy
 from edgekit.router._policy_metrics import PolicyMetrics
@@ -32,7 +32,7 @@ class Operator:
     Args:
         path: the policy file; ``None`` for no policy, which costs no thread.
         metrics: told of reloads and budgets.
-        ledger: where budgets are kept across restarts; by default in EdgeKit's state folder.
+        ledger: where budgets are kept across restarts; by default in EdgeKit's state folder. Only opened once there is a limit.
         on_change: called with every new policy, from the watching thread.
 
     Raises:
@@ -58,12 +58,13 @@ class Operator:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.policy = NO_POLICY
+        self.budgets = Budgets(Book())
         if path is None:
-            self.budgets = Budgets(Book(FREE_OF_LIMITS))
             return
+        self._ledger = ledger or default_ledger_path(path)
         self._seen: bytes | None = _content(path)
         self.policy = read_policy(path)
-        self.budgets = open_budgets(self.policy.limits, ledger or default_ledger_path(path))
+        self._limit(self.policy, time.monotonic())
 
     def start(self) -> None:
         """Begin to follow the file."""
@@ -107,6 +108,7 @@ class Operator:
             return
         try:
             policy = read_policy(path)
+            self._limit(policy, now)
         except EdgeKitError as exc:
             if str(exc) != self._problem:
                 _log.error("the policy file is wrong, the one before stays in force: %s", exc)
@@ -115,11 +117,16 @@ class Operator:
             self._seen = seen
             return
         self._seen, self._problem = seen, ""
-        self.budgets.set_limits(policy.limits, now)
         self.policy = policy
         self._on_change(policy)
         self._metrics.reloaded(accepted=True)
         _log.info("the policy file was read again")
+
+    def _limit(self, policy: Policy, now: float) -> None:
+        """Bound the budgets as the policy says. The ledger is opened when there is something to keep in it, and before anything is bounded by it."""
+        if policy.limits.any and not self.budgets.kept:
+            keep_budgets(self.budgets, self._ledger)
+        self.budgets.set_limits(policy.limits, now)
 
 
 def _content(path: Path) -> bytes | None:

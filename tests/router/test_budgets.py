@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from edgekit.errors import StorageError, UsageError
 from edgekit.router._budgets import DOLLAR_UNIT, FREE_OF_LIMITS, Book, BudgetLimits, Budgets, Limit, Saved, amount_of, resumed
-from edgekit.router._budgets_file import FileLedger, default_ledger_path, open_budgets
+from edgekit.router._budgets_file import FileLedger, default_ledger_path, keep_budgets
 from edgekit.router._events import Cost
 
 ONE = Cost(1, 0, 0.0)
@@ -296,15 +296,23 @@ def test_impossible_limits(limit):
 
 # The file
 
+
+def open_budgets(limits, path):
+    budgets = Budgets(Book(limits))
+    keep_budgets(budgets, path)
+    return budgets
+
+
 MANY = Cost(1, 1000, 0.0)
 KILLED = """
 import sys
 from pathlib import Path
-from edgekit.router._budgets import BudgetLimits, Limit
-from edgekit.router._budgets_file import open_budgets
+from edgekit.router._budgets import Book, BudgetLimits, Budgets, Limit
+from edgekit.router._budgets_file import keep_budgets
 from edgekit.router._events import Cost
 import time
-budgets = open_budgets(BudgetLimits(hour=Limit(requests=100)), Path(sys.argv[1]))
+budgets = Budgets(Book(BudgetLimits(hour=Limit(requests=100))))
+keep_budgets(budgets, Path(sys.argv[1]))
 for _ in sys.stdin:
     if budgets.spend(Cost(1, 0, 0.0), time.monotonic()):
         print("x", flush=True)
@@ -321,6 +329,17 @@ def test_a_file_goes_on_where_it_ended(tmp_path):
     assert spend_all(again, MANY, time.monotonic()) == 3
     again.close(time.monotonic())
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["budgets.json", "budgets.json.lock"]
+
+
+def test_what_was_spent_before_there_was_a_file_counts(tmp_path):
+    first = open_budgets(hourly(requests=10), tmp_path / "b.json")
+    assert spend_all(first, ONE, time.monotonic(), 4) == 4
+    first.close(time.monotonic())
+    budgets = Budgets(Book(hourly(requests=10)))
+    assert spend_all(budgets, ONE, time.monotonic(), 3) == 3
+    keep_budgets(budgets, tmp_path / "b.json")
+    assert spend_all(budgets, ONE, time.monotonic()) == 3
+    budgets.close(time.monotonic())
 
 
 def test_two_processes_do_not_share_a_file(tmp_path):

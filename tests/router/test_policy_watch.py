@@ -121,6 +121,21 @@ def test_a_wrong_file_at_the_start_leaves_nothing_behind(file, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["policy.toml"]
 
 
+def test_a_policy_without_a_budget_needs_no_ledger(file, tmp_path):
+    """So that two routers may share one; the budget that a change adds counts what was sent before."""
+    file.write_text("")
+    both = [Operator(file, PolicyMetrics(None), tmp_path / "b.json") for _ in range(2)]
+    assert both[0].budgets.spend(ONE, time.monotonic())
+    file.write_text("budget.per_hour.requests = 2\n")
+    for operator in both:
+        operator.turn()
+    assert [both[0].budgets.spend(ONE, time.monotonic()) for _ in range(2)] == [True, False]
+    assert "another process keeps its budgets here" in both[1].problem
+    assert both[1].policy.limits.hour.requests is None
+    for operator in both:
+        operator.close()
+
+
 def test_no_file_no_thread():
     operator = Operator(None, PolicyMetrics(None))
     operator.start()
