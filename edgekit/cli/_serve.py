@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
-from edgekit.cli._access import Certificate, ClientCa, Key, TokenFile, access_of
+from edgekit.cli._access import (
+    Certificate,
+    ClientCa,
+    CloudCa,
+    CloudCertificate,
+    CloudKey,
+    CloudTokenFile,
+    EdgeCa,
+    EdgeCertificate,
+    EdgeKey,
+    EdgeTokenFile,
+    Key,
+    TokenFile,
+    access_of,
+    credentials_of,
+    servers,
+)
 from edgekit.cli._addresses import address, optional_address, serving_address, wait_for_stop
 from edgekit.cli._engine import Accelerator, EngineCache, Hint, Threads, engine_options
 from edgekit.cli._models import byte_limit
@@ -92,7 +109,7 @@ def serve(
 def route(
     edge: Annotated[str, typer.Option(metavar="TARGET", help="A bundle (runs in this process), or the URL of an edge server.")],
     sla_ms: Annotated[float, typer.Option("--sla-ms", metavar="X", help="Deadline of a request that brings none.")],
-    cloud: Annotated[list[str], typer.Option(metavar="URL", help="Triton endpoint, http:// or grpc://; repeat for several.")] = [],  # noqa: B006
+    cloud: Annotated[list[str], typer.Option(metavar="URL", help="Triton endpoint: http(s)://, grpc(s)://; repeat for several.")] = [],  # noqa: B006
     http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address, unix:/path, or off.")] = "127.0.0.1:8100",
     grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address, unix:/path, or off.")] = "127.0.0.1:8101",
     collector: Collector = "",
@@ -101,6 +118,14 @@ def route(
     tls_key: Key = "",
     tls_client_ca: ClientCa = "",
     token_file: TokenFile = "",
+    edge_ca: EdgeCa = "",
+    edge_certificate: EdgeCertificate = "",
+    edge_key: EdgeKey = "",
+    edge_token_file: EdgeTokenFile = "",
+    cloud_ca: CloudCa = "",
+    cloud_certificate: CloudCertificate = "",
+    cloud_key: CloudKey = "",
+    cloud_token_file: CloudTokenFile = "",
 ) -> None:
     """Answer from the device, and from the cloud when the device would miss the deadline."""
     from edgekit.router import serve_router
@@ -109,24 +134,25 @@ def route(
     if sla_ms <= 0:
         raise UsageError("--sla-ms", f"{sla_ms:g}", "a positive number of milliseconds")
     access = access_of(tls_certificate, tls_key, tls_client_ca, token_file)
-    telemetry = start_telemetry("edgekit-router", "edge", collector_url=collector or None, device_id=device_id or None)
-    try:
+    to_edge = credentials_of("edge", edge_ca, edge_certificate, edge_key, edge_token_file)
+    to_cloud = credentials_of("cloud", cloud_ca, cloud_certificate, cloud_key, cloud_token_file)
+    with contextlib.ExitStack() as opened:
+        (device,) = opened.enter_context(servers([edge], "edge", to_edge))
+        clouds = opened.enter_context(servers(cloud, "cloud", to_cloud))
+        telemetry = start_telemetry("edgekit-router", "edge", collector_url=collector or None, device_id=device_id or None)
+        opened.callback(telemetry.close)
         server = serve_router(
-            edge,
-            [*cloud],
+            device,
+            clouds,
             sla_ms,
             http=serving_address(http, "--http"),
             grpc=serving_address(grpc, "--grpc"),
             telemetry=telemetry,
             access=access,
         )
-        try:
-            _announce("routing", {"http": server.http_port or _unix(http), "grpc": server.grpc_port or _unix(grpc)})
-            wait_for_stop()
-        finally:
-            server.stop()
-    finally:
-        telemetry.close()
+        opened.callback(server.stop)
+        _announce("routing", {"http": server.http_port or _unix(http), "grpc": server.grpc_port or _unix(grpc)})
+        wait_for_stop()
 
 
 def collector(

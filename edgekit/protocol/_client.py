@@ -5,9 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Callable
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-from edgekit.errors import DeadlineError, UnavailableError, UsageError
+from edgekit.errors import DeadlineError, UnavailableError
+from edgekit.protocol._access import Credentials
+from edgekit.protocol._target import parse_target
 from edgekit.protocol._types import InferRequest, InferResponse, ModelMetadata
 
 __all__ = ["InFlight", "InferenceClient", "connect"]
@@ -112,24 +113,25 @@ class InferenceClient(Protocol):
         ...
 
 
-def connect(url: str) -> InferenceClient:
-    """A client for ``http://host:port``, ``https://host:port`` or ``grpc://host:port``. Does not connect yet.
+def connect(url: str, credentials: Credentials | None = None) -> InferenceClient:
+    """A client for a server's URL (see `edgekit.protocol._target` for the forms). Does not connect yet.
+
+    Args:
+        url: for example ``https://host:port``, ``grpc://host:port`` or ``unix:/path``.
+        credentials: CA, client certificate and token; the system's CAs and nothing else when not given.
 
     Raises:
-        UsageError: no such scheme, or no host.
-        EnvironmentMissingError: grpcio is not installed (``grpc://`` only).
+        UsageError: no such scheme, no host, or certificates for a URL without TLS.
+        StorageError: a certificate, key or CA that cannot be read.
+        EnvironmentMissingError: grpcio is not installed (gRPC only).
     """
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError as exc:
-        raise UsageError(f"URL {url!r}", f"a bad port ({exc})", "a number from 1 to 65535") from exc
-    if parts.scheme not in {"http", "https", "grpc"} or not parts.hostname:
-        raise UsageError(f"URL {url!r}", "not a server's address", "http://host:port, https://host:port or grpc://host:port")
-    if parts.scheme == "grpc":
+    target = parse_target(url)
+    credentials = credentials or Credentials()
+    credentials.require_tls(url, tls=target.tls)
+    if target.grpc:
         from edgekit.protocol._grpc_client import GrpcClient
 
-        return GrpcClient(parts.hostname, port or 8001)
+        return GrpcClient(target, credentials)
     from edgekit.protocol._http_client import HttpClient
 
-    return HttpClient(parts.hostname, port or {"http": 8000, "https": 443}[parts.scheme], tls=parts.scheme == "https", prefix=parts.path)
+    return HttpClient(target, credentials)

@@ -6,11 +6,13 @@ import time
 from typing import Any
 
 from edgekit.errors import DeadlineError, EdgeKitError, RequestError, UnavailableError
+from edgekit.protocol._access import Credentials
 from edgekit.protocol._client import InFlight
 from edgekit.protocol._deadline import call_deadline, with_timeout
 from edgekit.protocol._grpc_codec import decode_metadata, decode_response, decode_statistics, encode_request
 from edgekit.protocol._grpc_messages import grpc_module, message_classes, methods
 from edgekit.protocol._remote_errors import bad_answer, error_from_grpc
+from edgekit.protocol._target import Target
 from edgekit.protocol._tensors import Limits
 from edgekit.protocol._types import InferRequest, InferResponse, ModelMetadata
 
@@ -32,14 +34,19 @@ class GrpcClient:
 
     Raises:
         EnvironmentMissingError: grpcio is not installed.
+        StorageError: a certificate, key or CA that cannot be read.
     """
 
-    def __init__(self, host: str, port: int, *, limits: Limits | None = None) -> None:
-        self._grpc = grpc_module("a grpc:// URL")
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.url = f"grpc://{address}"
+    def __init__(self, target: Target, credentials: Credentials, *, limits: Limits | None = None) -> None:
+        self._grpc = grpc_module(f"URL {target.url}")
+        self.url = target.url
+        self._metadata = list(credentials.authorization().items())
         self._limits = limits or Limits()
-        self._channel = self._grpc.insecure_channel(address, options=_OPTIONS)
+        address = f"unix:{target.path}" if target.path else target.address
+        if target.tls:
+            self._channel = self._grpc.secure_channel(address, self._grpc.ssl_channel_credentials(*credentials.pem()), options=_OPTIONS)
+        else:
+            self._channel = self._grpc.insecure_channel(address, options=_OPTIONS)
         self._calls = {
             name: self._channel.unary_unary(method.path(name), method.request.SerializeToString, method.response.FromString)
             for name, method in methods().items()
@@ -55,7 +62,7 @@ class GrpcClient:
         handle = InFlight(self.url, lambda: [item.cancel() for item in call])
         try:
             message, remaining_s = self._prepare(request, timeout_s)
-            future = self._calls["ModelInfer"].future(message, timeout=remaining_s)
+            future = self._calls["ModelInfer"].future(message, timeout=remaining_s, metadata=self._metadata)
         except EdgeKitError as exc:
             handle.reject(exc)
             return handle
@@ -92,7 +99,7 @@ class GrpcClient:
 
     def _call(self, name: str, message: Any, timeout_s: float) -> Any:
         try:
-            return self._calls[name](message, timeout=timeout_s)
+            return self._calls[name](message, timeout=timeout_s, metadata=self._metadata)
         except self._grpc.RpcError as exc:
             raise self._error(exc) from exc
         except ValueError as exc:

@@ -8,7 +8,6 @@ import http.client
 import io
 import select
 import socket
-import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +17,12 @@ from urllib.parse import quote
 import msgspec
 
 from edgekit.errors import DeadlineError, EdgeKitError, EngineError, RequestError, UnavailableError
+from edgekit.protocol._access import Credentials
 from edgekit.protocol._client import InFlight
 from edgekit.protocol._deadline import call_deadline, with_timeout
 from edgekit.protocol._http_codec import HEADER_LENGTH, decode_response, encode_request
 from edgekit.protocol._remote_errors import ERROR_HEADER, bad_answer, error_from_http
+from edgekit.protocol._target import Target
 from edgekit.protocol._tensors import Limits
 from edgekit.protocol._types import InferRequest, InferResponse, ModelMetadata
 
@@ -111,21 +112,22 @@ class HttpClient:
     """See `InferenceClient`.
 
     Args:
-        host: name or address.
-        port: TCP port.
-        tls: speak HTTPS, with the system's certificates.
-        prefix: path in front of ``/v2`` (a reverse proxy's).
+        target: of the server.
+        credentials: what TLS checks and shows, and the token.
         connections: most requests that `start` runs at once; more of them wait, and spend their time.
         limits: what an answer may hold.
+
+    Raises:
+        StorageError: a certificate, key or CA that cannot be read.
     """
 
-    def __init__(
-        self, host: str, port: int, *, tls: bool = False, prefix: str = "", connections: int = 64, limits: Limits | None = None
-    ) -> None:
-        self.url = f"{'https' if tls else 'http'}://{_bracket(host)}:{port}{prefix.rstrip('/')}"
-        self._address = (host, port)
-        self._prefix = prefix.rstrip("/") + "/v2"
-        self._tls = ssl.create_default_context() if tls else None
+    def __init__(self, target: Target, credentials: Credentials, *, connections: int = 64, limits: Limits | None = None) -> None:
+        self.url = target.url
+        self._target = target
+        self._host = target.host or "localhost"  # of the field Host
+        self._prefix = f"{target.prefix}/v2"
+        self._tls = credentials.tls_context() if target.tls else None
+        self._authorization = credentials.authorization()
         self._limits = limits or Limits()
         self._lock = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
@@ -255,7 +257,7 @@ class HttpClient:
         try:
             call.attach(connection)
             connection.sock.settimeout(self._remaining(deadline_s, "before it was sent"))
-            connection.request(method, self._prefix + path, body or None, headers)
+            connection.request(method, self._prefix + path, body or None, {**headers, **self._authorization})
             connection.response_class = functools.partial(_answer_within, deadline_s)  # type: ignore[assignment]  # any callable does
             response = connection.getresponse()
             answer = _Answer(response.status, response.headers, self._read(response))
@@ -290,27 +292,39 @@ class HttpClient:
         Raises:
             UnavailableError: refused, unknown host, or not accepted in time.
         """
-        host, port = self._address
         timeout_s = self._remaining(deadline_s, "before it was sent")
         try:
-            sock = self._secure(socket.create_connection((host, port), timeout_s))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock = self._secure(self._connected(timeout_s))
         except TimeoutError as exc:
             raise UnavailableError(self.url, f"no connection within {timeout_s:.3f} s") from exc
         except OSError as exc:
             found = f"cannot be reached ({_reason(exc)})"
             raise UnavailableError(self.url, found, "", "check that the server runs and the address is right") from exc
-        connection = http.client.HTTPConnection(host, port)
+        connection = http.client.HTTPConnection(self._host, self._target.port)
         connection.auto_open = 0
         connection.sock = sock
         return connection
+
+    def _connected(self, timeout_s: float) -> socket.socket:
+        if not self._target.path:
+            sock = socket.create_connection((self._target.host, self._target.port), timeout_s)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.settimeout(timeout_s)
+            sock.connect(self._target.path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _secure(self, sock: socket.socket) -> socket.socket:
         """The socket, with TLS on it if the URL says so."""
         if self._tls is None:
             return sock
         try:
-            return self._tls.wrap_socket(sock, server_hostname=self._address[0])
+            return self._tls.wrap_socket(sock, server_hostname=self._host)
         except BaseException:
             sock.close()
             raise
@@ -359,7 +373,3 @@ def _model_path(name: str, version: str) -> str:
 
 def _reason(exc: BaseException) -> str:
     return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
-
-
-def _bracket(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -19,6 +19,8 @@ __all__ = ["ERROR_HEADER", "bad_answer", "error_from_grpc", "error_from_http"]
 ERROR_HEADER = "x-edgekit-error"  # class name of the error, where the status alone is ambiguous (503)
 
 _BY_HTTP_STATUS: dict[int, type[EdgeKitError]] = {
+    401: UnavailableError,  # to a router, a server that does not know its token is one that does not answer
+    403: UnavailableError,
     404: NotFoundError,
     408: DeadlineError,
     429: OverloadedError,
@@ -35,6 +37,8 @@ _BY_GRPC_STATUS: dict[str, type[EdgeKitError]] = {
     "DEADLINE_EXCEEDED": DeadlineError,
     "UNAVAILABLE": UnavailableError,
     "CANCELLED": UnavailableError,
+    "UNAUTHENTICATED": UnavailableError,  # as 401
+    "PERMISSION_DENIED": UnavailableError,
 }
 
 
