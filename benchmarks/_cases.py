@@ -68,11 +68,12 @@ def make_case(kind: str, folder: Path) -> Case:
     import onnxruntime
 
     from edgekit.converters import build
-    from examples.models import fetch
 
     if kind == "mlp":
         model, shape, shapes = mlp(folder), (1, 768), {}
     else:
+        from examples.models import fetch
+
         model, shape = Path(fetch("ppocr-cls")), CLASSIFIER_SHAPE
         shapes = {onnxruntime.InferenceSession(model).get_inputs()[0].name: (-1, *CLASSIFIER_SHAPE[1:])}
     bundle = folder / f"{kind}.edgekit"
