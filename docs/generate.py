@@ -9,8 +9,11 @@ import functools
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -19,6 +22,7 @@ from edgekit.converters._emitters import EMITTER_MODULES
 from edgekit.converters._registry import Registration
 from edgekit.converters.conformance import read_results, support_matrix
 from edgekit.device_profiles import PRECISIONS, list_profiles
+from edgekit.router.simulation import COLUMNS, COMMON, DEFAULT_REQUESTS, DEFAULT_SEEDS, POLICIES, SCENARIOS, THRESHOLDS, Report, Row
 
 DOCS = Path(__file__).resolve().parent
 HEAD = "<!-- Written by docs/generate.py; `make check` fails when it is out of date. -->\n\n"
@@ -92,7 +96,81 @@ def _rules(entry: Registration[object]) -> list[str]:
     return [" ".join((rule.__doc__ or "").split()).rstrip(".") for rule in entry.constraints]
 
 
-PAGES: dict[str, Callable[[], str]] = {"devices.md": devices, "operators.md": operators, "support-matrix.md": support}
+def simulation() -> str:
+    """The simulator's page: its text, the scenarios as the code has them, and the stored result (``python -m benchmarks simulate --keep`` renews it)."""
+    folder = Path(__file__).resolve().parent / "simulation"
+    stored = msgspec.json.decode((folder / "results.json").read_bytes())
+    report = msgspec.convert(stored["results"], Report)
+    scenarios = [
+        f"| `{entry.name}` | {'yes' if entry.fault else ''} | {entry.about} | {'; '.join(entry.sources)} |" for entry in SCENARIOS.values()
+    ]
+    met = sum(aim.met for aim in report.aims)
+    missed = [f"- `{aim.scenario}`: {aim.aim}: {_measured(aim.measured)}" for aim in report.aims if not aim.met]
+    parts = {
+        "policies": ", ".join(f"`{name}`" for name in POLICIES),
+        "requests": str(DEFAULT_REQUESTS),
+        "seeds": str(DEFAULT_SEEDS),
+        "common": " ".join(COMMON.split()),
+        "scenarios": "\n".join(scenarios),
+        "thresholds": ", ".join(map(str, THRESHOLDS)),
+        "origin": _origin(stored),
+        "results": _results(report.scenarios),
+        "policies_table": _policies(report.scenarios),
+        "aims": "\n".join([f"{met} of {len(report.aims)} are met.{' Not met:' if missed else ''}", "", *missed]).rstrip(),
+        "columns": "\n".join(f"| `{name}` | {needed} | {meaning} |" for name, (needed, meaning) in COLUMNS.items()),
+    }
+    text = (folder / "simulation.md.in").read_text("utf-8")
+    for name, part in parts.items():
+        text = text.replace("{" + name + "}", part)
+    return HEAD + text
+
+
+def _origin(stored: dict[str, Any]) -> str:
+    machine = f"{stored['cpus']} cores, load average {stored['load_average']:.1f}, Python {stored['python']}"
+    total = f"{stored['requests_simulated'] / 1e6:.1f} million requests over all policies in {stored['seconds']:.0f} s"
+    return f"Seeds {stored['seed']} to {stored['seed'] + stored['seeds'] - 1}, {stored['requests']} requests each; {total} ({machine})."
+
+
+def _results(rows: Sequence[Row]) -> str:
+    lines = [
+        "| scenario | in its SLA | of oracle | cloud | of least | twice | p95 holds | p50 / p99 ms | decision p50 / p99 us |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row.policy == "edgekit":
+            width = row.half_width
+            cells = [
+                f"`{row.scenario}`",
+                _share(row.sla_hit_rate, width.sla_hit_rate),
+                f"{row.attainment_vs_oracle:.4f}",
+                _share(row.cloud_share, width.cloud_share),
+                f"{row.cloud_share_vs_oracle_least:.3f}" + (f" ± {width.cloud_share_vs_oracle_least:.3f}" if width.cloud_share_vs_oracle_least else ""),
+                f"{row.duplicates:.2%}",
+                f"{row.p95_coverage:.1%}",
+                f"{row.p50_ms:.0f} / {row.p99_ms:.0f}",
+                f"{row.decision_us_p50:.0f} / {row.decision_us_p99:.0f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _policies(rows: Sequence[Row]) -> str:
+    lines = [f"| scenario | {' | '.join(f'`{name}`' for name in POLICIES)} |", "|---" * (len(POLICIES) + 1) + "|"]
+    for scenario in dict.fromkeys(row.scenario for row in rows):
+        cells = [f"{row.sla_hit_rate:.2%} / {row.cloud_share:.1%}" for row in rows if row.scenario == scenario]
+        lines.append(f"| `{scenario}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _share(value: float, half_width: float | None) -> str:
+    return f"{value:.2%}" + (f" ± {half_width:.2%}" if half_width is not None else "")
+
+
+def _measured(value: float | list[str]) -> str:
+    return ", ".join(value) if isinstance(value, list) else f"{value:.3g}"
+
+
+PAGES: dict[str, Callable[[], str]] = {"devices.md": devices, "operators.md": operators, "support-matrix.md": support, "simulation.md": simulation}
 PAGES |= {path: functools.partial(str, text) for path, text in _page.files(_runner.read(_runner.KEPT)).items()}
 
 

@@ -3,8 +3,8 @@
 from edgekit.router.simulation._aims import Aim
 from edgekit.router.simulation._oracle import Oracle, clairvoyant
 from edgekit.router.simulation._recorded import COLUMNS, read_trace
-from edgekit.router.simulation._run import DEFAULT_REQUESTS, DEFAULT_SEEDS, POLICIES, Report, simulate
-from edgekit.router.simulation._scenarios import SCENARIOS, Scenario, make_trace
+from edgekit.router.simulation._run import DEFAULT_REQUESTS, DEFAULT_SEEDS, POLICIES, THRESHOLDS, Report, simulate
+from edgekit.router.simulation._scenarios import COMMON, SCENARIOS, Scenario, make_trace
 from edgekit.router.simulation._score import Interval, Row
 from edgekit.router.simulation._steps import Steps
 from edgekit.router.simulation._trace import Endpoint, State, Trace
@@ -12,10 +12,12 @@ from edgekit.router.simulation._world import World
 
 __all__ = [
     "COLUMNS",
+    "COMMON",
     "DEFAULT_REQUESTS",
     "DEFAULT_SEEDS",
     "POLICIES",
     "SCENARIOS",
+    "THRESHOLDS",
     "Aim",
     "Endpoint",
     "Interval",

@@ -1,19 +1,4 @@
-"""Recorded traces: a CSV file, one line a request, with a header that names the columns.
-
-==================  ========  =========================================================================================
-column              needed    meaning
-==================  ========  =========================================================================================
-``arrival_s``       yes       seconds since any moment; not before the line above
-``device_ms``       yes       service time on the device, without its queue
-``cloud_ms``        no        service time in the cloud, without network; an empty cell: the cloud did not answer this one
-``round_trip_ms``   no        of the network, without the payload; 0 when the column is missing
-``payload_bytes``   no        size of the inputs; 0 when the column is missing
-``sla_ms``          no        of this request; 100 when the column is missing
-``uplink_mbit_s``   no        rate of the uplink from this arrival on; no limit when the column is missing
-==================  ========  =========================================================================================
-
-Without ``cloud_ms`` there is no cloud tier.
-"""
+"""Recorded traces: a CSV file, one line a request, with a header that names the columns (`COLUMNS`). Without ``cloud_ms`` there is no cloud tier."""
 
 from __future__ import annotations
 
@@ -28,8 +13,17 @@ from edgekit.router.simulation._trace import Endpoint, Trace
 
 __all__ = ["COLUMNS", "read_trace"]
 
-COLUMNS = ("arrival_s", "device_ms", "cloud_ms", "round_trip_ms", "payload_bytes", "sla_ms", "uplink_mbit_s")
-NEEDED = ("arrival_s", "device_ms")
+# Name -> (whether it is needed, what it means).
+COLUMNS = {
+    "arrival_s": ("yes", "seconds since any moment; not before the line above"),
+    "device_ms": ("yes", "service time on the device, without its queue"),
+    "cloud_ms": ("no", "service time in the cloud, without network; an empty cell where the cloud did not answer"),
+    "round_trip_ms": ("no", "of the network, without the payload; 0 when the column is missing"),
+    "payload_bytes": ("no", "size of the inputs; 0 when the column is missing"),
+    "sla_ms": ("no", "of this request; 100 when the column is missing"),
+    "uplink_mbit_s": ("no", "rate of the uplink from this arrival on; no limit when the column is missing"),
+}
+NEEDED = [name for name, (needed, _) in COLUMNS.items() if needed == "yes"]
 POSITIVE = ("device_ms", "sla_ms")
 DEFAULTS = {"round_trip_ms": 0.0, "payload_bytes": 0.0, "sla_ms": 100.0}
 UNLIMITED_BYTES_PER_S = 1e15
@@ -78,7 +72,11 @@ class _Reader:
         unknown = [name or "(empty)" for name in header if name not in COLUMNS]
         if missing or unknown or len(set(header)) != len(header):
             found = f"no column {missing[0]}" if missing else f"column {unknown[0]}" if unknown else "a column twice"
-            raise UsageError(f"{self._path}:1", found, f"{', '.join(NEEDED)} and of {', '.join(COLUMNS[2:])} what there is")
+            raise UsageError(
+                f"{self._path}:1",
+                found,
+                f"{', '.join(NEEDED)} and of {', '.join(name for name in COLUMNS if name not in NEEDED)} what there is",
+            )
 
     def _number(self, line: int, name: str, cell: str) -> float:
         if not cell and name == "cloud_ms":

@@ -25,7 +25,7 @@ from edgekit.router.simulation._score import Row, Run, score, score_oracle, summ
 from edgekit.router.simulation._trace import Trace
 from edgekit.router.simulation._world import MODEL, World
 
-__all__ = ["POLICIES", "Report", "simulate", "steering"]
+__all__ = ["DEFAULT_REQUESTS", "DEFAULT_SEEDS", "POLICIES", "THRESHOLDS", "Report", "simulate", "steering"]
 
 EDGEKIT, ORACLE, STATIC = "edgekit", "oracle", "static-threshold"
 POLICIES = (EDGEKIT, ORACLE, "local-only", "cloud-only", STATIC, "least-expected", "always-hedge", "random")

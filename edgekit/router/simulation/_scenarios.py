@@ -1,11 +1,4 @@
-"""The scenarios: seeded traces, each with the source of its shape and figures.
-
-Common to all, unless a scenario says otherwise: a device with one worker and a model of 10 ms (EfficientNet-Lite0 on one thread takes 9.4 ms, our
-measurement), log-normal with sigma 0.1 (CPU time of 200 runs of the PP-OCRv4 detector on a busy machine: 0.094); 150 requests a second, which is 1.5 times what
-the device can do, so that about a third must go to the cloud whoever decides; payloads of 10 kB (a JPEG of 224 x 224 pixels); an SLA of 100 ms. The cloud: a network round trip of 25 ms, each log-normal with sigma 0.25, an uplink
-of 20 Mbit/s (mean upload over LTE in cars 25, in trains 17: BIPT's drive tests of 2021, Belgium), and 8 servers with 10 ms of service, log-normal with sigma
-0.2. Where no source is named, a figure is our choice.
-"""
+"""The scenarios: seeded traces, each with the source of its shape and figures."""
 
 from __future__ import annotations
 
@@ -21,7 +14,7 @@ from edgekit.router.simulation._draws import ar_steps, arrivals, bounded_pareto,
 from edgekit.router.simulation._steps import Steps
 from edgekit.router.simulation._trace import Endpoint, State, Trace
 
-__all__ = ["SCENARIOS", "Scenario", "make_trace"]
+__all__ = ["COMMON", "SCENARIOS", "Scenario", "make_trace"]
 
 WORK_S, WORK_SIGMA = 0.010, 0.1
 RATE_PER_S = 150.0
@@ -31,6 +24,15 @@ ROUND_TRIP_S, JITTER_SIGMA = 0.025, 0.25
 UPLINK_BYTES_PER_S = 20e6 / 8
 SERVICE_S, SERVICE_SIGMA = 0.010, 0.2
 BENCH_RUNS = 8
+
+# Common to all, unless a scenario says otherwise.
+COMMON = """
+A device with one worker and a model of 10 ms (EfficientNet-Lite0 on one thread takes 9.4 ms, our measurement), log-normal with sigma 0.1 (CPU time of
+200 runs of the PP-OCRv4 detector on a busy machine: 0.094); 150 requests a second, which is 1.5 times what the device can do, so that about a third
+must go to the cloud whoever decides; payloads of 10 kB (a JPEG of 224 x 224 pixels); an SLA of 100 ms. The cloud: a network round trip of 25 ms, each
+log-normal with sigma 0.25, an uplink of 20 Mbit/s (mean upload over LTE in cars 25, in trains 17: BIPT's drive tests of 2021, Belgium), and 8 servers
+with 10 ms of service, log-normal with sigma 0.2. Where no source is named, a figure is our choice.
+"""
 
 Generator = np.random.Generator
 Change = dict[str, Any]
@@ -45,6 +47,7 @@ class Scenario(msgspec.Struct, frozen=True):
         sources: where the shape and the figures come from.
         change: ``(source, requests, seconds) -> fields of the trace`` that differ from the common ones.
         rate: requests a second, over time, for a run of so many seconds.
+        mean_rate_per_s: of that, over a long time; says how much world a number of requests needs.
         endpoints: servers of the cloud tier.
     """
 
@@ -170,7 +173,7 @@ def _heavy(source: Generator, requests: int, _until_s: float) -> Change:
 
 
 _ALL = (
-    Scenario("steady", False, "Poisson arrivals, 1.5 times what the device can do.", ["the common world above"]),
+    Scenario("steady", False, "Poisson arrivals, 1.5 times what the device can do.", ["the common world (`COMMON`)"]),
     Scenario(
         "bursty",
         False,
