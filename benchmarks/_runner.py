@@ -84,11 +84,12 @@ def _output(command: list[str], limit_s: float) -> tuple[int, bytes] | None:
 
 
 def read_document(raw: bytes) -> dict[str, object] | None:
-    """The one JSON object that a benchmark prints; None when it printed something else."""
+    """The one JSON object that a benchmark prints, or a list as its ``rows``; None when it printed something else."""
     try:
-        return msgspec.json.decode(raw, type=dict[str, object])
+        found = msgspec.json.decode(raw, type=dict[str, object] | list[object])
     except msgspec.DecodeError:
         return None
+    return found if isinstance(found, dict) else {"rows": found}
 
 
 def run_all(entries: Iterable[Entry], *, full: bool, folder: Path = RESULTS) -> list[Outcome]:

@@ -8,15 +8,13 @@ devices themselves, and nothing at all for Core ML and TensorRT, which do not ru
 
 What it does not show: accuracy on anybody else's data.
 
-Run ``python benchmarks/accuracy.py [--device ID]… [--precision P]… [MODEL…]``; prints JSON, a table on stderr.
+Run ``python -m benchmarks accuracy [--device ID]… [--precision P]… [MODEL…]``; prints JSON, a table on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -150,12 +148,7 @@ def main() -> None:
                         continue
                     rows.append(row(task, samples, device, precision, Path(scratch) / f"{device}-{precision}"))
                     print(describe(rows[-1]), file=sys.stderr, flush=True)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-    }
-    print(json.dumps({"machine": machine, "rows": rows}, indent=2))
+    print(json.dumps({"rows": rows}, indent=2))
 
 
 if __name__ == "__main__":

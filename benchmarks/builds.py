@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -121,12 +119,7 @@ def main() -> None:
                 for precision in arguments.precision or PRECISIONS:
                     rows.append(row(name, device, precision, Path(folder)))
                     print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-    }
-    print(json.dumps({"machine": machine, "start_seconds": starts, "rows": rows}, indent=2))
+    print(json.dumps({"start_seconds": starts, "rows": rows}, indent=2))
     rows.sort(key=lambda each: arguments.models.index(each["model"]))
     print(f"\n{table(rows)}\n\nloading the toolchain, s: {starts}", file=sys.stderr)
 

@@ -16,7 +16,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -166,8 +165,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         core = core_times(Path(folder))
-    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
-    print(json.dumps({**machine, "load_average_1min": os.getloadavg()[0], "hit_ratios": ratios, "keys": keys(), "core": core}, indent=2))
+    print(json.dumps({"hit_ratios": ratios, "keys": keys(), "core": core}, indent=2))
 
 
 if __name__ == "__main__":

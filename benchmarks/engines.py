@@ -5,7 +5,7 @@ ONNX Runtime runs the fp32 artifact. Each round times one call of every engine; 
 
 What it does not show: the devices themselves (this is the machine it runs on), first-run cost, throughput with several clients.
 
-Run ``python benchmarks/engines.py [--seconds S] [--threads N] [--precision fp32] [MODEL...]``; prints JSON.
+Run ``python -m benchmarks engines [--seconds S] [--threads N] [--precision fp32] [MODEL...]``; prints JSON.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -95,8 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = {name: bench(fetch(name), SHAPES[name], arguments, Path(folder)) for name in arguments.models}
-    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version(), "load_1min": os.getloadavg()[0]}
-    print(json.dumps({**machine, **vars(arguments), "results": results}, indent=2))
+    print(json.dumps({**vars(arguments), "results": results}, indent=2))
 
 
 if __name__ == "__main__":

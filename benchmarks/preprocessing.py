@@ -13,7 +13,7 @@ One picture of a camera's size, two real models of PP-OCR, three engines, one th
 
 What it does not show: the devices themselves, decoding, engines that do not run here.
 
-Run ``python benchmarks/preprocessing.py [--seconds S]``; prints JSON.
+Run ``python -m benchmarks preprocessing [--seconds S]``; prints JSON.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -220,9 +218,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = {name: model_case(name, Path(folder), arguments.seconds) for name in SIZES}
-    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version(), "load_1min": os.getloadavg()[0]}
     document = {
-        **machine,
         "seconds": arguments.seconds,
         "camera": CAMERA,
         "models": models,

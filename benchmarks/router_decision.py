@@ -7,7 +7,7 @@ process and its interpreter lock here, so the real price is lower.
 
 What it does not show: contention between clients, and networks.
 
-Run ``python benchmarks/router_decision.py [--decisions N] [--pairs N]``; prints JSON.
+Run ``python -m benchmarks router_decision [--decisions N] [--pairs N]``; prints JSON.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import argparse
 import gc
 import json
 import math
-import os
-import platform
 import random
 import statistics
 import sys
@@ -130,7 +128,7 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=50_000, help="decisions timed, for each number of endpoints")
     parser.add_argument("--pairs", type=int, default=2_000, help="calls of each contender")
     arguments = parser.parse_args()
-    from benchmarks.session_overhead import tiny_mlp
+    from benchmarks._cases import tiny_mlp
     from examples.models import SHAPES, fetch
 
     results: dict[str, object] = {
@@ -140,8 +138,7 @@ def main() -> None:
         for path, shapes in ((tiny_mlp(Path(folder)), {}), (fetch("ppocr-cls"), SHAPES["ppocr-cls"])):
             bundle = build(path, device="generic-x86", precision="fp32", shapes=shapes, output=Path(folder) / f"{path.stem}.edgekit")
             results[path.stem] = measure_bundle(bundle, arguments.pairs)
-    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
-    print(json.dumps({**machine, **vars(arguments), "load_average": os.getloadavg()[0], "results": results}, indent=2))
+    print(json.dumps({**vars(arguments), "results": results}, indent=2))
 
 
 if __name__ == "__main__":

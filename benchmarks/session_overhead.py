@@ -5,7 +5,7 @@ of neighbours, which a drift of the machine leaves alone.
 
 What it does not show: another engine's price for copying, and contention between threads.
 
-Run ``python benchmarks/session_overhead.py [--pairs N]``; prints JSON.
+Run ``python -m benchmarks session_overhead [--pairs N]``; prints JSON.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -87,10 +85,7 @@ def main() -> None:
         for path, shapes in ((tiny_mlp(Path(folder)), {}), (fetch("ppocr-cls"), SHAPES["ppocr-cls"])):
             bundle = build(path, device="generic-x86", precision="fp32", shapes=shapes, output=Path(folder) / f"{path.stem}.edgekit")
             results[path.stem] = measure(bundle, arguments.pairs)
-    import onnxruntime
-
-    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
-    print(json.dumps({**machine, "onnxruntime": onnxruntime.__version__, "threads": 1, **vars(arguments), "results": results}, indent=2))
+    print(json.dumps({"threads": 1, **vars(arguments), "results": results}, indent=2))
 
 
 if __name__ == "__main__":

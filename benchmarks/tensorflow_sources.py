@@ -1,7 +1,7 @@
 """Keras models by the vendors' own converters beside our ONNX path: build time, size, operators and latency, in one process, in turns.
 
 Weights are random and seeded: latency does not depend on them. Latency is the CPU time of the process with one engine thread, which on a busy machine leaves
-out what other processes took. Core ML has none here: it runs on a Mac only. ``python benchmarks/tensorflow_sources.py [--seconds S]``; prints JSON.
+out what other processes took. Core ML has none here: it runs on a Mac only. ``python -m benchmarks tensorflow_sources [--seconds S]``; prints JSON.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def main() -> None:
                         row |= {"p50_ms": round(float(np.median(times[way])), 4), "min_ms": round(min(times[way]), 4)}
                     rows.append(row)
                     print(row, file=sys.stderr, flush=True)
-    print(json.dumps(rows, indent=2))
+    print(json.dumps({"rows": rows}, indent=2))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ not numbers; latency of these networks does not depend on values. EfficientNet-L
 TensorFlow's own converter makes the peer's file from the Keras model. Times are CPU times of the process, which is the latency of one thread on a core of its own: on
 a busy machine they leave out what others took, but not what they did to caches, so the minimum says most.
 
-Run ``taskset -c 0 python benchmarks/tflite_layout.py [--seconds S] [--peer NAME=FOLDER]… [MODEL…]``; prints JSON.
+Run ``taskset -c 0 python -m benchmarks tflite_layout [--seconds S] [--peer NAME=FOLDER]… [MODEL…]``; prints JSON.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -117,8 +115,7 @@ def main() -> None:
     peers = {name: Path(place) for name, _, place in (each.partition("=") for each in arguments.peer)}
     with tempfile.TemporaryDirectory(prefix="edgekit-layout-") as folder:
         results = {model: bench(model, peers, arguments.seconds, Path(folder)) for model in arguments.models}
-    machine = {"cpus": len(os.sched_getaffinity(0)), "platform": platform.platform(), "python": platform.python_version()}
-    print(json.dumps({"machine": machine, "models": results}, indent=2))
+    print(json.dumps({"models": results}, indent=2))
 
 
 if __name__ == "__main__":
