@@ -65,6 +65,7 @@ class Dispatcher:
         self._loop = loop
         self._core = core
         self._submitting: SubmittingCore | None = core if hasattr(core, "submit") and hasattr(core, "turn") else None  # type: ignore[assignment]
+        self._step = core.step if self._submitting is not None and hasattr(core, "step") else None
         self._limits = limits
         self._max_in_flight = max_in_flight
         self._regions = extensions.regions
@@ -92,7 +93,9 @@ class Dispatcher:
         self._thread_id = thread_id
 
     def close(self) -> None:
-        """Let the threads end; waits for what runs in them."""
+        """Hand over what was left for the next step, and let the threads end; waits for what runs in them."""
+        if self._step is not None and self._submitting is not None:
+            self._submitting.turn()
         self._control_pool.shutdown(wait=True)
         self._pool.shutdown(wait=True)
 
@@ -235,6 +238,8 @@ class Dispatcher:
     def _wake(self) -> None:
         self._woken = False
         self._drain()
+        if self._step is not None:
+            self._plan_step()
 
     def _turn(self) -> None:
         self._drain()
@@ -242,12 +247,16 @@ class Dispatcher:
     def _drain(self) -> None:
         """Run what was submitted, write what was answered, and send all of it."""
         self._turn_planned = True  # what touches a connection from here on needs no other turn
+        more = False
         while self._submitted or self._answers:
             if self._submitted:
                 self._submitted = False
                 assert self._submitting is not None
                 try:
-                    self._submitting.turn()
+                    if self._step is None:
+                        self._submitting.turn()
+                    else:
+                        more = self._step()
                 except Exception:  # noqa: BLE001 - its tickets are its own; the loop goes on
                     _log.exception("the core failed in its turn")
             while self._answers:
@@ -261,6 +270,15 @@ class Dispatcher:
         dirty, self._dirty = self._dirty, set()
         for connection in dirty:
             connection.flush()
+        if more:
+            self._plan_step()
+
+    def _plan_step(self) -> None:
+        """Call the core again once the loop has looked at what has come in."""
+        self._submitted = True
+        if not self._turn_planned:
+            self._turn_planned = True
+            self._loop.call_soon(self._turn)
 
     def _answer(self, what: Inference | Call, answer: Any) -> None:
         if isinstance(what, Call):

@@ -31,7 +31,7 @@ from edgekit.protocol._http_plans import Plan, SightedCache, fixed_part, plan_of
 from edgekit.protocol._http_reply import Reply, date_line, error_reply, internal_error, render
 from edgekit.protocol._http_routes import ControlRequest, Controls, decompress, route_of
 from edgekit.protocol._tensors import Limits
-from edgekit.protocol._types import InferenceCore, InferRequest, InferResponse, SubmittingCore
+from edgekit.protocol._types import InferenceCore, InferRequest, InferResponse, SteppingCore, SubmittingCore
 
 __all__ = ["Application"]
 
@@ -76,6 +76,7 @@ class Application:
         self.empty.set()
         self._core = core
         self._submit = cast("SubmittingCore", core).submit if hasattr(core, "submit") else None
+        self._step = cast("SteppingCore", core).step if hasattr(core, "step") else None
         self._message_limits = limits
         self._access = access
         self._regions = extensions.regions
@@ -107,7 +108,9 @@ class Application:
             connection.check_time(self.now_s)
 
     def shut_down(self) -> None:
-        """End the pools. In another thread than the loop's, after it."""
+        """Hand over what was left for the next step, and end the pools. In another thread than the loop's, after it."""
+        if self._step is not None:
+            cast("SteppingCore", self._core).turn()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._control.shutdown(wait=True, cancel_futures=True)
 
@@ -212,19 +215,25 @@ class Application:
             exchange.settle([])
             return
         exchange.extra = (request, plan)
-        if not self._turning:
-            self._turning = True
-            assert self._loop is not None
-            self._loop.call_soon(self._turn)
+        self._plan_turn()
         assert self._submit is not None
         ticket = self._submit(request, exchange.done)
         if exchange.extra is not None:  # not answered already
             exchange.ticket = ticket
 
+    def _plan_turn(self) -> None:
+        if not self._turning:
+            self._turning = True
+            assert self._loop is not None
+            self._loop.call_soon(self._turn)
+
     def _turn(self) -> None:
         self._turning = False
         try:
-            cast("SubmittingCore", self._core).turn()
+            if self._step is None:
+                cast("SubmittingCore", self._core).turn()
+            elif self._step():
+                self._plan_turn()
         except Exception:  # noqa: BLE001 - a bug of the core must not end the loop's turn
             _log.exception("the core failed in turn()")
 
@@ -366,6 +375,8 @@ class Application:
                 work(*arguments)
             except Exception:  # noqa: BLE001 - the next ones must be answered
                 _log.exception("an answer could not be sent")
+        if self._step is not None:
+            self._plan_turn()
 
 
 def _json_bytes(head: RequestHead) -> int:

@@ -25,6 +25,7 @@ __all__ = [
     "RepositoryEntry",
     "RequestedOutput",
     "ServerMetadata",
+    "SteppingCore",
     "SubmittingCore",
     "Tensor",
     "TensorMetadata",
@@ -258,4 +259,16 @@ class SubmittingCore(InferenceCore, Protocol):
 
     def turn(self) -> None:
         """All requests of this turn were submitted: what can run now runs, here (when that is quick) or in the core's own threads."""
+        ...
+
+
+class SteppingCore(SubmittingCore, Protocol):
+    """A core that leaves what is short to the transport's own thread, piece by piece."""
+
+    def step(self) -> bool:
+        """Instead of `turn`, by a transport that comes back.
+
+        True: more is to run here; call again as soon as what else has come in was submitted. Also called after answers that came from other threads were sent.
+        A transport that ends calls `turn` once more.
+        """
         ...

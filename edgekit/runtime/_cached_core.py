@@ -14,7 +14,7 @@ from edgekit.errors import DeadlineError, EdgeKitError, OverloadedError
 from edgekit.protocol import (
     InferRequest,
     InferResponse,
-    SubmittingCore,
+    SteppingCore,
     Tensor,
     Ticket,
 )
@@ -88,7 +88,7 @@ class _Leader:
 
 
 class CachedCore(DelegatingCore):
-    """A `SubmittingCore` over another.
+    """A `SteppingCore` over another.
 
     Args:
         core: what computes; closed by whoever made it.
@@ -105,7 +105,7 @@ class CachedCore(DelegatingCore):
 
     def __init__(
         self,
-        core: SubmittingCore,
+        core: SteppingCore,
         repository: ModelRepository,
         options: CacheOptions,
         on_result: ResultObserver | None = None,

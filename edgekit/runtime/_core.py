@@ -118,6 +118,10 @@ class RuntimeCore:
         """See `SubmittingCore.turn`."""
         self._dispatcher.turn()
 
+    def step(self) -> bool:
+        """See `SteppingCore.step`."""
+        return self._dispatcher.step()
+
     def repository_index(self, ready_only: bool = False) -> list[RepositoryEntry]:
         return [entry for entry in self._repository.index() if not ready_only or entry.state == "READY"]
 

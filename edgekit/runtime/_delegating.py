@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgekit.protocol import InferRequest, InferResponse, ModelMetadata, Parameters, RepositoryEntry, ServerMetadata, SubmittingCore, Ticket
+from edgekit.protocol import InferRequest, InferResponse, ModelMetadata, Parameters, RepositoryEntry, ServerMetadata, SteppingCore, Ticket
 from edgekit.runtime._job import Done
 
 __all__ = ["DelegatingCore"]
 
 
 class DelegatingCore:
-    """A `SubmittingCore` that answers as another one does. Subclasses replace what they do themselves.
+    """A `SteppingCore` that answers as another one does. Subclasses replace what they do themselves.
 
     Args:
         core: closed by whoever made it.
     """
 
-    def __init__(self, core: SubmittingCore) -> None:
+    def __init__(self, core: SteppingCore) -> None:
         self._core = core
 
     def submit(self, request: InferRequest, done: Done) -> Ticket:
@@ -26,6 +26,9 @@ class DelegatingCore:
 
     def turn(self) -> None:
         self._core.turn()
+
+    def step(self) -> bool:
+        return self._core.step()
     def class_labels(self, name: str, version: str = "") -> Sequence[str]:
         return self._core.class_labels(name, version)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -14,6 +15,7 @@ from edgekit.errors import DeadlineError, EdgeKitError, EngineError
 from edgekit.protocol import InferRequest, InferResponse
 from edgekit.runtime._execute import Executed, execute
 from edgekit.runtime._job import Done, Job
+from edgekit.runtime._kept_models import KeptModels
 from edgekit.runtime._loaded_model import LoadedModel
 from edgekit.runtime._scheduler import Batch, InstanceQueue, QueueClosedError, Refused
 from edgekit.runtime._session import Session
@@ -26,13 +28,18 @@ _log = logging.getLogger(__name__)
 Queue = InstanceQueue[Session]
 
 INLINE_S = 1e-3
-"""A turn runs batches in the transport's own thread while they take no longer than this, together.
+"""A turn ends once it has run batches in the transport's own thread for so long, and leaves what takes longer to the workers.
 
 Handing a request to a worker and its answer back added 230 to 310 us to one of 44 to 60 us (``benchmarks/scheduler.py``, two busy cores: two wake-ups and the
 interpreter lock), so below a millisecond it would cost a quarter and more; and nobody notices a health check that waits a millisecond.
 """
 _INLINE_CORES_S = 2.5e-4
 """The same where other cores could run the batch meanwhile. What the hand-over costs, the other core gives back from there on."""
+_ONE_CORE_S = 5e-3
+"""On one core, the longest batch that runs in the thread of a transport that comes back for the rest (`Dispatcher.step`): a worker would take the core from it
+anyway, at the price of the hand-over and of a switch for each piece of a request that arrives meanwhile. Health may wait so long."""
+_ONE_BATCH = math.ulp(0.0)
+"""A budget that the first batch uses up: a caller that waits for its own answer does not go on to serve others."""
 
 
 class ResultObserver(Protocol):
@@ -47,7 +54,7 @@ class ResultObserver(Protocol):
 
 
 class Dispatcher:
-    """See `SubmittingCore`. Safe from several threads.
+    """See `SteppingCore`. Safe from several threads.
 
     Args:
         resolve: the model that a request goes to; raises `EdgeKitError`.
@@ -62,7 +69,8 @@ class Dispatcher:
         self._inbox: deque[Job] = deque()
         self._cores = cores or usable_cpus()
         self._inline_s = INLINE_S if self._cores == 1 else _INLINE_CORES_S
-        self._workers = Workers(self._cores, self._cost, self._run, self._refuse)
+        self._kept = KeptModels()
+        self._workers = Workers(self._cores, self._cost, self._run, self._refuse, self._lend)
 
     def submit(self, request: InferRequest, done: Done) -> Job:
         """Take a request for the next `turn`."""
@@ -71,16 +79,31 @@ class Dispatcher:
         return job
 
     def turn(self) -> None:
-        """Bring what was submitted to its queues; run here what is short, and leave the rest to the workers."""
-        inbox = self._inbox
-        jobs: list[Job] = []
-        try:
-            while inbox:
-                jobs.append(inbox.popleft())
-        except IndexError:  # another thread's turn took it
-            pass
-        if jobs:
-            self._bring(jobs, self._inline_s)
+        """Bring what was submitted to its queues; run here what is short, and leave the rest to the workers, with what `step` left."""
+        left_s = self._inline_s
+        for model, jobs in self._grouped(self._received()):
+            left_s -= self._offer(model, jobs, left_s, left_s, self._to_workers)
+        while (kept := self._kept.next(time.monotonic())) is not None:
+            self._to_workers(kept)
+
+    def step(self) -> bool:
+        """See `SteppingCore.step`."""
+        if self._cores > 1:
+            self.turn()
+            return False
+        kept, left_s = self._kept, INLINE_S
+        for model, jobs in self._grouped(self._received()):
+            for job in jobs:
+                job.stepped = True
+            # Where others wait for their turn, these do too.
+            left_s -= self._offer(model, jobs, _ONE_CORE_S, 0.0 if kept else left_s, kept.add)
+        while left_s > 0 and (next_model := kept.next(time.monotonic())) is not None:
+            spent_s = self._offer(next_model, [], _ONE_CORE_S, left_s, kept.add)
+            if not spent_s:  # too long, or somebody else runs it
+                kept.drop(next_model)
+                self._to_workers(next_model)
+            left_s -= spent_s
+        return bool(kept)
 
     def infer(self, request: InferRequest) -> InferResponse:
         """Answer in the calling thread, or wait for whoever does.
@@ -90,7 +113,8 @@ class Dispatcher:
         """
         answer = _Answer()
         job = Job(request, answer)
-        self._bring([job], math.inf)
+        for model, jobs in self._grouped([job]):
+            self._offer(model, jobs, math.inf, _ONE_BATCH, self._to_workers)
         until_s = job.deadline_s
         while not answer.wait(until_s):
             error = job.queue.give_up(job)
@@ -108,8 +132,16 @@ class Dispatcher:
 
     # --- in -----------------------------------------------------------------------------------------------------------------------------
 
-    def _bring(self, jobs: list[Job], inline_s: float) -> None:
-        """Queue jobs with their models and run batches here while that takes ``inline_s`` at most."""
+    def _received(self) -> list[Job]:
+        jobs: list[Job] = []
+        inbox = self._inbox
+        with contextlib.suppress(IndexError):  # another thread's turn took it
+            while inbox:
+                jobs.append(inbox.popleft())
+        return jobs
+
+    def _grouped(self, jobs: list[Job]) -> list[tuple[LoadedModel, list[Job]]]:
+        """Requests that can be answered by their models, the model first that used the least; the others are answered here."""
         groups: dict[LoadedModel, list[Job]] = {}
         for job in jobs:
             if job.cancelled:
@@ -131,34 +163,50 @@ class Dispatcher:
                 groups[model] = [job]
             else:
                 group.append(job)
-        order = list(groups) if len(groups) < 2 else sorted(groups, key=lambda model: model.queue.share.virtual_s)
-        for model in order:
-            inline_s = self._offer(model, groups[model], inline_s)
+        if len(groups) < 2:
+            return list(groups.items())
+        return sorted(groups.items(), key=lambda group: group[0].queue.share.virtual_s)
 
-    def _offer(self, model: LoadedModel, jobs: list[Job], inline_s: float) -> float:
-        """Returns what is left of ``inline_s``."""
+    def _offer(self, model: LoadedModel, jobs: list[Job], longest_s: float, budget_s: float, leave: Callable[[LoadedModel], None]) -> float:
+        """Queue jobs with their model, and run batches of it here that take ``longest_s`` at most, until that took ``budget_s``; ``leave`` the rest.
+
+        Returns:
+            the seconds it took.
+        """
         queue = model.queue
         if queue.on_ready is None:
             queue.on_ready = lambda: self._workers.wake(queue)
+        if budget_s <= 0:
+            longest_s = 0.0
         try:
-            batch, refused = queue.start(jobs, inline_s)
+            batch, refused = queue.start(jobs, longest_s) if jobs else queue.take(longest_s)
         except QueueClosedError:  # replaced or unloaded since it was resolved; look again
-            self._bring(jobs, inline_s)
-            return inline_s
+            return sum(self._offer(other, again, longest_s, budget_s, leave) for other, again in self._grouped(jobs))
+        spent_s = 0.0
         while batch is not None:
             if refused:
                 self._refuse(refused)
-            inline_s -= self._run(queue, batch)
-            # A caller that waits for its own answer (no limit) does not go on to serve others.
-            if not queue.ready or inline_s <= 0 or inline_s == math.inf:
+            spent_s += self._run(queue, batch)
+            if spent_s >= budget_s or not queue.ready:
                 break
-            batch, refused = queue.take(inline_s)
+            batch, refused = queue.take(longest_s)
         else:
             if refused:
                 self._refuse(refused)
         if queue.queued:
-            self._workers.wake(queue)
-        return inline_s
+            leave(model)
+        return spent_s
+
+    def _to_workers(self, model: LoadedModel) -> None:
+        self._workers.wake(model.queue)
+
+    def _lend(self, queue: Queue, batch: Batch[Session]) -> bool:
+        """After a worker's batch: whether the transport's thread goes on with the queue. Its answers wake that thread, and then it calls `step`."""
+        jobs = batch.jobs
+        if self._cores > 1 or not queue.ready or not any(job.stepped for job in jobs) or not 0 < queue.next_run_s() <= _ONE_CORE_S:
+            return False
+        self._kept.add(jobs[0].model)
+        return True
 
     # --- out ----------------------------------------------------------------------------------------------------------------------------
 
@@ -167,7 +215,7 @@ class Dispatcher:
         jobs = batch.jobs
         model: LoadedModel = jobs[0].model
         try:
-            results, too_many = execute(model, batch.instance.engine, jobs)
+            results, too_many = execute(model, batch.instance.engine, jobs, apart=batch.serial)
             if too_many:
                 _log.warning("model %s: %d rows at once fail, one by one they do not; batches stay smaller", model.name, batch.rows)
                 queue.shrink(batch.rows)

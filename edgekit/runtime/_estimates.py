@@ -13,7 +13,7 @@ GAIN = 0.05
 """A larger batch must cost this much less for each row: without a gain it only lets its first rows wait for its last."""
 _SETTLED = 2 * _WINDOW  # runs of a size after which brief ones are only sampled, one in…
 _SAMPLED = 8
-_BRIEF_S = 1e-3
+_BRIEF_S = 5e-3
 _RETRY_AFTER = 256  # batches held to the limit before the size beyond is measured again: clocks and neighbours change
 
 
@@ -84,7 +84,7 @@ class BatchTimes:
         rung = self._rungs[min((rows - 1).bit_length(), self._top)]
         rung.runs += 1
         if rung.runs > _SETTLED and seconds < _BRIEF_S and rung.runs % _SAMPLED:
-            return  # thousands of these a second: some tell as much as all
+            return  # thousands of these in a few seconds: some tell as much as all
         rung.times.add(seconds)
         rung.rows += (max(1, rows) - rung.rows) / min(rung.runs, _WINDOW)
         self._fill_table()

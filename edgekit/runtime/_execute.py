@@ -54,14 +54,15 @@ class Executed(NamedTuple):
     end_s: float
 
 
-def execute(model: RunsModel, engine: Engine, jobs: list[Job]) -> tuple[list[Executed], bool]:
-    """Run requests, together when there are several and their model takes that; one by one when it does not, or when running them together failed.
+def execute(model: RunsModel, engine: Engine, jobs: list[Job], *, apart: bool = False) -> tuple[list[Executed], bool]:
+    """Run requests, together when there are several and their model takes that; one by one when it does not, when running them together failed, or
+    when they are to run ``apart``.
 
     Returns:
         what became of them; and whether they failed together and each went well alone, so that there were too many.
     """
-    if len(jobs) == 1:
-        return [_alone(model, engine, jobs[0])], False
+    if apart or len(jobs) == 1:
+        return [_alone(model, engine, job) for job in jobs], False
     proof = model.plan.proof
     if proof is not None and proof.state:
         together = _together(model, engine, jobs)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from edgekit.errors import DeadlineError, NotFoundError, OverloadedError, UnavailableError
-from edgekit.protocol import InferRequest, InferResponse, ModelMetadata, Parameters, SubmittingCore, Ticket
+from edgekit.protocol import InferRequest, InferResponse, ModelMetadata, Parameters, SteppingCore, Ticket
 from edgekit.runtime._control import apply_command, parse_command
 from edgekit.runtime._delegating import DelegatingCore
 from edgekit.runtime._job import Done
@@ -25,7 +25,7 @@ _MAX_PARKED = 256  # requests that wait for models to load; as many as a queue o
 
 
 class VersionedCore(DelegatingCore):
-    """A `SubmittingCore` over another, which answers for versions as `ModelRepository.get` knows them. While no model has a rollout and nothing is loaded
+    """A `SteppingCore` over another, which answers for versions as `ModelRepository.get` knows them. While no model has a rollout and nothing is loaded
     lazily, a request passes with two look-ups.
 
     Args:
@@ -35,7 +35,7 @@ class VersionedCore(DelegatingCore):
     """
 
     def __init__(
-        self, core: SubmittingCore, repository: ModelRepository, shadow: Callable[[InferRequest], InferResponse] | None = None
+        self, core: SteppingCore, repository: ModelRepository, shadow: Callable[[InferRequest], InferResponse] | None = None
     ) -> None:
         super().__init__(core)
         self._repository = repository

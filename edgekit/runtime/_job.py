@@ -32,9 +32,10 @@ class Job(Waiting):
         inputs: by name, checked and in the dtypes that the engine takes.
         queue: where it waits; ``None`` before it was offered to one.
         cancelled: nobody wants the answer.
+        stepped: the thread that brought it comes back for what it left (`Dispatcher.step`).
     """
 
-    __slots__ = ("cancelled", "done", "inputs", "model", "queue", "request", "wanted")
+    __slots__ = ("cancelled", "done", "inputs", "model", "queue", "request", "stepped", "wanted")
 
     def __init__(self, request: InferRequest, done: Done) -> None:
         # Not through the base class: one call less on a path that counts its microseconds.
@@ -51,7 +52,7 @@ class Job(Waiting):
         self.queue: Any = None
         self.inputs: dict[str, np.ndarray] = {}
         self.wanted: list[str] | None = None
-        self.cancelled = False
+        self.cancelled = self.stepped = False
 
     def cancel(self) -> None:
         """See `Ticket.cancel`."""

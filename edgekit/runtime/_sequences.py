@@ -23,7 +23,7 @@ from edgekit.protocol import (
     InferResponse,
     ModelMetadata,
     ServerMetadata,
-    SubmittingCore,
+    SteppingCore,
     Ticket,
 )
 from edgekit.runtime._delegating import DelegatingCore
@@ -46,7 +46,7 @@ _ROUNDS = 4  # of requests that a turn brings on in the transport's own thread; 
 
 
 class SequenceCore(DelegatingCore):
-    """A `SubmittingCore` over another.
+    """A `SteppingCore` over another.
 
     Args:
         core: what a request without a sequence, and the first one of each, goes to; closed by whoever made it.
@@ -62,8 +62,8 @@ class SequenceCore(DelegatingCore):
 
     def __init__(
         self,
-        core: SubmittingCore,
-        direct: SubmittingCore,
+        core: SteppingCore,
+        direct: SteppingCore,
         repository: ModelRepository,
         limits: SequenceLimits | None = None,
         meter: Meter | None = None,
@@ -120,6 +120,13 @@ class SequenceCore(DelegatingCore):
         if self._ready:
             with self._wake:
                 self._wake.notify_all()
+
+    def step(self) -> bool:
+        """See `SteppingCore.step`."""
+        if self._thread is None:
+            return self._core.step()
+        self.turn()
+        return False
 
     def infer(self, request: InferRequest) -> InferResponse:
         """See `InferenceCore.infer`."""

@@ -18,6 +18,7 @@ from edgekit.runtime._scheduler import Batch, InstanceQueue, Refused
 
 __all__ = ["Workers"]
 
+_GRACE_S = 5e-3  # to go on with a queue that was lent: about a turn of an event loop
 _log = logging.getLogger(__name__)
 Queue = InstanceQueue[Any]
 
@@ -30,6 +31,8 @@ class Workers:
         cost: cores that a batch of this queue uses.
         run: runs a batch and answers it.
         refuse: answers requests that ran out of time.
+        lend: told what has just run while more waits; true when the thread that brought the requests goes on with them. If nobody has after `_GRACE_S`,
+            a worker does.
     """
 
     def __init__(
@@ -38,14 +41,17 @@ class Workers:
         cost: Callable[[Queue], int],
         run: Callable[[Queue, Batch[Any]], object],
         refuse: Callable[[Refused], None],
+        lend: Callable[[Queue, Batch[Any]], bool] = lambda _queue, _batch: False,
     ) -> None:
         self._cores = cores
         self._cost = cost
         self._run = run
         self._refuse = refuse
+        self._lend = lend
         self._wake = threading.Condition(threading.Lock())
         self._ready: list[Queue] = []
         self._watched: dict[Queue, float] = {}  # queue -> when its first deadline passes
+        self._lent: dict[Queue, float] = {}  # queue -> when to take it back
         self._used = 0
         self._virtual_s = 0.0
         self._served: list[Share] = []  # of the batches that run
@@ -126,7 +132,10 @@ class Workers:
                 self._refuse(refused)
             if queue is not None and batch is not None:
                 self._run(queue, batch)
-                if queue.queued:
+                if queue.queued and self._lend(queue, batch):
+                    with self._wake:
+                        self._lent[queue] = time.monotonic() + _GRACE_S
+                elif queue.queued:
                     self.wake(queue)
         except Exception:  # noqa: BLE001 - a bug in a callback must not cost the device a thread
             _log.exception("a worker's batch ended in an unexpected error")
@@ -134,12 +143,17 @@ class Workers:
     def _pick(self, refused: Refused) -> tuple[Queue | None, Batch[Any] | None, int]:
         """The next batch in fair order that fits the cores that are free. The lock is held."""
         now_s = time.monotonic()
+        for queue in [queue for queue, until_s in self._lent.items() if until_s <= now_s]:
+            del self._lent[queue]
+            if queue.ready and queue not in self._ready:
+                queue.share.begins(self._virtual_s)
+                self._ready.append(queue)
         while self._ready:
             fitting = [queue for queue in self._ready if not self._used or self._used + self._cost(queue) <= self._cores]
             if not fitting:
                 break
             for queue in fitting:
-                queue.plan_share(now_s)
+                queue.plan_share()
             shares = [queue.share for queue in fitting]
             queue = fitting[whose_turn(shares, now_s)]
             batch, gone = queue.take()
@@ -164,6 +178,5 @@ class Workers:
         return refused
 
     def _patience_s(self) -> float | None:
-        if not self._watched:
-            return None
-        return min(max(0.0, min(self._watched.values()) - time.monotonic()), threading.TIMEOUT_MAX)
+        first_s = min([*self._watched.values(), *self._lent.values()], default=math.inf)
+        return None if first_s == math.inf else min(max(0.0, first_s - time.monotonic()), threading.TIMEOUT_MAX)

@@ -93,6 +93,17 @@ def test_together_is_as_alone(cases):
             np.testing.assert_array_equal(tensor.data, expected[tensor.name])
 
 
+def test_what_is_to_run_apart_does():
+    """A row of requests that may not run together, of a model whose others may: equal counts of rows by chance must not stack them."""
+    model = Model(ROWS, both)
+    prove(model, request(1000), request(1001))
+    jobs = [prepared(model.plan, request(seed, rows)) for seed, rows in enumerate([2, 2])]
+    results, too_many = execute(model, model, jobs, apart=True)
+    assert model.ran == [2, 2]
+    assert [len(result.jobs) for result in results] == [1, 1]
+    assert not too_many
+
+
 # name: a model that may not run requests together although its signature allows it
 DEPENDENT = {
     "mean over the batch": lambda inputs: {"y": inputs["x"] - inputs["x"].mean(0)},

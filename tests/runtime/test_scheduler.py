@@ -121,6 +121,46 @@ def test_a_batch_that_takes_too_long_for_the_caller_stays(clock):
     assert queue.start([job()], 0.2e-3) == (None, [])
 
 
+def alone(count):
+    return [job(key=Waiting.ALONE) for _ in range(count)]
+
+
+# run time, how many wait, longest for the caller -> how many run in one go
+ROWS = {
+    "brief ones all": (1e-4, 9, math.inf, 9),
+    "brief ones, as long as the caller has": (1e-4, 9, 0.5e-3, 5),
+    "of long ones a part": (1.5e-3, 8, math.inf, 3),
+    "of a short queue less, so that nobody waits for who came with it": (1.5e-3, 3, math.inf, 1),
+    "very long ones never": (4e-3, 40, math.inf, 1),
+}
+
+
+@pytest.mark.parametrize(("run_s", "waiting", "longest_s", "expected"), ROWS.values(), ids=ROWS)
+def test_what_cannot_run_together_may_go_in_a_row(clock, run_s, waiting, longest_s, expected):
+    queue = queue_of(clock, capacity=99, seconds=lambda _: run_s)
+    jobs = alone(waiting)
+    queue.start(jobs, 0.0)
+    batch, _ = queue.take(longest_s)
+    assert batch.jobs == jobs[:expected]
+    assert batch.runs == expected
+    before_s = queue.times.p50_s
+    # Whoever comes now is told what the whole row takes.
+    assert queue.estimated_latency_s() == pytest.approx(run_s * (expected + len(queue._pending) + 1))
+    clock.now_s += run_s * expected
+    queue.finish(batch)
+    assert queue.times.p50_s == pytest.approx(before_s)  # of one run
+
+
+def test_no_row_while_deadlines_wait_or_sizes_differ(clock):
+    queue = queue_of(clock, capacity=99, seconds=lambda _: 1e-4)
+    queue.start([*alone(4), job(clock.now_s + 1.0, key=Waiting.ALONE)], 0.0)
+    assert queue.take()[0].runs == 1
+    other = queue_of(clock, capacity=99, max_batch=4, seconds=lambda rows: rows * 1e-4)
+    mixed = [job(key=Waiting.ALONE), job(key=Waiting.ALONE), job(key=Waiting.ALONE, rows=4), job()]
+    other.start(mixed, 0.0)
+    assert other.take()[0].jobs == mixed[:2]
+
+
 def test_priority_then_deadline_then_arrival(clock):
     queue = queue_of(clock, capacity=9)
     holder, _ = start(queue, job())
