@@ -84,9 +84,10 @@ class Bearings:
 
     def _cloud_answered(self, ask: Ask, sent: Sent, now: float) -> None:
         endpoint = self._cloud.endpoints[sent.endpoint]
+        endpoint.ended(sent.attempt)
         if sent.settled:
             endpoint.answered_late(ask, now - sent.started_s, now)
-        elif now <= ask.deadline_s:
+        elif now <= sent.due_s:
             endpoint.answered(ask, now - sent.started_s, now)
         else:
             endpoint.failed(now)
@@ -95,6 +96,7 @@ class Bearings:
 
     def _cloud_failed(self, sent: Sent, failure: Failure, now: float) -> None:
         endpoint = self._cloud.endpoints[sent.endpoint]
+        endpoint.ended(sent.attempt)
         self._throttle.failed()
         if sent.settled:
             return
@@ -191,8 +193,10 @@ class Bearings:
         """Be woken for a request at the next moment that matters to it."""
         ask = open_.ask
         due = min(ask.limit_s, open_.look_s, open_.retry_s)
-        if ask.deadline_s < due and now < ask.deadline_s:
-            due = ask.deadline_s
+        if now < ask.deadline_s:
+            due = min(due, ask.deadline_s)
+        elif open_.sent is not None and not open_.sent.settled:
+            due = min(due, open_.sent.due_s)
         if due != open_.due_s:
             open_.due_s = due
             heapq.heappush(self._timers, (due, ask.request))

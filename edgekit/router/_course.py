@@ -20,15 +20,15 @@ import math
 import msgspec
 
 from edgekit.router._bearings import Bearings
-from edgekit.router._decide import HOPELESS, SURE, Health, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
-from edgekit.router._device import LATE
+from edgekit.router._decide import HOPELESS, KEPT, SURE, Health, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
+from edgekit.router._device import LATE, Place
 from edgekit.router._events import Action, Ask, Cancel, Deliver, Failure, FailureKind, Refuse, RunEdge, SendCloud
 from edgekit.router._open import Open, Sent
 from edgekit.router._retry import retry_at
 
 __all__ = ["Course"]
 
-IN_TIME = 0.8  # without a cloud: a request that is less likely than this lets others go first that can still be in time
+IN_TIME = 0.95  # without a cloud: a request that is less likely than this lets others go first that can still be in time
 GAIN = 0.1  # a hedge must raise the probability by this much, or it is put off
 MOST_SENT = 3  # cloud attempts of one request, retries included
 
@@ -138,10 +138,11 @@ class Course(Bearings):
         if ask.terms.edge_only or not self._cloud.pay(ask, now):
             return False
         self._attempt += 1
-        open_.sent = Sent(self._attempt, endpoint, now, estimate.slow_s if estimate is not None else 0.0)
+        slow_s, sure_s = (estimate.slow_s, estimate.sure_s) if estimate is not None else (0.0, math.inf)
+        open_.sent = Sent(self._attempt, endpoint, now, slow_s, max(ask.deadline_s, now + sure_s))
         open_.tried = (*open_.tried, endpoint)
         self._attempts[self._attempt] = open_
-        self._cloud.endpoints[endpoint].sent()
+        self._cloud.endpoints[endpoint].sent(self._attempt, now, now + sure_s)
         out.append(SendCloud(self._attempt, ask.request, endpoint, ask.limit_s))
         if not open_.run and not open_.held:
             self._offloaded(ask, now)
@@ -282,17 +283,30 @@ class Course(Bearings):
         """The deadline has passed."""
         open_.look_s = open_.retry_s = math.inf
         sent, place = open_.sent, open_.place
-        if sent is not None and not sent.settled:
+        if sent is not None and not sent.settled and now >= sent.due_s:
             sent.settled = True
             self._cloud.endpoints[sent.endpoint].failed(now)
             self._plan_check(sent.endpoint)
-            if open_.edge_left and open_.ask.on_edge and not open_.bound and not open_.ask.terms.cloud_only:
-                self._second_on_device(open_, sent, True, now, True, out)
-        elif place is not None and place[0] < LATE:
+        if sent is not None and open_.edge_left and open_.ask.on_edge and not open_.bound and not open_.ask.terms.cloud_only:
+            self._second_on_device(open_, sent, sent.settled, now, True, out)
+        elif place is not None and place[0] < LATE and sent is None and not self._late_in_cloud(open_, place, now, out):
             self._device.remove(place)
             open_.place = self._device.enqueue(open_.ask, now, late=True)
         elif sent is None and not open_.run and place is None:
             self._fall_back(open_, now, out)  # it waited for a retry
+
+    def _late_in_cloud(self, open_: Open, place: Place, now: float, out: list[Action]) -> bool:
+        """The device did not come to it in time, and others wait that it may still be in time for: a late answer is the cloud's, if it has one."""
+        ask = open_.ask
+        if open_.bound or ask.limit_s - now < ask.sla_s:
+            return False
+        indices, clouds = self._offers(ask, open_.tried, ask.limit_s - now, now, open_.edge.service_s)
+        for index, cloud in zip(indices, clouds, strict=True):
+            if cloud.health is Health.OK and cloud.p_meet >= KEPT and self._send(open_, index, cloud, now, out):
+                self._device.remove(place)
+                open_.place = None
+                return True
+        return False
 
     # Failures
 
@@ -401,9 +415,10 @@ class Course(Bearings):
     def _cancel_sent(self, open_: Open, sent: Sent, now: float, out: list[Action]) -> None:
         self._attempts.pop(sent.attempt, None)
         open_.sent = None
+        endpoint = self._cloud.endpoints[sent.endpoint]
+        endpoint.ended(sent.attempt)
         if not sent.settled:
-            endpoint = self._cloud.endpoints[sent.endpoint]
-            if now >= open_.ask.deadline_s:
+            if now >= sent.due_s:
                 endpoint.failed(now)
             else:
                 endpoint.cancelled(now - sent.started_s, sent.slow_s, now)

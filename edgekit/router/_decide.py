@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["HOPELESS", "SURE", "Decision", "Facts", "Health", "Reason", "RequestFacts", "Tier", "TierEstimate", "decide", "margin_s"]
+__all__ = ["HOPELESS", "KEPT", "SURE", "Decision", "Facts", "Health", "Reason", "RequestFacts", "Tier", "TierEstimate", "decide", "margin_s"]
 
 SURE = 0.99
 HEDGED = 0.9
@@ -132,7 +132,7 @@ class TierEstimate(msgspec.Struct, frozen=True, gc=False):
         cost_s: Peak-EWMA latency times load; tells endpoints of equal probability apart.
         service_s: median service time without the wait, of the device.
         wait_s: expected time until its turn, of the device.
-        sure_s: from now to the answer, 99th percentile; of a cloud endpoint.
+        sure_s: from now to the answer, about the 99.9th percentile; of a cloud endpoint.
     """
 
     p_meet: float

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
+
 from edgekit.router._breaker import Breaker
 from edgekit.router._decide import Health, TierEstimate
 from edgekit.router._estimators import CloudEstimator
@@ -18,6 +20,7 @@ from edgekit.router._limit import ConcurrencyLimit
 __all__ = ["CHECK_EVERY_S", "Endpoint"]
 
 CHECK_EVERY_S = 5.0
+DOUBT = 0.3  # what an attempt that is past the 99.9th percentile leaves of the trust in an endpoint: it hangs, or that was one in a thousand
 _FAILING = TierEstimate(0.0, 0.0, 0.0, False, Health.FAILING)
 _FULL = TierEstimate(0.0, 0.0, 0.0, False, Health.FULL)
 
@@ -36,6 +39,9 @@ class Endpoint:
         self._round_trip_s: float | None = None
         self._heard_s = -math.inf
         self._asked = False  # a check is under way
+        # Attempts in flight, in the order in which they left: when that was, and when they should have been answered.
+        self._due: dict[int, tuple[float, float]] = {}
+        self._alive_s = -math.inf  # when the newest attempt that was answered had left
 
     @property
     def check_at_s(self) -> float:
@@ -76,18 +82,35 @@ class Endpoint:
             return _FAILING
         if not self.limit.allows(estimator.in_flight):
             return _FULL
-        return estimator.estimate(ask.model, ask.payload_bytes, budget_s, now, Health.OK, device_service_s)
+        estimate = estimator.estimate(ask.model, ask.payload_bytes, budget_s, now, Health.OK, device_service_s)
+        overdue = self._overdue(now)
+        return msgspec.structs.replace(estimate, p_meet=estimate.p_meet * DOUBT**overdue) if overdue else estimate
+
+    def _overdue(self, now: float) -> int:
+        """Attempts in flight that should have been answered, while none that left after them was; three are as good as all."""
+        count = 0
+        for sent_s, due_s in self._due.values():
+            if due_s > now or count == 3:
+                break
+            count += sent_s > self._alive_s
+        return count
 
     def usable(self, now: float) -> bool:
         """A request may be sent."""
         return self.breaker.closed and self.estimator.may_send(now) and self.limit.allows(self.estimator.in_flight)
 
-    def sent(self) -> None:
-        """An attempt left."""
+    def sent(self, attempt: int, now: float, due_s: float) -> None:
+        """An attempt left that should be answered by ``due_s``."""
         self.estimator.start()
+        self._due[attempt] = (now, due_s)
+
+    def ended(self, attempt: int) -> None:
+        """An attempt ended, however it did."""
+        self._due.pop(attempt, None)
 
     def answered(self, ask: Ask, latency_s: float, now: float) -> None:
         """An answer in time."""
+        self._alive_s = max(self._alive_s, now - latency_s)
         self.limit.answered(latency_s, self.estimator.in_flight, now)
         self.estimator.succeeded(ask.model, ask.payload_bytes, latency_s, now)
         self.breaker.succeeded()
@@ -95,6 +118,7 @@ class Endpoint:
 
     def answered_late(self, ask: Ask, latency_s: float, now: float) -> None:
         """An answer to an attempt that was counted as failed at its deadline."""
+        self._alive_s = max(self._alive_s, now - latency_s)
         self.estimator.late(ask.model, ask.payload_bytes, latency_s, now)
 
     def failed(self, now: float, retry_after_s: float | None = None) -> None:

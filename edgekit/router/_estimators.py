@@ -23,6 +23,8 @@ OVERDUE = 2.0
 PRIOR_SIGMA = 1.0
 PRIOR_WEIGHT = 2.0
 Z95 = 1.645
+# From the median to the 99.9th percentile is this much farther than to the 99th, for a normal distribution (3.090 / 2.326).
+BEYOND_P99 = 1.33
 # Forgetting of the payload regression (about the last fifty requests), and what it takes to trust its slope.
 REGRESSION_DECAY = 0.98
 REGRESSION_SAMPLES = 8.0
@@ -152,7 +154,7 @@ class CloudEstimator:
                 p_meet += share * (_prior(budget_s, self._prior_s + device_service_s) - p_meet)
         p_meet *= 1.0 - self.failure_share(now)
         slow_s = (transfer + p95) * self.calibration.factor
-        return TierEstimate(p_meet, transfer + p50, slow_s, known, health, self.cost_s(now), sure_s=max(slow_s, transfer + p99))
+        return TierEstimate(p_meet, transfer + p50, slow_s, known, health, self.cost_s(now), sure_s=max(slow_s, transfer + p50 + (p99 - p50) * BEYOND_P99))
 
     def still(self, model: str, payload_bytes: int, elapsed_s: float, until_s: float, now: float) -> float:
         """Probability that an attempt that has taken ``elapsed_s`` without an answer takes no more than ``until_s`` in all."""

@@ -15,17 +15,19 @@ class Sent:
     """One attempt at a cloud endpoint.
 
     Attributes:
-        settled: its endpoint has heard how it ended (it counts as failed at the deadline, whatever comes later).
+        due_s: absolute; without an answer by then it counts as failed, whatever comes later: the deadline, or its 99.9th percentile if it left too late for that.
+        settled: its endpoint has heard how it ended.
         slow_s: the 95th percentile that was expected of it.
     """
 
-    __slots__ = ("attempt", "endpoint", "settled", "slow_s", "started_s")
+    __slots__ = ("attempt", "due_s", "endpoint", "settled", "slow_s", "started_s")
 
-    def __init__(self, attempt: int, endpoint: int, started_s: float, slow_s: float) -> None:
+    def __init__(self, attempt: int, endpoint: int, started_s: float, slow_s: float, due_s: float) -> None:
         self.attempt = attempt
         self.endpoint = endpoint
         self.started_s = started_s
         self.slow_s = slow_s
+        self.due_s = due_s
         self.settled = False
 
 
