@@ -35,7 +35,7 @@ def machine() -> Machine:
     """This machine, with the versions of what counts."""
     return Machine(
         cpu=cpu_model(_text(Path("/proc/cpuinfo"))) or platform.processor() or platform.machine(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=os.cpu_count() or 1,
         memory_gb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
         kernel=f"{platform.system()} {platform.release().partition('-')[0]}",
         governor=_text(GOVERNOR).strip() or "not reported",
