@@ -23,7 +23,20 @@ import msgspec
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.router._events import Cost
 
-__all__ = ["FREE_OF_LIMITS", "Amount", "Book", "BookState", "BudgetLimits", "Budgets", "Ledger", "Limit", "Saved", "amount_of", "resumed"]
+__all__ = [
+    "FREE_OF_LIMITS",
+    "Amount",
+    "Book",
+    "BookState",
+    "BudgetLimits",
+    "Budgets",
+    "Ledger",
+    "Limit",
+    "Saved",
+    "amount_of",
+    "amount_told",
+    "resumed",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -246,6 +259,12 @@ class Book:
 def amount_of(cost: Cost) -> Amount:
     """A cost as it is counted."""
     return cost.requests, cost.bytes, round(cost.dollars / DOLLAR_UNIT) if cost.dollars else 0
+
+
+def amount_told(amount: tuple[float, float, float]) -> dict[str, float | None]:
+    """For people and scripts; ``None`` for no limit."""
+    units = (("requests", 1), ("bytes", 1), ("dollars", DOLLAR_UNIT))
+    return {unit: None if value == math.inf else value * scale for (unit, scale), value in zip(units, amount, strict=True)}
 
 
 def resumed(saved: Saved | None, limits: BudgetLimits, boot: str, monotonic_s: float, wall_s: float) -> tuple[Book, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -267,11 +268,13 @@ def serve_router(
     telemetry: HasMeter | None = None,
     options: RouterOptions | None = None,
     access: Access | None = None,
+    policy: str | os.PathLike[str] | None = None,
+    budget_state: str | os.PathLike[str] | None = None,
 ) -> Server:
     """Start the router as a server; stopping the server closes the router.
 
     Args:
-        edge, cloud, sla_ms, model, telemetry, options: as `Router`.
+        edge, cloud, sla_ms, model, telemetry, options, policy, budget_state: as `Router`.
         http, grpc: addresses to listen on, port 0 for any; ``None`` for none.
         access: TLS and bearer token.
 
@@ -279,7 +282,7 @@ def serve_router(
         BindError: an address that cannot be listened on.
         EdgeKitError: as `Router`.
     """
-    router = Router(edge, cloud, sla_ms=sla_ms, telemetry=telemetry, model=model, options=options)
+    router = Router(edge, cloud, sla_ms=sla_ms, telemetry=telemetry, model=model, options=options, policy=policy, budget_state=budget_state)
     try:
         return serve(RouterCore(router), http, grpc, access=access, on_stop=[router.close])
     except BaseException:

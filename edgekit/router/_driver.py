@@ -22,7 +22,10 @@ from edgekit.protocol import InferenceClient, InFlight
 from edgekit.router._decide import Reason, Tier
 from edgekit.router._edge import ClientRunner, SessionRunner, absent
 from edgekit.router._events import Action, Ask, Cancel, Deliver, Explanation, Failure, FailureKind, Refuse, RunEdge, SendCloud
+from edgekit.router._opinions import Opinions
 from edgekit.router._pilot import Pilot
+from edgekit.router._policy import NO_POLICY, Policy
+from edgekit.router._twins import Twins
 from edgekit.router._work import Answer, Work, answer_of, request_from_work
 
 __all__ = ["Call", "Driver", "Finish"]
@@ -49,16 +52,20 @@ class Call:
     Args:
         work: what the tiers need of it.
         done: hears the end once, in the thread that brings it; must not block or raise.
+        policy: that held when it came.
 
     Attributes:
+        digest: of what is in flight only once; empty when its answer must not be shared.
         explanation: of its first decision, once it was begun.
     """
 
-    __slots__ = ("attempts", "done", "explanation", "request", "results", "work")
+    __slots__ = ("attempts", "digest", "done", "explanation", "policy", "request", "results", "work")
 
-    def __init__(self, work: Work, done: Callable[[Finish | EdgeKitError], None]) -> None:
+    def __init__(self, work: Work, done: Callable[[Finish | EdgeKitError], None], policy: Policy = NO_POLICY) -> None:
         self.work = work
         self.done = done
+        self.policy = policy
+        self.digest = b""
         self.request = 0
         self.explanation: Explanation | None = None
         self.attempts: list[int] = []
@@ -77,6 +84,7 @@ class Driver:
         runner: the device; closed with the driver.
         clients: of the cloud endpoints, in the pilot's order.
         on_breaker: told ``(endpoint, open)`` whenever a breaker changes, and at first.
+        opinions: told of the answers of both tiers to one request.
         clock: monotonic seconds.
     """
 
@@ -86,9 +94,12 @@ class Driver:
         runner: SessionRunner | ClientRunner,
         clients: Sequence[InferenceClient],
         on_breaker: Callable[[int, bool], None],
+        opinions: Opinions,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pilot = pilot
+        self._opinions = opinions
+        self._twins = Twins()
         self._runner = runner
         self._clients = clients
         self._on_breaker = on_breaker
@@ -114,14 +125,22 @@ class Driver:
         for thread in self._threads:
             thread.start()
 
-    def begin(self, call: Call, ask_of: Callable[[int], Ask]) -> None:
-        """Take a request; ``ask_of`` makes its `Ask` from its number."""
+    def begin(self, call: Call, ask_of: Callable[[int, bytes], Ask], *, shares: bool = False) -> None:
+        """Take a request.
+
+        Args:
+            call: the request.
+            ask_of: makes its `Ask` from its number and digest.
+            shares: it may have the answer of an identical one in flight.
+        """
         call.request = next(self._numbers)
-        ask = ask_of(call.request)
+        work = call.work
         with self._lock:
             if not self._closed:
+                if shares:
+                    call.digest = self._twins.enter(work.model, f"{work.version}\0{work.edge_version}\0{work.cloud_version}", work.inputs)
                 self._calls[call.request] = call
-                actions = self._pilot.accept(ask, self._clock())
+                actions = self._pilot.accept(ask_of(call.request, call.digest), self._clock())
                 call.explanation = self._pilot.decision(call.request)
                 bound = self._bind(actions)
         if call.explanation is None:
@@ -178,8 +197,18 @@ class Driver:
             bound = self._bind(tell(self._clock()))
         self._perform(bound)
 
-    def _ended(self, attempt: int, result: Answer | BaseException) -> None:
+    def _edge_ended(self, attempt: int, result: Answer | BaseException) -> None:
+        """An attempt on the device ended."""
+        call = self._of.get(attempt)
+        rule = call.policy.confidence_rule(call.work.model) if call is not None else None
+        if call is None or rule is None or not isinstance(result, Answer):
+            self._ended(attempt, result)
+        else:
+            self._ended(attempt, result, self._opinions.confidence(call.work.model, result.outputs, rule))
+
+    def _ended(self, attempt: int, result: Answer | BaseException, confidence: float | None = None) -> None:
         """An attempt of either tier ended."""
+        self._opinions.audited(attempt, result.outputs if isinstance(result, Answer) else None)
         with self._lock:
             self._handles.pop(attempt, None)
             call = self._of.get(attempt)
@@ -187,7 +216,7 @@ class Driver:
                 call.results[attempt] = result
             now = self._clock()
             if isinstance(result, Answer):
-                actions = self._pilot.answered(attempt, now)
+                actions = self._pilot.answered(attempt, now, confidence)
             else:
                 actions = self._pilot.failed(attempt, _failure(result), now)
             bound = self._bind(actions)
@@ -212,6 +241,8 @@ class Driver:
                 result = owner.results.get(action.attempt) if owner is not None else None  # type: ignore[union-attr]
                 if call is not None:
                     over.append(call)
+                    if isinstance(action, Deliver) and action.reason is Reason.LOCAL_UNSURE and action.tier is Tier.CLOUD:
+                        self._escalated(call, action.attempt)
             bound.append((action, call, work, result))
         self._keep_probe()
         for call in over:
@@ -228,7 +259,27 @@ class Driver:
             # Its own time, and nothing that would make an edge server take it for the client's request (a sequence, say).
             return None, msgspec.structs.replace(self._probe[1], deadline_s=until_s, limit_s=until_s, id="", parameters={})
         call = self._calls.get(action.request)
-        return call, call.work if call is not None else None
+        if call is None:
+            return None, None
+        if isinstance(action, SendCloud) and action.shadow:
+            return None, self._audit(action, call)
+        return call, call.work.at(Tier.EDGE if isinstance(action, RunEdge) else Tier.CLOUD)
+
+    def _audit(self, action: SendCloud, call: Call) -> Work:
+        """What the cloud is sent to compare its answer with the device's, which the client has by now."""
+        work, shadow = call.work, call.policy.shadow(call.work.model)
+        device = next((result for result in call.results.values() if isinstance(result, Answer)), None)
+        if device is not None:
+            self._opinions.audit(action.attempt, work.model, "audit" if shadow is None else "shadow", device.outputs)
+        version = (shadow.version if shadow is not None else None) or work.cloud_version or work.version
+        # Its own time, and nothing that would make a server take it for the client's request.
+        return msgspec.structs.replace(work, version=version, deadline_s=action.limit_s, limit_s=action.limit_s, id="", parameters={})
+
+    def _escalated(self, call: Call, attempt: int) -> None:
+        cloud = call.results.get(attempt)
+        for other, device in call.results.items():
+            if other != attempt and isinstance(device, Answer) and isinstance(cloud, Answer):
+                self._opinions.escalated(call.work.model, device.outputs, cloud.outputs)
 
     def _keep_probe(self) -> None:
         """Keep the inputs that the pilot's next shadow probe wants, beyond the end of their request."""
@@ -243,6 +294,9 @@ class Driver:
         self._calls.pop(call.request, None)
         for attempt in call.attempts:
             self._of.pop(attempt, None)
+        if call.digest:
+            self._twins.leave(call.digest)
+            call.digest = b""
 
     # Performing
 
@@ -272,7 +326,7 @@ class Driver:
         if work is None:  # a probe whose inputs are gone: the worker is free again
             self._ended(attempt, DeadlineError("edge", "nothing to run"))
             return
-        self._began(attempt, self._runner.start(work, functools.partial(self._ended, attempt)))
+        self._began(attempt, self._runner.start(work, functools.partial(self._edge_ended, attempt)))
 
     def _send(self, action: SendCloud, work: Work | None) -> None:
         attempt = action.attempt

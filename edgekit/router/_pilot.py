@@ -13,6 +13,7 @@ from typing import Any
 from edgekit.router._bearings import PilotOptions
 from edgekit.router._decide import Tier
 from edgekit.router._events import Action, Ask, Check, Explanation, Failure
+from edgekit.router._retry import RetryLimits
 from edgekit.router._second_opinion import SecondOpinions
 
 __all__ = ["Pilot", "PilotOptions"]
@@ -138,6 +139,10 @@ class Pilot(SecondOpinions):
         """Start from measured runs of the bundle's own sample, so that the first request meets an estimate."""
         for value in service_s:
             self._device.seed(model, payload_bytes, value, now)
+
+    def set_retries(self, limits: RetryLimits) -> None:
+        """Other limits from now on."""
+        self._retries.set_limits(limits)
 
     # What it tells
 

@@ -25,6 +25,7 @@ __all__ = [
     "CascadeSection",
     "DataPolicy",
     "DefaultSection",
+    "LimitSection",
     "ModelSection",
     "Policy",
     "PolicyFile",
@@ -55,7 +56,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PrioritySection(_Section, frozen=True):
-    """``[default.priority.N]`` and ``[models.NAME.priority.N]``: requests of priority N (0 is real time, larger is less urgent).
+    """``[default.priority.N]`` and ``[models.NAME.priority.N]``: requests whose parameter ``priority`` is N (see `edgekit.runtime`: 1 is the most urgent).
 
     Attributes:
         sla_ms: within how many milliseconds of its acceptance a request must be answered, unless it brings a deadline.
@@ -116,16 +117,18 @@ class DefaultSection(_Section, frozen=True):
         priority: by priority.
         data: ``edge-only`` never leaves the device, whatever happens.
         hedge: the second tier may be asked before the first has failed.
+        coalesce: identical requests in flight share one answer. Not for models whose answers depend on more than their inputs.
     """
 
     sla_ms: Milliseconds | None = None
     priority: dict[str, PrioritySection] = {}
     data: Data = "cloud-allowed"
     hedge: Switch = True
+    coalesce: Switch = False
 
 
 class ModelSection(_Section, frozen=True):
-    """``[models.NAME]``: one model. ``sla_ms``, ``priority``, ``data`` and ``hedge`` as in `DefaultSection`.
+    """``[models.NAME]``: one model. ``sla_ms``, ``priority``, ``data``, ``hedge`` and ``coalesce`` as in `DefaultSection`.
 
     Attributes:
         cascade, canary, shadow: off when left out.
@@ -135,6 +138,7 @@ class ModelSection(_Section, frozen=True):
     priority: dict[str, PrioritySection] = {}
     data: Data | None = None
     hedge: Switch | None = None
+    coalesce: Switch | None = None
     cascade: CascadeSection | None = None
     canary: CanarySection | None = None
     shadow: ShadowSection | None = None
@@ -255,10 +259,16 @@ class Policy:
         section = self.file.models.get(model)
         return section is not None and section.canary is not None
 
-    def shadow_version(self, model: str) -> str:
-        """The version that copies for the cloud name; empty for its default."""
+    def shadow(self, model: str) -> ShadowSection | None:
+        """Copies of the model's requests go to the cloud."""
         section = self.file.models.get(model)
-        return (section.shadow.version or "") if section is not None and section.shadow is not None else ""
+        return section.shadow if section is not None else None
+
+    def coalesces(self, model: str) -> bool:
+        """Identical requests in flight share one answer."""
+        section = self.file.models.get(model)
+        own = section.coalesce if section is not None else None
+        return self.file.default.coalesce if own is None else own
 
     def described(self, models: tuple[str, ...] = ()) -> dict[str, Any]:
         """What holds, for each model of the file and of ``models``, with every default filled in. JSON-able."""
@@ -304,6 +314,7 @@ def _described(policy: Policy, name: str) -> dict[str, Any]:
         "priority_sla_ms": {str(priority): (policy.sla_s(name, priority) or 0.0) * 1e3 for priority in priorities},
         "data": "edge-only" if terms.edge_only else "cloud-allowed",
         "hedge": terms.may_hedge,
+        "coalesce": policy.coalesces(name),
         "cascade": msgspec.to_builtins(section.cascade),
         "canary": msgspec.to_builtins(section.canary),
         "shadow": msgspec.to_builtins(section.shadow),

@@ -7,11 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from edgekit.bundle import storage_errors
 from edgekit.errors import EdgeKitError
-from edgekit.router._budgets import Book, Budgets
+from edgekit.router._budgets import Book, Budgets, amount_told
 from edgekit.router._budgets_file import default_ledger_path, keep_budgets
+from edgekit.router._cascade import ConfidenceRule
+from edgekit.router._opinions import Opinions
 from edgekit.router._policy import NO_POLICY, Policy
 from edgekit.router._policy_file import read_policy
 from edgekit.router._policy_metrics import PolicyMetrics
@@ -42,6 +45,7 @@ class Operator:
     Attributes:
         policy: in force now; read it once a request.
         budgets: for the whole life of the router.
+        opinions: answers of both tiers, which the thread compares.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Operator:
         self._thread: threading.Thread | None = None
         self.policy = NO_POLICY
         self.budgets = Budgets(Book())
+        self.opinions = Opinions(metrics, self._rule_of)
         if path is None:
             return
         self._ledger = ledger or default_ledger_path(path)
@@ -78,6 +83,7 @@ class Operator:
         try:
             self._follow(now)
             self.budgets.renew(now)
+            self.opinions.compare()
         except Exception:  # noqa: BLE001 - the thread's boundary: the policy in force must go on to hold
             _log.exception("the policy could not be followed")
         self._metrics.state(not self._problem, self.budgets.limits, self.budgets.spent(now))
@@ -87,11 +93,25 @@ class Operator:
         """What is wrong with the file as it is now; empty when nothing is."""
         return self._problem
 
+    def told(self, now: float) -> dict[str, Any]:
+        """The state of policy and budgets, JSON-able; a limit that is not there is ``None``."""
+        limits, spent = self.budgets.limits, self.budgets.spent(now)
+        return {
+            "file": str(self._path) if self._path is not None else "",
+            "problem": self._problem,
+            "budget": {
+                window: {"spent": amount_told(amount), "limit": amount_told(limit.amount)}
+                for window, limit, amount in (("hour", limits.hour, spent[0]), ("day", limits.day, spent[1]))
+            },
+            "compared": self._metrics.told(),
+        }
+
     def close(self) -> None:
         """End the thread and write down what was spent. May be called twice."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        self.opinions.compare()
         self.budgets.close(time.monotonic())
 
     def _loop(self) -> None:
@@ -121,6 +141,9 @@ class Operator:
         self._on_change(policy)
         self._metrics.reloaded(accepted=True)
         _log.info("the policy file was read again")
+
+    def _rule_of(self, model: str) -> ConfidenceRule | None:
+        return self.policy.confidence_rule(model)
 
     def _limit(self, policy: Policy, now: float) -> None:
         """Bound the budgets as the policy says. The ledger is opened when there is something to keep in it, and before anything is bounded by it."""

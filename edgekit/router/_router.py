@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
+import os
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,7 +26,10 @@ from edgekit.router._edge import EdgeTarget, open_edge
 from edgekit.router._events import Ask, Explanation
 from edgekit.router._metrics import HasMeter, Outcome, RouterMetrics
 from edgekit.router._pilot import Pilot, PilotOptions
-from edgekit.router._work import Work, payload_bytes
+from edgekit.router._policy import Policy
+from edgekit.router._policy_metrics import PolicyMetrics
+from edgekit.router._policy_watch import Operator
+from edgekit.router._work import Asked, Work, payload_bytes, read_asked
 
 __all__ = ["CloudTarget", "RouteResult", "Router", "RouterOptions"]
 
@@ -92,9 +99,12 @@ class Router:
         telemetry: has a ``meter``; ``None`` for none.
         model: the model's name where ``edge`` is a server; a bundle has its own.
         options: queue, workers, grace.
+        policy: the operator's policy file, which is followed while the router runs (see `edgekit.router.Policy`); ``None`` for none.
+        budget_state: where the policy's budgets are kept across restarts; by default a file in EdgeKit's state folder.
 
     Raises:
-        UsageError: ``sla_ms`` is not a positive number, or a target cannot be what it should.
+        UsageError: ``sla_ms`` is not a positive number, a target cannot be what it should, or the policy file is wrong.
+        StorageError: the policy file cannot be read, or its budgets are another process's.
         EdgeKitError: the bundle cannot be loaded.
     """
 
@@ -107,32 +117,35 @@ class Router:
         telemetry: HasMeter | None = None,
         model: str = "",
         options: RouterOptions | None = None,
+        policy: str | os.PathLike[str] | None = None,
+        budget_state: str | os.PathLike[str] | None = None,
     ) -> None:
         if not 0 < sla_ms < 1e9:
             raise UsageError("sla_ms", str(sla_ms), "milliseconds, a number above 0")
         self.options = options or RouterOptions()
         self.sla_s = sla_ms / 1e3
-        self._grace_s = max(1.0, 4 * self.sla_s) if self.options.grace_ms is None else self.options.grace_ms / 1e3
         self._metrics = RouterMetrics(telemetry)
         self._last: Explanation | None = None
         self._clock = time.monotonic
-        self.runner = open_edge(edge, model)
-        try:
+        self._unnamed = itertools.count()
+        with contextlib.ExitStack() as undo:
+            files = [None if path is None else Path(path) for path in (policy, budget_state)]
+            self._operator = Operator(files[0], PolicyMetrics(telemetry), files[1], self._policy_changed)
+            undo.callback(self._operator.close)
+            self.runner = open_edge(edge, model)
+            undo.callback(self.runner.close)
             self._clients = _clients(cloud)
-        except BaseException:
-            self.runner.close()
-            raise
-        # The state machine's chances (which endpoints are compared, how long a breaker waits) are nothing that anybody must not foresee.
-        pilot = Pilot(PilotOptions(self.options.workers, self.options.queue), len(self._clients), random.Random())
-        try:
+            undo.callback(self._close_clients)
+            settings = PilotOptions(self.options.workers, self.options.queue, retries=self._operator.policy.retry)
+            # The state machine's chances (which endpoints are compared, how long a breaker waits) are nothing that anybody must not foresee.
+            pilot = Pilot(settings, len(self._clients), random.Random(), self._operator.budgets)
             self._warm_up(pilot)
-        except BaseException:
-            self.runner.close()
-            self._close_clients()
-            raise
+            undo.pop_all()
         self.runner.open(self.options.workers)
-        self._driver = Driver(pilot, self.runner, [client for client, _ in self._clients], self._breaker_changed)
+        clients = [client for client, _ in self._clients]
+        self._driver = Driver(pilot, self.runner, clients, self._breaker_changed, self._operator.opinions)
         self._driver.start()
+        self._operator.start()
 
     def infer(
         self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None, *, model: str = "", version: str = ""
@@ -252,32 +265,57 @@ class Router:
             RequestError: what can be seen to be wrong at once.
         """
         accepted_s = self._clock()
-        if deadline_s is None:
-            deadline_s = accepted_s + (self.sla_s if deadline_ms is None else _milliseconds(deadline_ms) / 1e3)
+        policy = self._operator.policy
+        asked = read_asked(parameters)
         model = model or self._default_model()
-        size = _payload(inputs)
-        limit_s = deadline_s + (self._grace_s if grace_ms is None else grace_ms / 1e3)
-        work = Work(model, version, inputs, size, deadline_s, limit_s, request_id, parameters or {})
-        on_edge = self.runner.serves(model, version)
+        sla_s = policy.sla_s(model, asked.priority) or self.sla_s
+        if deadline_s is None:
+            deadline_s = accepted_s + (sla_s if deadline_ms is None else _milliseconds(deadline_ms) / 1e3)
+        limit_s = deadline_s + (self._grace_s(sla_s) if grace_ms is None else grace_ms / 1e3)
+        work = Work(model, version, inputs, _payload(inputs), deadline_s, limit_s, request_id, parameters or {})
+        if not version and policy.has_canary(model):
+            work = self._with_canary(work, policy, asked)
 
         def done(end: Finish | EdgeKitError) -> None:
             ended(self._told(call, accepted_s, end))
 
-        def ask_of(request: int) -> Ask:
-            return Ask(request, model, size, accepted_s, deadline_s, limit_s, self.sla_s, version=version, on_edge=on_edge)
-
-        call = Call(work, done)
-        self._driver.begin(call, ask_of)
+        call = Call(work, done, policy)
+        ask_of = functools.partial(self._ask, work, policy, asked, accepted_s, sla_s)
+        self._driver.begin(call, ask_of, shares=policy.coalesces(model) and asked.plain)
         explanation = call.explanation
         if explanation is not None:
             self._last = explanation
             self._metrics.decided(explanation.reason.value)
         return lambda: self._driver.leave(call)
 
+    def _ask(self, work: Work, policy: Policy, asked: Asked, accepted_s: float, sla_s: float, request: int, digest: bytes) -> Ask:
+        return Ask(
+            request,
+            work.model,
+            work.payload_bytes,
+            accepted_s,
+            work.deadline_s,
+            work.limit_s,
+            sla_s,
+            asked.urgency,
+            asked.sequence,
+            asked.sequence_end,
+            digest,
+            work.version,
+            self.runner.serves(work.model, work.version or work.edge_version),
+            policy.terms(work.model),
+        )
+
+    def _with_canary(self, work: Work, policy: Policy, asked: Asked) -> Work:
+        """The versions that the request's key gets; one without a key gets any."""
+        key = asked.split_key or asked.sequence or work.id or f"\0{next(self._unnamed)}"
+        edge, cloud = (policy.canary_version(work.model, tier, key) for tier in ("edge", "cloud"))
+        return msgspec.structs.replace(work, edge_version=edge, cloud_version=cloud)
+
     def explain(self) -> dict[str, Any]:
         """The last decision with what it rested on, and the present state of device, breakers and hedging. JSON-able."""
         state = self._driver.read(lambda pilot, now: pilot.snapshot(now))
-        told: dict[str, Any] = {"sla_ms": self.sla_s * 1e3, **state}
+        told: dict[str, Any] = {"sla_ms": self.sla_s * 1e3, **state, "policy": self._operator.told(self._clock())}
         for endpoint, (client, _) in zip(told["cloud"], self._clients, strict=True):
             endpoint["url"] = client.url
         last = self._last
@@ -307,6 +345,7 @@ class Router:
         """Stop: refuse what waits, close what the router opened, join its threads. May be called twice."""
         self._driver.close()
         self._close_clients()
+        self._operator.close()
 
     def __enter__(self) -> Self:
         return self
@@ -340,6 +379,12 @@ class Router:
             p_edge,
             p_cloud,
         )
+
+    def _grace_s(self, sla_s: float) -> float:
+        return max(1.0, 4 * sla_s) if self.options.grace_ms is None else self.options.grace_ms / 1e3
+
+    def _policy_changed(self, policy: Policy) -> None:
+        self._driver.read(lambda pilot, _now: pilot.set_retries(policy.retry))
 
     def _breaker_changed(self, endpoint: int, is_open: bool) -> None:
         self._metrics.breaker(self._clients[endpoint][0].url, is_open)

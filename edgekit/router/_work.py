@@ -7,10 +7,15 @@ from collections.abc import Callable, Mapping
 import msgspec
 import numpy as np
 
-from edgekit.errors import EdgeKitError, UnavailableError
+from edgekit.errors import EdgeKitError, RequestError, UnavailableError
 from edgekit.protocol import InferRequest, InferResponse, InFlight, Parameters, Tensor
+from edgekit.router._decide import Tier
+from edgekit.runtime._admission import DEFAULT_LEVEL
+from edgekit.runtime._job import PRIORITY_PARAMETER
+from edgekit.runtime._sequence_table import SEQUENCE_END, SEQUENCE_ID
+from edgekit.runtime._trial import SPLIT_KEY
 
-__all__ = ["Answer", "OnDone", "Work", "answer_from_response", "answer_of", "payload_bytes", "request_from_work"]
+__all__ = ["Answer", "Asked", "OnDone", "Work", "answer_from_response", "answer_of", "payload_bytes", "read_asked", "request_from_work"]
 
 _OWN_PARAMETERS = ("timeout",)  # set anew for each attempt, from what remains
 
@@ -22,6 +27,7 @@ class Work(msgspec.Struct, frozen=True):
         payload_bytes: size of all inputs.
         deadline_s: absolute; see `RequestFacts`.
         limit_s: absolute; see `RequestFacts`.
+        edge_version, cloud_version: of the operator's canaries, for a request that names no version; empty for none.
     """
 
     model: str
@@ -32,6 +38,60 @@ class Work(msgspec.Struct, frozen=True):
     limit_s: float
     id: str = ""
     parameters: Parameters = {}
+    edge_version: str = ""
+    cloud_version: str = ""
+
+    def at(self, tier: Tier) -> Work:
+        """As that tier sees it: a canary's version is asked for by name."""
+        version = self.edge_version if tier is Tier.EDGE else self.cloud_version
+        return msgspec.structs.replace(self, version=version) if version else self
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What a request's parameters ask of the router.
+
+    Attributes:
+        priority: as the client says it: 0 (none) and 2 are the default, 1 is the most urgent.
+        sequence: id of its sequence; empty for none.
+        sequence_end: the last of its sequence.
+        split_key: requests of one key get one version.
+        plain: nothing but the inputs can change its answer.
+    """
+
+    priority: int = 0
+    sequence: str = ""
+    sequence_end: bool = False
+    split_key: str = ""
+    plain: bool = True
+
+    @property
+    def urgency(self) -> int:
+        """0 for real time, larger for what is less urgent than the default."""
+        return max(0, self.priority - DEFAULT_LEVEL)
+
+
+_NOTHING_ASKED = Asked()
+
+
+def read_asked(parameters: Parameters | None) -> Asked:
+    """What the parameters ask.
+
+    Raises:
+        RequestError: a priority that is none.
+    """
+    if not parameters:
+        return _NOTHING_ASKED
+    priority = parameters.get(PRIORITY_PARAMETER, 0)
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority < 1 << 64:
+        raise RequestError(f"parameter {PRIORITY_PARAMETER!r}", str(priority)[:40], "0 (default), 1 (highest) or a larger whole number")
+    sequence = parameters.get(SEQUENCE_ID) or ""
+    return Asked(
+        priority,
+        str(sequence),
+        bool(parameters.get(SEQUENCE_END)),
+        str(parameters.get(SPLIT_KEY) or ""),
+        all(name in (*_OWN_PARAMETERS, PRIORITY_PARAMETER) for name in parameters),
+    )
 
 
 class Answer(msgspec.Struct, frozen=True):

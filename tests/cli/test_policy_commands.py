@@ -23,7 +23,7 @@ def test_it_tells_scripts(edgekit):
     told = edgekit("policy", "check", EXAMPLE, "--json").json
     assert told["valid"] is True
     assert told["models"]["faces"]["data"] == "edge-only"
-    assert told["default"]["priority_sla_ms"] == {"1": 2000.0}
+    assert told["default"]["priority_sla_ms"] == {"3": 2000.0}
 
 
 def test_an_empty_file_limits_nothing(edgekit, tmp_path):

@@ -6,7 +6,19 @@ import pytest
 
 from edgekit.errors import StorageError, UnknownNameError, UsageError
 from edgekit.router._events import Terms
-from edgekit.router._policy import NO_POLICY, Policy
+from edgekit.router._policy import (
+    NO_POLICY,
+    BudgetSection,
+    CanarySection,
+    CascadeSection,
+    DefaultSection,
+    LimitSection,
+    ModelSection,
+    Policy,
+    PolicyFile,
+    RetrySection,
+    ShadowSection,
+)
 from edgekit.router._policy_file import parse_policy, read_policy
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/policy.toml"
@@ -32,7 +44,8 @@ def test_the_example_says_what_its_comments_say(example):
     assert defects.dollars_per_request == 0.00002
     assert defects.dollars_per_byte * 1e9 == pytest.approx(0.09)
     assert example.terms("plates").audit_share == 0.01
-    assert example.shadow_version("plates") == "9"
+    assert example.shadow("plates").version == "9"
+    assert example.shadow("defects") is None
     assert example.limits.hour.requests == 20_000
     assert example.limits.day.dollars == 5.0
     assert example.confidence_rule("defects").output == "probabilities"
@@ -41,7 +54,7 @@ def test_the_example_says_what_its_comments_say(example):
 
 @pytest.mark.parametrize(
     ("model", "priority", "sla_ms"),
-    [("faces", 0, 40), ("faces", 1, 2000), ("other", 0, 100), ("other", 1, 2000), ("other", 2, 100), ("defects", 7, 60)],
+    [("faces", 0, 40), ("faces", 3, 2000), ("other", 0, 100), ("other", 3, 2000), ("other", 2, 100), ("defects", 7, 60)],
 )
 def test_the_sla_of_a_model_and_a_priority(example, model, priority, sla_ms):
     assert example.sla_s(model, priority) == pytest.approx(sla_ms / 1e3)
@@ -55,6 +68,11 @@ def test_a_priority_of_a_model_holds_before_that_of_all():
 def test_a_model_may_leave_the_device_where_the_default_may_not():
     policy = parse_policy('default.data = "edge-only"\ndefault.hedge = false\nmodels.m.data = "cloud-allowed"\nmodels.m.hedge = true')
     assert [(policy.terms(name).edge_only, policy.terms(name).may_hedge) for name in ("m", "other")] == [(False, True), (True, False)]
+
+
+def test_coalescing_is_asked_for():
+    policy = parse_policy("default.coalesce = true\nmodels.m.coalesce = false")
+    assert (policy.coalesces("m"), policy.coalesces("n"), NO_POLICY.coalesces("m")) == (False, True, False)
 
 
 def test_a_canary_gets_its_share_and_one_key_one_version(example):
@@ -78,7 +96,7 @@ def test_both_tiers_give_one_key_the_same_version():
 def test_what_holds_is_told_with_every_default(example):
     told = example.described(("unknown",))
     assert sorted(told["models"]) == ["defects", "faces", "plates", "unknown"]
-    assert told["models"]["faces"]["priority_sla_ms"] == {"1": 2000.0}
+    assert told["models"]["faces"]["priority_sla_ms"] == {"3": 2000.0}
     assert told["models"]["unknown"] == told["default"]
     assert told["models"]["faces"]["data"] == "edge-only"
     assert told["budget"]["per_day"]["dollars"] == 5.0
@@ -158,3 +176,22 @@ def test_a_policy_never_changes(example):
     assert isinstance(example, Policy)
     with pytest.raises(AttributeError):
         example.file.format = 2
+
+
+def test_the_documentation_names_every_key():
+    page = (EXAMPLE.parents[1] / "docs/policy.md").read_text("utf-8")
+    sections = [
+        PolicyFile,
+        DefaultSection,
+        ModelSection,
+        CascadeSection,
+        CanarySection,
+        ShadowSection,
+        BudgetSection,
+        LimitSection,
+        RetrySection,
+    ]
+    tables = {"default", "models", "budget", "retry", "per_hour", "per_day", "priority", "cascade", "canary", "shadow"}
+    for section in sections:
+        for name in section.__struct_fields__:
+            assert (name in page) if name in tables else (f"`{name}`" in page), name
