@@ -12,9 +12,9 @@ from edgekit.protocol._types import InferRequest, InferResponse, Ticket
 if TYPE_CHECKING:
     from edgekit.protocol._grpc_connection import GrpcConnection
 
-__all__ = ["CONTROL", "INFER", "STREAM", "Call", "Inference"]
+__all__ = ["CONTROL", "INFER", "REFLECT", "STREAM", "WATCH", "Call", "Inference"]
 
-CONTROL, INFER, STREAM = "control", "infer", "stream"
+CONTROL, INFER, REFLECT, STREAM, WATCH = "control", "infer", "reflect", "stream", "watch"
 
 
 class Call:
@@ -22,7 +22,7 @@ class Call:
 
     Attributes:
         connection, stream_id: where it came from.
-        kind: `CONTROL`, `INFER` or `STREAM`.
+        kind: `CONTROL`, `INFER`, `STREAM`, or of the standard services `REFLECT` and `WATCH`.
         head: what its headers said.
         deadline_s: when its client stops waiting (`time.monotonic`), ``None`` for never.
         since_s: when it began, or the stream last brought a message.
@@ -72,6 +72,16 @@ class Call:
         self.ended = False
         self.answered = False
         self.closed = False
+
+    @property
+    def sends_many(self) -> bool:
+        """The client may send messages as long as it likes."""
+        return self.kind in {STREAM, REFLECT}
+
+    @property
+    def is_idle(self) -> bool:
+        """It would go on for ever, and nothing is under way in it."""
+        return self.kind in {STREAM, REFLECT, WATCH} and not self.running and not self.waiting
 
     def is_whole(self, data: bytes) -> bool:
         """Nothing has come before ``data``, which is exactly one message, not compressed."""

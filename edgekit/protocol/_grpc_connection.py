@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import DeadlineError, EdgeKitError, OverloadedError, UnavailableError
 from edgekit.protocol._compression import WINDOW_BITS
-from edgekit.protocol._grpc_call import CONTROL, INFER, STREAM, Call
+from edgekit.protocol._grpc_call import CONTROL, INFER, REFLECT, STREAM, WATCH, Call
 from edgekit.protocol._grpc_dispatch import status_of
 from edgekit.protocol._grpc_messages import SERVICE
 from edgekit.protocol._grpc_owner import ConnectionOwner
-from edgekit.protocol._grpc_service import OPEN_METHODS
+from edgekit.protocol._grpc_reflection import REFLECTION_METHODS
+from edgekit.protocol._grpc_service import HEALTH_WATCH, OPEN_METHODS
 from edgekit.protocol._grpc_wire import (
     ACCEPTED_ENCODINGS,
     PREFIX_BYTES,
@@ -210,6 +211,7 @@ class GrpcConnection(asyncio.Protocol):
         if self._over:
             return
         try:
+            self._dispatcher.health.tell(ready=False)
             self._engine.send_shutdown_notice()
             self._engine.ping()
         except self._h2.NGH2Error:  # the engine has ended the connection already
@@ -222,7 +224,7 @@ class GrpcConnection(asyncio.Protocol):
             return
         self._refusing = True
         for call in list(self._calls.values()):
-            if call.kind == STREAM and not call.running and not call.waiting:
+            if call.is_idle:
                 self.fail(call, UnavailableError("server", "stopping", "", "connect again"))
         with contextlib.suppress(self._h2.NGH2Error):
             self._engine.send_goaway(self._h2.ErrorCode.NO_ERROR)
@@ -249,7 +251,7 @@ class GrpcConnection(asyncio.Protocol):
                 continue
             if call.deadline_s is not None and now_s > call.deadline_s + _GRACE_S:
                 self.fail(call, DeadlineError("call", "the client's time is over"))
-            elif not call.ended and (call.kind != STREAM or call.held_bytes()) and now_s - call.since_s > _REQUEST_S:
+            elif not call.ended and (not call.sends_many or call.held_bytes()) and now_s - call.since_s > _REQUEST_S:
                 self.fail(call, DeadlineError("request", f"not complete after {_REQUEST_S:g} s", "", "send it faster"))
             else:
                 continue
@@ -307,6 +309,10 @@ class GrpcConnection(asyncio.Protocol):
             return INFER
         if path == _STREAM_PATH:
             return STREAM
+        if path == HEALTH_WATCH:
+            return WATCH
+        if path in REFLECTION_METHODS:
+            return REFLECT
         if not self._dispatcher.control.knows(path):
             raise StatusError("UNIMPLEMENTED", f"method {shorten(path)}", "no such method", f"one of {SERVICE}")
         return CONTROL
@@ -322,7 +328,7 @@ class GrpcConnection(asyncio.Protocol):
             call.ended = True
             self._dispatcher.start(call, Message(memoryview(data)[PREFIX_BYTES:]))
             return
-        if call.kind == STREAM:
+        if call.sends_many:
             call.unacknowledged_bytes += len(data)
             self._owner.held_bytes += len(data)
             call.since_s = time.monotonic()
@@ -335,7 +341,7 @@ class GrpcConnection(asyncio.Protocol):
             return
         if ended:
             self._take_end(call)
-        elif call.kind == STREAM:
+        elif call.sends_many:
             self._dispatcher.pump(call)
 
     def _take_messages(self, call: Call, data: bytes) -> None:
@@ -348,7 +354,7 @@ class GrpcConnection(asyncio.Protocol):
             owner.held_bytes += reader.held - before
         if owner.held_bytes > owner.max_held_bytes:
             raise OverloadedError("server", "too much is being sent to it at once", "", "try again later")
-        if call.kind == STREAM:
+        if call.sends_many:
             call.waiting.extend(messages)
         elif messages:
             if len(messages) > 1 or call.message is not None:
@@ -360,7 +366,7 @@ class GrpcConnection(asyncio.Protocol):
         call.ended = True
         if call.held_bytes():
             self.fail(call, StatusError("INVALID_ARGUMENT", "message", "cut off", "as many bytes as its prefix says"))
-        elif call.kind == STREAM:
+        elif call.sends_many:
             self._dispatcher.pump(call)
         elif call.message is None:
             self.fail(call, StatusError("UNIMPLEMENTED", "call", "no message", "one"))

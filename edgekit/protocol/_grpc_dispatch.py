@@ -22,11 +22,12 @@ from edgekit.protocol._classification import LabelsOf
 from edgekit.protocol._compression import LEAST_BYTES, QUICK_BYTES
 from edgekit.protocol._deadline import absolute_deadline
 from edgekit.protocol._extensions import Extensions
-from edgekit.protocol._grpc_call import CONTROL, STREAM, Call, Inference
+from edgekit.protocol._grpc_call import CONTROL, REFLECT, STREAM, WATCH, Call, Inference
 from edgekit.protocol._grpc_codec import decode_request
 from edgekit.protocol._grpc_fast import Part, RequestScanner, ResponseWriter, stream_parts
 from edgekit.protocol._grpc_messages import message_classes
 from edgekit.protocol._grpc_service import ControlService, parse_message
+from edgekit.protocol._grpc_standard import HealthWatch, ReflectionStreams
 from edgekit.protocol._grpc_wire import Message, inflate, packed, prefixed
 from edgekit.protocol._tensors import Limits
 from edgekit.protocol._types import InferenceCore, InferResponse, Parameters, SubmittingCore
@@ -76,6 +77,8 @@ class Dispatcher:
         self._writer = ResponseWriter()
         self._request_class = message_classes()["ModelInferRequest"]
         self._control_pool = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="edgekit-grpc-control")
+        self.health = HealthWatch(loop, self.control, self._control_pool, self.touched)
+        self._reflection = ReflectionStreams(loop, self.touched)
         threads = _DECODE_THREADS if self._submitting is not None else max_in_flight
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="edgekit-grpc")
         self._control_waiting = 0
@@ -114,11 +117,19 @@ class Dispatcher:
                 return
             self._control_waiting += 1
             self._control_pool.submit(self._run_control, call, message)
+        elif call.kind == WATCH:
+            try:
+                self.health.begin(call, message)
+            except EdgeKitError as exc:
+                call.connection.fail(call, exc)
         else:
             self._infer(Inference(call, message, self._deliver))
 
     def pump(self, call: Call) -> None:
         """Begin what a stream has brought, as far as it may."""
+        if call.kind == REFLECT:
+            self._reflection.pump(call)
+            return
         while call.waiting and not (call.closed or call.decoding) and len(call.running) < self.stream_running:
             self._infer(Inference(call, call.waiting.popleft(), self._deliver))
         if not call.waiting:

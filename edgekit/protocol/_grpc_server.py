@@ -111,6 +111,7 @@ class GrpcTransport:
         now_s = time.monotonic()
         for connection in list(self._owner.connections):
             connection.sweep(now_s)
+        self._dispatcher.health.check()
         self._loop.call_later(_SWEEP_S, self._sweep)
 
     def _begin_drain(self, deadline_s: float) -> None:

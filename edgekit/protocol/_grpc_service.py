@@ -11,15 +11,15 @@ from edgekit.protocol._grpc_codec import decode_parameters, encode_metadata
 from edgekit.protocol._grpc_messages import SERVICE, message_classes, methods
 from edgekit.protocol._types import InferenceCore
 
-__all__ = ["HEALTH_CHECK", "OPEN_METHODS", "ControlService", "parse_message"]
+__all__ = ["HEALTH_CHECK", "HEALTH_WATCH", "OPEN_METHODS", "ControlService", "health_status", "parse_message", "watched_service"]
 
 # The standard health service, which kubelet and load balancers ask: https://github.com/grpc/grpc/blob/master/doc/health-checking.md. Its two messages
 # have one field each (service: string; status: enum), so they are read and written here.
-HEALTH_CHECK = "/grpc.health.v1.Health/Check"
-_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
+HEALTH_CHECK, HEALTH_WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+_SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
 
 # Health tells yes or no and nothing else; it needs no token (see `Access`).
-OPEN_METHODS = frozenset({HEALTH_CHECK, *(f"/{SERVICE}/{name}" for name in ("ServerLive", "ServerReady", "ModelReady"))})
+OPEN_METHODS = frozenset({HEALTH_CHECK, HEALTH_WATCH, *(f"/{SERVICE}/{name}" for name in ("ServerLive", "ServerReady", "ModelReady"))})
 
 
 def parse_message(name: str, request: Any, raw: memoryview | bytes) -> Any:
@@ -28,6 +28,18 @@ def parse_message(name: str, request: Any, raw: memoryview | bytes) -> Any:
         return request.FromString(bytes(raw))
     except Exception as exc:  # protobuf's DecodeError differs between its implementations
         raise RequestError(f"{name} request", "not a protobuf message of the protocol", "inference.GRPCInferenceService's") from exc
+
+
+def watched_service(raw: bytes) -> bool:
+    """Whether the bytes of a ``HealthCheckRequest`` name a service that is here: none (the whole server) or inference's."""
+    # field 1, length-delimited
+    service = raw[2:].decode(errors="replace") if raw[:1] == b"\x0a" and len(raw) >= 2 and raw[1] == len(raw) - 2 else ""
+    return bool(service or not raw) and service in {"", SERVICE}
+
+
+def health_status(*, known: bool, ready: bool) -> bytes:
+    """A ``HealthCheckResponse``; of a service that is not ``known`` only a watcher gets one."""
+    return (_SERVING if ready else _NOT_SERVING) if known else _SERVICE_UNKNOWN
 
 
 class ControlService:
@@ -64,15 +76,14 @@ class ControlService:
         answered: bytes = handler(message).SerializeToString()
         return answered
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Requests will be answered."""
         return not self.stopping and self._core.ready()
 
     def _health(self, raw: bytes) -> bytes:
-        # field 1, length-delimited; an empty name is the whole server
-        service = raw[2:].decode(errors="replace") if raw[:1] == b"\x0a" and len(raw) >= 2 and raw[1] == len(raw) - 2 else ""
-        if (raw and not service) or service not in {"", SERVICE}:
+        if not watched_service(raw):
             raise NotFoundError("health of a service", "no such service", f"none, or {SERVICE}")
-        return _SERVING if self._ready() else _NOT_SERVING
+        return health_status(known=True, ready=self.ready())
 
     def _ServerLive(self, message: Any) -> Any:  # noqa: N802 - named as the RPC
         del message
@@ -80,7 +91,7 @@ class ControlService:
 
     def _ServerReady(self, message: Any) -> Any:  # noqa: N802
         del message
-        return self._classes["ServerReadyResponse"](ready=self._ready())
+        return self._classes["ServerReadyResponse"](ready=self.ready())
 
     def _ModelReady(self, message: Any) -> Any:  # noqa: N802
         try:

@@ -1,4 +1,4 @@
-"""Compile ``open_inference.proto`` again: ``python tests/protocol/compile_proto.py`` (needs grpcio-tools, in the extra ``dev``)."""
+"""Compile the ``.proto`` files again: ``python tests/protocol/compile_proto.py`` (needs grpcio-tools, in the extra ``dev``)."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / "edgekit" / "protocol"
+# Descriptor set -> the texts in it, from `FOLDER`.
+SETS = {
+    "open_inference.binpb": ["open_inference.proto"],
+    "standard.binpb": ["standard/health.proto", "standard/reflection.proto", "standard/reflection_v1alpha.proto"],
+}
 
 
-def compile_descriptor() -> bytes:
-    """The serialized ``FileDescriptorSet`` of the committed ``.proto``, without source positions."""
+def compile_descriptor(name: str) -> bytes:
+    """The serialized ``FileDescriptorSet`` of the committed texts, without source positions."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "out.binpb"
         # A process of its own: protoc crashes where TensorFlow's copy of protobuf was loaded before it.
-        command = [
-            sys.executable,
-            "-m",
-            "grpc_tools.protoc",
-            f"--proto_path={FOLDER}",
-            f"--descriptor_set_out={target}",
-            "open_inference.proto",
-        ]
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={FOLDER}", f"--descriptor_set_out={target}", *SETS[name]]
         subprocess.run(command, check=True)
         return target.read_bytes()
 
 
 if __name__ == "__main__":
-    (FOLDER / "open_inference.binpb").write_bytes(compile_descriptor())
+    for name in SETS:
+        (FOLDER / name).write_bytes(compile_descriptor(name))

@@ -7,11 +7,13 @@ from google.protobuf import descriptor_pb2
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from edgekit.protocol._grpc_messages import SERVICE, descriptor_path, message_classes, methods
+from edgekit.protocol._grpc_reflection import standard_descriptor_path
 from tests.protocol.compile_proto import compile_descriptor
 
 
-def test_the_committed_descriptor_is_the_compiled_text():
-    assert descriptor_path().read_bytes() == compile_descriptor()
+def test_the_committed_descriptors_are_the_compiled_texts():
+    for path in (descriptor_path(), standard_descriptor_path()):
+        assert path.read_bytes() == compile_descriptor(path.name)
 
 
 def ours():
