@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks._processes import without_folders
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "requirements" / "peers"
 ENVIRONMENTS = ROOT / "out" / "peers"
@@ -66,4 +68,4 @@ def _install(name: str, lock: Path, folder: Path) -> None:
         except subprocess.TimeoutExpired:
             raise PeerMissingError(f"{name}: not installed within {INSTALL_S:g} s") from None
         if done.returncode:
-            raise PeerMissingError(f"{name}: cannot be installed: {' '.join(done.stderr.split())[:200]}")
+            raise PeerMissingError(f"{name}: cannot be installed: {without_folders(' '.join(done.stderr.split()))[:200]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 
 END_S = 5.0
-SHOWN_OF_OUTPUT = 600  # characters of what a process said, in a message
+SHOWN_OF_OUTPUT = 300  # characters of what a process said, in a message
 
 
 def free_port() -> int:
@@ -22,6 +23,11 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def without_folders(text: str) -> str:
+    """Absolute paths as their last part: what is kept must not name this machine's folders."""
+    return re.sub(r"(?<![\w:/])(/[\w.+-]+)+/(?=[\w.+-])", "", text)
 
 
 class Child:
@@ -47,7 +53,7 @@ class Child:
         """The end of its output, on one line."""
         # Read at a place: the child shares the position of this file.
         written = os.pread(self._output.fileno(), os.fstat(self._output.fileno()).st_size, 0)
-        return " ".join(written.decode(errors="replace").split())[-SHOWN_OF_OUTPUT:]
+        return without_folders(" ".join(written.decode(errors="replace").split())[-SHOWN_OF_OUTPUT:])
 
     def cpu_s(self) -> float:
         """CPU time of all its processes so far."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks._plots import Bar, Mark, bars
-from benchmarks._results import Contender, Record, SideBySide, Spread, ratio, spread
+from benchmarks._results import Record, SideBySide, Spread, ratio, spread
 from benchmarks._sections import Aim, Section, at_least, at_most, document, markdown, picture, told
 
 RATE = "requests_per_s"
@@ -16,6 +16,21 @@ def is_ours(name: str) -> bool:
 def figure(results: SideBySide, server: str, connections: int, name: str) -> Spread:
     """A figure of one server over the rounds."""
     return spread(results.servers[server].connections[str(connections)][name])
+
+
+def measured(record: Record, *connections: int) -> SideBySide:
+    """The record's document, which must have figures for so many connections.
+
+    Raises:
+        ValueError: it has others; the message names the record.
+    """
+    results = document(record, SideBySide)
+    for name, server in results.servers.items():
+        if lacking := [str(count) for count in connections if str(count) not in server.connections]:
+            raise ValueError(
+                f"{record.name}.json: {name} has no figures for {', '.join(lacking)} connections, which the page shows; run the benchmark with its defaults"
+            )
+    return results
 
 
 def table(results: SideBySide) -> list[str]:
@@ -56,14 +71,14 @@ def bare(results: SideBySide) -> str:
 
 def against(results: SideBySide, mine: str, other: str, connections: int, key: str = RATE) -> Spread | None:
     """Quotient in each round; None where one of them was not measured."""
-    rows: list[Contender | None] = [results.servers.get(mine), results.servers.get(other)]
-    found = [row.connections[str(connections)][key] for row in rows if row is not None and str(connections) in row.connections]
-    return ratio(*found) if len(found) == len(rows) else None
+    if mine not in results.servers or other not in results.servers:
+        return None
+    return ratio(*(results.servers[name].connections[str(connections)][key] for name in (mine, other)))
 
 
 def http(record: Record) -> Section:
     """Tiny MLP over HTTP."""
-    results = document(record, SideBySide)
+    results = measured(record, 1, 16)
     aims = []
     for other, times in (("triton", 2.5), ("mlserver", 14.0)):
         if (found := against(results, "edgekit", other, 16)) is not None:
@@ -79,19 +94,18 @@ def http(record: Record) -> Section:
     ]
     pictures = {
         "bench-http.svg": rate_plot(results, "HTTP, tiny MLP, one core for the server", 16, engine_mark(results)),
+        "bench-http-lone.svg": bars("HTTP, tiny MLP, one connection: p50", "milliseconds; less is better", _least_first(lone)),
         "bench-memory.svg": bars("Resident memory of each server", "MB, all its processes; less is better", _least_first(memory)),
     }
     lines = [bare(results), "", *picture("bench-http.svg", "Requests a second of each HTTP server")]
-    if lone:
-        pictures["bench-http-lone.svg"] = bars("HTTP, tiny MLP, one connection: p50", "milliseconds; less is better", _least_first(lone))
-        lines += picture("bench-http-lone.svg", "Median latency of each HTTP server with one connection")
+    lines += picture("bench-http-lone.svg", "Median latency of each HTTP server with one connection")
     lines += [*table(results), "", *picture("bench-memory.svg", "Resident memory of each server")]
     return Section(lines, pictures, aims)
 
 
 def classifier(record: Record) -> Section:
     """PP-OCR's angle classifier over HTTP."""
-    results = document(record, SideBySide)
+    results = measured(record, 16)
     aims: list[Aim] = []
     if "edgekit" in results.servers:
         mine = results.servers["edgekit"].connections["16"][RATE]
@@ -108,7 +122,7 @@ def classifier(record: Record) -> Section:
 
 def grpc(record: Record) -> Section:
     """Tiny MLP over gRPC, and echoes."""
-    results = document(record, SideBySide)
+    results = measured(record, 16)
     aims = []
     if (found := against(results, "edgekit-echo", "grpcio-echo", 16)) is not None:
         aims.append(at_least("gRPC: our echo over grpcio's", 0.9, found))

@@ -124,6 +124,22 @@ def test_a_document_of_another_shape_is_named(records, make_record, name):
         _page.files(records | {name: make_record(name, {"other": 1})})
 
 
+@pytest.mark.parametrize(("name", "lacking"), [("serve", "1, 16"), ("serve_classifier", "16"), ("serve_grpc", "16")])
+def test_figures_for_other_connections_are_refused(records, make_record, side_by_side, name, lacking):
+    server = side_by_side.servers["edgekit"]
+    server.connections = {"4": server.connections["16"]}
+    with pytest.raises(ValueError, match=rf"{name}\.json: edgekit has no figures for {lacking} connections"):
+        _page.files(records | {name: make_record(name, side_by_side)})
+
+
+def test_without_the_peers_there_are_no_aims_beside_them(records, make_record, side_by_side):
+    for name in ("triton", "mlserver", "probe"):
+        del side_by_side.servers[name]
+    found = aims(_page.files(records | {"serve": make_record("serve", side_by_side)})["benchmarks.md"])
+    assert "requests/s there" in found
+    assert not [what for what in found if "mlserver" in what or "HTTP, one connection" in what]
+
+
 def test_two_machines_are_told_apart(records, make_record):
     other = records["soak"].machine
     changed = type(other)(**{field: getattr(other, field) for field in other.__struct_fields__} | {"cpu": "another"})

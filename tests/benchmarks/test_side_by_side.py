@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import _peers, _side_by_side, serve, serve_grpc
 from benchmarks._cases import tiny_mlp
-from benchmarks._processes import Child
+from benchmarks._processes import Child, without_folders
 from benchmarks._results import SideBySide
 from benchmarks._side_by_side import ServerError, rotated, running, table
 from benchmarks._traffic import LoadError, read_h2load, read_v2, read_wrk
@@ -65,6 +65,11 @@ def test_a_child_that_ended_has_no_family():
     assert child.said() == "why it ended"
     assert child.cpu_s() == 0.0
     child.stop()
+
+
+def test_folders_of_this_machine_are_not_told():
+    text = "in /home/me/x/lib/popen.py, line 3 (see http://localhost/a/b and a/b, 1/2)"
+    assert without_folders(text) == "in popen.py, line 3 (see http://localhost/a/b and a/b, 1/2)"
 
 
 def test_the_order_rotates():
