@@ -7,9 +7,11 @@ Breaker, per endpoint::
       │ probe answered (one more failure re-opens)             ▼
       └──────────────────────────────────────────────────── PROBING (one background check, no client's request)
 
-Five failures in a row are Envoy's outlier detection (``consecutive_5xx``); 1 s doubling to 60 s with jitter 0.5 is Linkerd's. A missed deadline
-is a failure: a server that hangs is as useless as one that refuses. The doubling is forgotten after a real success, or once health checks have been good for
-as long as the last wait was; so two outages with a quiet hour between them are two short waits.
+Five failures in a row are Envoy's outlier detection (``consecutive_5xx``); 1 s doubling to 60 s with jitter 0.5 is Linkerd's. There the probe is a client's
+request; here it is a health check, which costs nobody anything. So while checks fail they come every 2 s (and half as much, by chance), and a recovery is soon
+known; the wait doubles when a server answers checks and then fails requests. A missed deadline is a failure: a server that hangs is as useless as one that
+refuses. The doubling is forgotten after a real success, or once health checks have been good for as long as the last wait was; so two outages with a quiet hour
+between them are two short waits.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
     failures: int = 5
     first_wait_s: float = 1.0
     max_wait_s: float = 60.0
+    max_check_wait_s: float = 2.0
     jitter: float = 0.5
 
 
@@ -53,7 +56,7 @@ class Breaker:
         self._policy = policy or BreakerPolicy()
         self._random = random_source or random.Random()
         self._failures = 0
-        self._opened = 0  # times in a row that it opened without a success between
+        self._opened = 0  # times in a row that requests failed without a success between
         self._wait_s = 0.0
         self._closed_at_s = 0.0
         self.state = BreakerState.CLOSED
@@ -110,15 +113,18 @@ class Breaker:
             self._failures = self._policy.failures - 1
             self._closed_at_s = now
         else:
-            self._open(now)
+            self._wait(now, self._policy.max_check_wait_s)
 
     def _open(self, now: float) -> None:
-        policy = self._policy
-        wait_s = min(policy.max_wait_s, policy.first_wait_s * 2.0 ** min(self._opened, 30))
-        self._wait_s = wait_s * (1.0 + policy.jitter * self._random.random())
-        self.probe_at_s = now + self._wait_s
         self._opened += 1
         self._failures = 0
+        self._wait(now, self._policy.max_wait_s)
+
+    def _wait(self, now: float, most_s: float) -> None:
+        policy = self._policy
+        wait_s = min(most_s, policy.first_wait_s * 2.0 ** min(self._opened - 1, 30))
+        self._wait_s = wait_s * (1.0 + policy.jitter * self._random.random())
+        self.probe_at_s = now + self._wait_s
         self.state = BreakerState.OPEN
 
 

@@ -61,6 +61,13 @@ class Course(Bearings):
         open_.endpoints, clouds = self._offers(ask, (), budget_s, now, edge.service_s)
         open_.decision = decision = decide(ask, edge, clouds, now, self._may_hedge(open_))
         open_.cloud = clouds[decision.endpoint] if decision.endpoint >= 0 else None
+        if (
+            decision.reason is Reason.LOCAL_LIKELIER
+            and edge.p_meet < KEPT
+            and self._cloud.endpoints[open_.endpoints[decision.endpoint]].try_due(now)
+        ):
+            tiers = (Tier.CLOUD, Tier.EDGE)
+            open_.decision = decision = msgspec.structs.replace(decision, tiers=tiers, reason=Reason.CLOUD_TRIED, late=False)
         if ask.sequence and self._begin_bound(open_, now, out):
             return
         if decision.late and self._hopeless(open_, now):

@@ -17,7 +17,20 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["HOPELESS", "KEPT", "SURE", "Decision", "Facts", "Health", "Reason", "RequestFacts", "Tier", "TierEstimate", "decide", "margin_s"]
+__all__ = [
+    "HOPELESS",
+    "KEPT",
+    "SURE",
+    "Decision",
+    "Facts",
+    "Health",
+    "Reason",
+    "RequestFacts",
+    "Tier",
+    "TierEstimate",
+    "decide",
+    "margin_s",
+]
 
 SURE = 0.99
 HEDGED = 0.9
@@ -46,6 +59,8 @@ class Reason(enum.Enum):
     """The device is likelier than not to get to it in time; while it waits it can still be handed to the cloud."""
     LOCAL_LIKELIER = "local_likelier"
     """The device is not sure to answer in time, and no cloud endpoint is likelier to."""
+    CLOUD_TRIED = "cloud_tried"
+    """No tier is likely to make it; the cloud, since nothing recent is known of it."""
     LOCAL_TOO_SLOW = "local_too_slow"
     """A cloud endpoint is likelier to answer in time than the device."""
     LOCAL_UNSURE = "local_unsure"

@@ -20,7 +20,10 @@ from edgekit.router._limit import ConcurrencyLimit
 __all__ = ["CHECK_EVERY_S", "Endpoint"]
 
 CHECK_EVERY_S = 5.0
-DOUBT = 0.3  # what an attempt that is past the 99.9th percentile leaves of the trust in an endpoint: it hangs, or that was one in a thousand
+# What an attempt that is past the 99.9th percentile leaves of the trust in an endpoint: it hangs, or that was one in a thousand.
+DOUBT = 0.3
+TRY_EVERY_S = 0.3  # how often a request that the device would most likely miss tries an endpoint that is not expected to make it either
+TRY_CHAIN = 6  # tries in quick succession once one was in time; enough to restart the window
 _FAILING = TierEstimate(0.0, 0.0, 0.0, False, Health.FAILING)
 _FULL = TierEstimate(0.0, 0.0, 0.0, False, Health.FULL)
 
@@ -42,6 +45,8 @@ class Endpoint:
         # Attempts in flight, in the order in which they left: when that was, and when they should have been answered.
         self._due: dict[int, tuple[float, float]] = {}
         self._alive_s = -math.inf  # when the newest attempt that was answered had left
+        self._sent_s = -math.inf
+        self._in_time = 0  # answers in time in a row
 
     @property
     def check_at_s(self) -> float:
@@ -95,6 +100,12 @@ class Endpoint:
             count += sent_s > self._alive_s
         return count
 
+    def try_due(self, now: float) -> bool:
+        """Nothing recent is known of how fast it is: a request that has nothing to lose may find out."""
+        if self.estimator.in_flight or not self.usable(now):
+            return False
+        return 0 < self._in_time < TRY_CHAIN or now - self._sent_s >= TRY_EVERY_S
+
     def usable(self, now: float) -> bool:
         """A request may be sent."""
         return self.breaker.closed and self.estimator.may_send(now) and self.limit.allows(self.estimator.in_flight)
@@ -103,6 +114,7 @@ class Endpoint:
         """An attempt left that should be answered by ``due_s``."""
         self.estimator.start()
         self._due[attempt] = (now, due_s)
+        self._sent_s = now
 
     def ended(self, attempt: int) -> None:
         """An attempt ended, however it did."""
@@ -110,6 +122,7 @@ class Endpoint:
 
     def answered(self, ask: Ask, latency_s: float, now: float) -> None:
         """An answer in time."""
+        self._in_time += 1
         self._alive_s = max(self._alive_s, now - latency_s)
         self.limit.answered(latency_s, self.estimator.in_flight, now)
         self.estimator.succeeded(ask.model, ask.payload_bytes, latency_s, now)
@@ -123,6 +136,7 @@ class Endpoint:
 
     def failed(self, now: float, retry_after_s: float | None = None) -> None:
         """An attempt failed, or missed its deadline."""
+        self._in_time = 0
         self.estimator.failed(now, retry_after_s)
         self.breaker.failed(now)
         self.limit.dropped()

@@ -154,7 +154,9 @@ class CloudEstimator:
                 p_meet += share * (_prior(budget_s, self._prior_s + device_service_s) - p_meet)
         p_meet *= 1.0 - self.failure_share(now)
         slow_s = (transfer + p95) * self.calibration.factor
-        return TierEstimate(p_meet, transfer + p50, slow_s, known, health, self.cost_s(now), sure_s=max(slow_s, transfer + p50 + (p99 - p50) * BEYOND_P99))
+        return TierEstimate(
+            p_meet, transfer + p50, slow_s, known, health, self.cost_s(now), sure_s=max(slow_s, transfer + p50 + (p99 - p50) * BEYOND_P99)
+        )
 
     def still(self, model: str, payload_bytes: int, elapsed_s: float, until_s: float, now: float) -> float:
         """Probability that an attempt that has taken ``elapsed_s`` without an answer takes no more than ``until_s`` in all."""

@@ -90,8 +90,8 @@ class SecondOpinions(Course):
             return
         _, index, cloud = min(fit, key=lambda one: one[:2])
         self._attempt += 1
-        self._audits[self._attempt] = (late, Sent(self._attempt, index, now, cloud.slow_s))
-        self._cloud.endpoints[index].sent()
+        self._audits[self._attempt] = (late, Sent(self._attempt, index, now, cloud.slow_s, late.limit_s))
+        self._cloud.endpoints[index].sent(self._attempt, now, late.limit_s)
         out.append(SendCloud(self._attempt, ask.request, index, late.limit_s, shadow=True))
 
     def _audit_ended(self, attempt: int, failure: Failure | None, now: float) -> None:
