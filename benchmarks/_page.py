@@ -61,7 +61,7 @@ TOPICS = (
     Topic("serve", "HTTP, a tiny model", "768 float32 in, 10 out, a dynamic batch. `probe` is a bare asyncio protocol that parses only what this load sends, without limits or errors, and batches what arrived in one turn of its loop: a ceiling for Python, not a server.", servers.http),
     Topic("serve_classifier", "HTTP, a real model", "PP-OCR's angle classifier, 110 kB a request.", servers.classifier),
     Topic("serve_grpc", "gRPC", "The same tiny model. The echoes have no model and give the same answer again and again: what a transport costs. Ours decodes and encodes the tensors, grpcio's hand bytes through.", servers.grpc),
-    Topic("two_cores", "Two cores", "The same server on one core and on two.", runtime.figures),
+    Topic("two_cores", "Two cores", "`edgekit serve` with PP-OCR's angle classifier, with a batch of one (`fixed`) and an open batch (`open`), held to one core and on both. The load shares the second core with it, so its time is taken off in the third way of counting.", servers.two_cores),
     Topic("sustained", "A constant rate", "A real model on two cores, requests sent when they are due.", runtime.figures),
     Topic("scheduler", "Scheduling", "What a turn of the scheduler adds to the bare engine, in CPU time of the thread.", runtime.scheduler),
     Topic("session_overhead", "A session in process", "`Session.run` beside the engine's own call, in turns, one thread.", runtime.session_overhead),

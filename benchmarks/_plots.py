@@ -16,11 +16,11 @@ WIDTH, LABELS, VALUES, EDGE = 760, 158, 76, 16  # px
 TOP, ROW, BAR, FOOT = 58, 28, 16, 44
 STYLE = """
     svg { font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-    .page { fill: #ffffff; } .text { fill: #1f2328; } .soft { fill: #59636e; } .title { font-size: 15px; font-weight: 600; }
+    .page { fill: #ffffff; } .text { fill: #1f2328; } .soft { fill: #59636e; } .value { paint-order: stroke; stroke: #ffffff; stroke-width: 5px; } .title { font-size: 15px; font-weight: 600; }
     .grid { stroke: #d1d9e0; } .bar { fill: #9fb3c8; } .ours { fill: #0969da; } .whisker { stroke: #1f2328; }
     .mark { stroke: #bc4c00; stroke-dasharray: 5 3; stroke-width: 1.5; } .marktext { fill: #bc4c00; }
     @media (prefers-color-scheme: dark) {
-      .page { fill: #0d1117; } .text { fill: #f0f6fc; } .soft { fill: #9198a1; } .grid { stroke: #3d444d; }
+      .page { fill: #0d1117; } .value { stroke: #0d1117; } .text { fill: #f0f6fc; } .soft { fill: #9198a1; } .grid { stroke: #3d444d; }
       .bar { fill: #5c6f84; } .ours { fill: #4493f8; } .whisker { stroke: #f0f6fc; } .mark { stroke: #f0883e; } .marktext { fill: #f0883e; }
     }
 """
@@ -61,19 +61,22 @@ def bars(title: str, unit: str, rows: Sequence[Bar], mark: Mark | None = None) -
         parts.append(f'  <line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="{TOP - 4}" y2="{bottom}"/>')
         parts.append(f'  <text class="soft" x="{x(tick)}" y="{bottom + 17}" text-anchor="middle">{number(tick)}</text>')
     parts.append(f'  <text class="soft" x="{(x(0) + x(ticks[-1])) / 2}" y="{bottom + 35}" text-anchor="middle">{escape(unit)}</text>')
-    for index, row in enumerate(rows):
-        parts += _bar(row, TOP + ROW * index, x)
+    middles = [TOP + ROW * (index + 0.5) for index in range(len(rows))]
+    for row, middle in zip(rows, middles, strict=True):
+        parts += _bar(row, middle, x)
     if mark is not None:
         at = x(mark.at)
         anchor = "end" if at > WIDTH / 2 else "start"
         parts.append(f'  <line class="mark" x1="{at}" x2="{at}" y1="{TOP - 8}" y2="{bottom}"/>')
         parts.append(f'  <text class="marktext" x="{at}" y="{TOP - 12}" text-anchor="{anchor}">{escape(mark.label)}</text>')
+    for row, middle in zip(rows, middles, strict=True):  # above the mark, which may stand there
+        end = x(max(row.value.most, row.value.median)) + 6
+        parts.append(f'  <text class="text value" x="{end}" y="{middle + 4.5}">{number(row.value.median)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _bar(row: Bar, top: float, x: Callable[[float], float]) -> list[str]:
-    """Label, bar, whisker and value of one row."""
-    middle = top + ROW / 2
+def _bar(row: Bar, middle: float, x: Callable[[float], float]) -> list[str]:
+    """Label, bar and whisker of one row."""
     least, end, most = x(row.value.least), x(row.value.median), x(row.value.most)
     label = f'x="{LABELS - 8}" y="{middle + 4.5}" text-anchor="end"' + (' font-weight="600"' if row.ours else "")
     lines = [
@@ -82,7 +85,6 @@ def _bar(row: Bar, top: float, x: Callable[[float], float]) -> list[str]:
     ]
     if most - least > 1:
         lines.append(f'  <path class="whisker" fill="none" d="M{least} {middle - 4}v8M{least} {middle}H{most}M{most} {middle - 4}v8"/>')
-    lines.append(f'  <text class="text" x="{max(most, end) + 6}" y="{middle + 4.5}">{number(row.value.median)}</text>')
     return lines
 
 

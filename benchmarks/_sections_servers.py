@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from benchmarks._plots import Bar, Mark, bars
+import msgspec
+
+from benchmarks._plots import Bar, Mark, bars, number
 from benchmarks._results import Record, SideBySide, Spread, ratio, spread
 from benchmarks._sections import Aim, Section, at_least, at_most, document, markdown, picture, told
 
 RATE = "requests_per_s"
+TWO_CORES_AIM = 1.8
 
 
 def is_ours(name: str) -> bool:
@@ -132,6 +135,54 @@ def grpc(record: Record) -> Section:
     mark = Mark("grpcio's echo", spread(echo.connections["16"][RATE]).median) if echo else None
     plot = rate_plot(results, "gRPC, tiny MLP, and echoes without a model, one core for the server", 16, mark)
     return Section([*picture("bench-grpc.svg", "Requests a second of each gRPC server"), *table(results)], {"bench-grpc.svg": plot}, aims)
+
+
+Range = tuple[float, float, float]
+
+
+class CoresOfModel(msgspec.Struct):
+    """By cores (``0`` and ``0,1``): rates and figures of the server; how much more two give, three ways (`benchmarks/two_cores.py`)."""
+
+    bare_engine_per_s: dict[str, float]
+    bare_engine_scaling: Range
+    server: dict[str, dict[str, float]]
+    scaling: Range
+    scaling_of_what_was_left: Range
+    scaling_by_cpu: Range
+
+
+class TwoCores(msgspec.Struct):
+    connections: int
+    models: dict[str, CoresOfModel]
+
+
+def two_cores(record: Record) -> Section:
+    """The classifier on one core and on two."""
+    results = document(record, TwoCores)
+    rows, scalings, bars_of, aims = [], [], [], []
+    for model, found in results.models.items():
+        for cores, server in found.server.items():
+            figures = (found.bare_engine_per_s[cores], server[RATE], server["p99_ms"], server["cpu_us"])
+            rows.append([model, cores, *(number(value) for value in figures), f"{server['load_busy']:.0%}"])
+        ways = (found.bare_engine_scaling, found.scaling, found.scaling_of_what_was_left, found.scaling_by_cpu)
+        spreads = [Spread(*way) for way in ways]
+        scalings.append([model, *(told(each) for each in spreads)])
+        bars_of += [Bar(f"bare engine, {model}", spreads[0]), Bar(f"edgekit, {model}", spreads[2], ours=True)]
+        aims.append(at_least(f"two cores over one, of what the load left of them, batch {model}", TWO_CORES_AIM, spreads[2]))
+    plot = bars("Two cores over one", "times the rate of one core; more is better", bars_of, Mark(f"aim: {TWO_CORES_AIM}", TWO_CORES_AIM))
+    head = [
+        "batch",
+        "cores of the server",
+        "bare engine, runs/s",
+        f"requests/s, {results.connections} connections",
+        "p99, ms",
+        "CPU of a request, us",
+    ]
+    lines = [*picture("bench-two-cores.svg", "Rate on two cores over the rate on one"), *markdown([*head, "load, of a core"], rows), ""]
+    lines += markdown(
+        ["batch", "bare engine, two over one", "server: rates", "of the cores that the load left", "by CPU time of a request"], scalings
+    )
+    return Section(lines, {"bench-two-cores.svg": plot}, aims)
 
 
 def _least_first(rows: list[Bar]) -> list[Bar]:

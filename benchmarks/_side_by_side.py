@@ -87,14 +87,14 @@ class Server:
                     raise ServerError(f"{self.name}: no answer within {READY_S:g} s: {exc}") from None
             time.sleep(0.01)
 
-    def turn(self, connections: int, seconds: float) -> dict[str, float]:
-        """One turn of load, warm-up before it; the figures are those of `TURN`."""
+    def turn(self, connections: int, seconds: float, load_core: int = LOAD_CORE) -> dict[str, float]:
+        """One turn of load from a core, warm-up before it; the figures are those of `TURN`."""
         self.child.resume()
         try:
             with contextlib.suppress(LoadError):  # what goes wrong in the warm-up does not count either
-                self.traffic.load(self.port, connections, WARM_UP_S, LOAD_CORE)
+                self.traffic.load(self.port, connections, WARM_UP_S, load_core)
             before, began = self.child.cpu_s(), time.perf_counter()
-            found = self.traffic.load(self.port, connections, seconds, LOAD_CORE)
+            found = self.traffic.load(self.port, connections, seconds, load_core)
             spent_s = time.perf_counter() - began
             cpu_s = self.child.cpu_s() - before
         finally:

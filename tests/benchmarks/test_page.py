@@ -52,7 +52,22 @@ OTHERS = {
         "held": {"python_blocks": [10.0, None, 12.0]},
     },
 }  # fmt: skip
-ANY_SHAPE = {"two_cores": {"rate": {"1": 100.0, "2": 195.0}, "models": ["m"]}, "sustained": {"p99_ms": 12.5, "ok": True}}
+FIGURES = {"requests_per_s": 500.0, "p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0, "load_busy": 0.2, "cpu_us": 1900.0}
+OTHERS["two_cores"] = {
+    "connections": 16,
+    "models": {
+        "fixed": {
+            "bare_engine_per_s": {"0": 600.0, "0,1": 1200.0},
+            "bare_engine_scaling": [2.0, 1.9, 2.1],
+            "server": {"0": FIGURES, "0,1": FIGURES | {"requests_per_s": 850.0}},
+            "of_the_bare_engine": {"0": [0.9, 0.9, 0.9], "0,1": [0.7, 0.7, 0.7]},
+            "scaling": [1.7, 1.6, 1.75],
+            "scaling_of_what_was_left": [1.85, 1.8, 1.9],
+            "scaling_by_cpu": [1.95, 1.9, 2.0],
+        }
+    },
+}
+ANY_SHAPE = {"sustained": {"p99_ms": 12.5, "ok": True, "rate": {"1": 100.0, "2": 195.0}, "models": ["m"]}}
 OTHERS["swap_large"] = OTHERS["swap"]
 
 
@@ -110,6 +125,7 @@ def test_aims_are_judged(records):
     assert found["p99 during swaps, a tiny model"] == ["<= 1.2x", "1.15 (1.1–1.3)x", "yes"]
     assert found["start to first answer over a bare script's, the worst"][2] == "**no**"
     assert found["soak of 600 s: wrong answers, crashes"][2] == "yes"
+    assert found["two cores over one, of what the load left of them, batch fixed"] == [">= 1.8x", "1.85 (1.8–1.9)x", "yes"]
 
 
 def test_wrong_answers_of_a_soak_miss_the_aim(records, make_record):
