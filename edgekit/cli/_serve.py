@@ -112,6 +112,15 @@ def route(
     cloud: Annotated[list[str], typer.Option(metavar="URL", help="Triton endpoint: http(s)://, grpc(s)://; repeat for several.")] = [],  # noqa: B006
     http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address, unix:/path, or off.")] = "127.0.0.1:8100",
     grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address, unix:/path, or off.")] = "127.0.0.1:8101",
+    policy: Annotated[
+        str, typer.Option(metavar="FILE", help="The operator's policy, followed while the router runs: docs/policy.md.")
+    ] = "",
+    budget_state: Annotated[
+        str,
+        typer.Option(
+            "--budget-state", metavar="FILE", help="Where the policy's budgets are kept; by default a file in EdgeKit's state folder."
+        ),
+    ] = "",
     collector: Collector = "",
     device_id: DeviceId = "",
     tls_certificate: Certificate = "",
@@ -133,6 +142,8 @@ def route(
 
     if sla_ms <= 0:
         raise UsageError("--sla-ms", f"{sla_ms:g}", "a positive number of milliseconds")
+    if budget_state and not policy:
+        raise UsageError("--budget-state", "given without --policy", "a policy that has budgets", "give --policy FILE too")
     access = access_of(tls_certificate, tls_key, tls_client_ca, token_file)
     to_edge = credentials_of("edge", edge_ca, edge_certificate, edge_key, edge_token_file)
     to_cloud = credentials_of("cloud", cloud_ca, cloud_certificate, cloud_key, cloud_token_file)
@@ -149,6 +160,8 @@ def route(
             grpc=serving_address(grpc, "--grpc"),
             telemetry=telemetry,
             access=access,
+            policy=policy or None,
+            budget_state=budget_state or None,
         )
         opened.callback(server.stop)
         _announce("routing", {"http": server.http_port or _unix(http), "grpc": server.grpc_port or _unix(grpc)})
