@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
-from _accuracy_data import TASKS, Run, Task
 
+from benchmarks._accuracy_data import TASKS, Run, Task
 from edgekit.bundle import Bundle
 from edgekit.converters import build_result
 from edgekit.device_profiles import load_profile
