@@ -161,7 +161,7 @@ class Bearings:
     # When to be woken
 
     def _hand_over_s(self, open_: Open, now: float) -> float:
-        """When to look at a request that waits: the last moment at which the cloud makes it at its 99th percentile, or soon when that has passed."""
+        """When to look at a request that waits: the last moment at which the cloud can be counted on, or soon when that has passed."""
         cloud = open_.cloud
         if cloud is None or open_.bound or open_.decision.late:
             return math.inf

@@ -3,7 +3,7 @@
 How a request goes:
 
 - *Decide* (`decide`): device, cloud, or the device's queue with the cloud held back.
-- *Bind late*: a request that waits for the device is looked at again at the last moment at which the cloud still makes it (99th percentile), and when its
+- *Bind late*: a request that waits for the device is looked at again at the last moment at which the cloud still makes it (well beyond its 99th percentile), and when its
   turn comes. It goes to the cloud if that is likelier by then. Nothing is done twice, and the device never idles while the cloud is paid.
 - *Hedge*: one that runs and has not answered when it should have is looked at again too; the other tier is asked as well when the chance that is left has
   dropped below it. Hedges are at most 2 % of the requests, and stop when they are needed too often (`HedgeThrottle`).
@@ -20,7 +20,7 @@ import math
 import msgspec
 
 from edgekit.router._bearings import Bearings
-from edgekit.router._decide import HOPELESS, KEPT, SURE, Health, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
+from edgekit.router._decide import HOPELESS, LIKELY, SURE, Health, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
 from edgekit.router._device import LATE, Place
 from edgekit.router._events import Action, Ask, Cancel, Deliver, Failure, FailureKind, Refuse, RunEdge, SendCloud
 from edgekit.router._open import Open, Sent
@@ -63,7 +63,7 @@ class Course(Bearings):
         open_.cloud = clouds[decision.endpoint] if decision.endpoint >= 0 else None
         if (
             decision.reason is Reason.LOCAL_LIKELIER
-            and edge.p_meet < KEPT
+            and edge.p_meet < LIKELY
             and self._cloud.endpoints[open_.endpoints[decision.endpoint]].try_due(now)
         ):
             tiers = (Tier.CLOUD, Tier.EDGE)
@@ -296,7 +296,7 @@ class Course(Bearings):
             self._plan_check(sent.endpoint)
         if sent is not None and open_.edge_left and open_.ask.on_edge and not open_.bound and not open_.ask.terms.cloud_only:
             self._second_on_device(open_, sent, sent.settled, now, True, out)
-        elif place is not None and place[0] < LATE and sent is None and not self._late_in_cloud(open_, place, now, out):
+        elif place is not None and sent is None and not self._late_in_cloud(open_, place, now, out) and place[0] < LATE:
             self._device.remove(place)
             open_.place = self._device.enqueue(open_.ask, now, late=True)
         elif sent is None and not open_.run and place is None:
@@ -309,7 +309,7 @@ class Course(Bearings):
             return False
         indices, clouds = self._offers(ask, open_.tried, ask.limit_s - now, now, open_.edge.service_s)
         for index, cloud in zip(indices, clouds, strict=True):
-            if cloud.health is Health.OK and cloud.p_meet >= KEPT and self._send(open_, index, cloud, now, out):
+            if cloud.health is Health.OK and cloud.p_meet >= LIKELY and self._send(open_, index, cloud, now, out):
                 self._device.remove(place)
                 open_.place = None
                 return True

@@ -1,8 +1,8 @@
 """Which tier answers a request: a pure function of what is known now.
 
 The rule: the device, when the probability that it answers by the deadline is at least 0.99; or at least 0.9 and a hedge still comes in time (then one of
-the two makes it with 0.995: 0.9 + 0.1 x the 0.95 of a hedge at the cloud's 95th percentile); or when it would wait for its turn, is likelier than not to get
-it in time, and can be handed to the cloud as long as it waits (nothing was done twice then). Else the tier with the higher probability; else, when neither can
+the two makes it with 0.995: 0.9 + 0.1 x the 0.95 of a hedge at the cloud's 95th percentile); or when it would wait for its turn, is likely (0.8) to get it in
+time, and can be handed to the cloud as long as it waits (nothing was done twice then). Else the tier with the higher probability; else, when neither can
 make it, the one most likely to, marked late. Nothing here reads a clock, waits or counts.
 
 All times are seconds on one monotonic clock. A margin of max(2 ms, 5 % of the SLA) is kept from every deadline for what no estimate sees (hand-over between
@@ -19,7 +19,7 @@ import msgspec
 
 __all__ = [
     "HOPELESS",
-    "KEPT",
+    "LIKELY",
     "SURE",
     "Decision",
     "Facts",
@@ -34,7 +34,7 @@ __all__ = [
 
 SURE = 0.99
 HEDGED = 0.9
-KEPT = 0.5
+LIKELY = 0.8
 # Below this no tier is said to make it: with a window of some hundred samples it cannot be told from zero.
 HOPELESS = 0.01
 MARGIN_FLOOR_S = 0.002
@@ -56,7 +56,7 @@ class Reason(enum.Enum):
     LOCAL_HEDGED = "local_hedged"
     """The device answers in time with at least 0.9, and the cloud can still be asked when it does not."""
     LOCAL_QUEUED = "local_queued"
-    """The device is likelier than not to get to it in time; while it waits it can still be handed to the cloud."""
+    """The device is likely to get to it in time; while it waits it can still be handed to the cloud."""
     LOCAL_LIKELIER = "local_likelier"
     """The device is not sure to answer in time, and no cloud endpoint is likelier to."""
     CLOUD_TRIED = "cloud_tried"
@@ -147,7 +147,7 @@ class TierEstimate(msgspec.Struct, frozen=True, gc=False):
         cost_s: Peak-EWMA latency times load; tells endpoints of equal probability apart.
         service_s: median service time without the wait, of the device.
         wait_s: expected time until its turn, of the device.
-        sure_s: from now to the answer, about the 99.9th percentile; of a cloud endpoint.
+        sure_s: from now to an answer that can be counted on, beyond the 99th percentile; of a cloud endpoint.
     """
 
     p_meet: float
@@ -208,7 +208,7 @@ def decide(facts: Facts, local: TierEstimate, clouds: Sequence[TierEstimate], no
     cloud = clouds[endpoint] if endpoint >= 0 else None
     tiers, reason = _order(local, cloud, bool(clouds))
     if reason is Reason.LOCAL_TOO_SLOW and cloud is not None:
-        if local.wait_s > 0.0 and local.p_meet >= KEPT and facts.deadline_s - margin_s(facts.sla_s) - cloud.sure_s > now:
+        if local.wait_s > 0.0 and local.p_meet >= LIKELY and facts.deadline_s - margin_s(facts.sla_s) - cloud.sure_s > now:
             tiers, reason = (Tier.EDGE, Tier.CLOUD), Reason.LOCAL_QUEUED
         elif may_hedge and _hedge_is_enough(facts, local, cloud, now):
             tiers, reason = (Tier.EDGE, Tier.CLOUD), Reason.LOCAL_HEDGED

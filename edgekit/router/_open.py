@@ -15,7 +15,7 @@ class Sent:
     """One attempt at a cloud endpoint.
 
     Attributes:
-        due_s: absolute; without an answer by then it counts as failed, whatever comes later: the deadline, or its 99.9th percentile if it left too late for that.
+        due_s: absolute; without an answer by then it counts as failed, whatever comes later: the deadline, or well beyond its 99th percentile if it left too late for that.
         settled: its endpoint has heard how it ended.
         slow_s: the 95th percentile that was expected of it.
     """
