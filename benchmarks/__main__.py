@@ -2,7 +2,7 @@
 
 python -m benchmarks                        the list
 python -m benchmarks NAME [ARGUMENT…]       one of them; NAME --help says what it measures, how, and its arguments
-python -m benchmarks all [--full] [NAME…]   what `make bench` runs, or those named; --full takes hours instead of half an hour
+python -m benchmarks all [--full] [NAME…]   what `make bench` runs, or those named; --full takes two hours instead of half an hour
 python -m benchmarks keep [NAME…]           take the newest results into docs/benchmarks, and write the page
 python -m benchmarks page                   write docs/benchmarks.md and its pictures from docs/benchmarks/*.json
 

@@ -60,7 +60,7 @@ ENTRIES: tuple[Entry, ...] = (
         LOAD_TOOLS,
     ),
     Entry("serve_grpc", "gRPC servers side by side, a tiny MLP and echoes", quick=_SHORT, full=_LONG, tools=("h2load", "taskset")),
-    Entry("two_cores", "one core and two", tools=LOAD_TOOLS),
+    Entry("two_cores", "one core and two", quick=("--rounds", "3"), full=_LONG, tools=LOAD_TOOLS),
     Entry("sustained", "a real model at a constant rate on two cores", quick=("--minutes", "1"), full=("--minutes", "10")),
     Entry("scheduler", "what the scheduler costs, and what its choices are worth", quick=("--seconds", "1"), full=("--seconds", "4")),
     Entry("session_overhead", "what `Session.run` adds to the bare engine", quick=("--pairs", "2000"), full=("--pairs", "20000")),

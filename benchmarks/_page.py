@@ -16,7 +16,7 @@ HEAD = "<!-- Written by docs/generate.py from docs/benchmarks/*.json; `make chec
 INTRODUCTION = """
 # Benchmarks
 
-`make bench` measures all of this in about half an hour (`make bench BENCH=full`: hours), `python -m benchmarks` lists the benchmarks, and `python -m benchmarks NAME` runs one. Results go
+`make bench` measures all of this in about half an hour (`make bench BENCH=full`: about two hours), `python -m benchmarks` lists the benchmarks, and `python -m benchmarks NAME` runs one. Results go
 to `benchmarks/results` as JSON; `python -m benchmarks keep` takes them into `docs/benchmarks`, which this page is made from. Absolute figures do not carry to another machine or another
 day: compare what stands in one table, which was measured in one run.
 
