@@ -25,10 +25,11 @@ from edgekit.cli._access import (
     credentials_of,
     servers,
 )
-from edgekit.cli._addresses import address, optional_address, serving_address, wait_for_stop
+from edgekit.cli._addresses import address, optional_address, serving_address, stop_on_signals, wait_for_stop
 from edgekit.cli._engine import Accelerator, EngineCache, Hint, Threads, engine_options
 from edgekit.cli._models import byte_limit
-from edgekit.cli._output import show
+from edgekit.cli._output import settings, show
+from edgekit.cli._watch import watch as watch_router
 from edgekit.errors import UsageError
 
 __all__ = ["register"]
@@ -121,6 +122,7 @@ def route(
             "--budget-state", metavar="FILE", help="Where the policy's budgets are kept; by default a file in EdgeKit's state folder."
         ),
     ] = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Show decisions, estimates, breakers and budgets, every second.")] = False,
     collector: Collector = "",
     device_id: DeviceId = "",
     tls_certificate: Certificate = "",
@@ -137,11 +139,13 @@ def route(
     cloud_token_file: CloudTokenFile = "",
 ) -> None:
     """Answer from the device, and from the cloud when the device would miss the deadline."""
-    from edgekit.router import serve_router
+    from edgekit.router import Tally, serve_router
     from edgekit.telemetry import start_telemetry
 
     if sla_ms <= 0:
         raise UsageError("--sla-ms", f"{sla_ms:g}", "a positive number of milliseconds")
+    if watch and settings.json:
+        raise UsageError("--watch", "given with --json", "one of them", "scripts read the collector, or the header x-edgekit-decision")
     if budget_state and not policy:
         raise UsageError("--budget-state", "given without --policy", "a policy that has budgets", "give --policy FILE too")
     access = access_of(tls_certificate, tls_key, tls_client_ca, token_file)
@@ -152,6 +156,7 @@ def route(
         clouds = opened.enter_context(servers(cloud, "cloud", to_cloud))
         telemetry = start_telemetry("edgekit-router", "edge", collector_url=collector or None, device_id=device_id or None)
         opened.callback(telemetry.close)
+        tally = Tally() if watch else None
         server = serve_router(
             device,
             clouds,
@@ -162,10 +167,15 @@ def route(
             access=access,
             policy=policy or None,
             budget_state=budget_state or None,
+            tally=tally,
         )
         opened.callback(server.stop)
-        _announce("routing", {"http": server.http_port or _unix(http), "grpc": server.grpc_port or _unix(grpc)})
-        wait_for_stop()
+        ports = {"http": server.http_port or _unix(http), "grpc": server.grpc_port or _unix(grpc)}
+        if tally is None:
+            _announce("routing", ports)
+            wait_for_stop()
+        else:
+            watch_router(tally, _told("routing", ports), stop_on_signals())
 
 
 def collector(
@@ -194,5 +204,8 @@ def _unix(text: str) -> str | None:
 
 def _announce(doing: str, ports: Mapping[str, int | str | None], page: str = "") -> None:
     """The ports that were really bound, so that a script can use port 0."""
-    found = ", ".join(f"{name} {port}" for name, port in ports.items() if port)
-    show({"status": doing, **ports, **({"page": page} if page else {})}, [f"{doing} on {found}{f'; fleet page {page}' if page else ''}"])
+    show({"status": doing, **ports, **({"page": page} if page else {})}, [_told(doing, ports) + (f"; fleet page {page}" if page else "")])
+
+
+def _told(doing: str, ports: Mapping[str, int | str | None]) -> str:
+    return f"{doing} on {', '.join(f'{name} {port}' for name, port in ports.items() if port)}"

@@ -8,6 +8,7 @@ from edgekit.router._pilot import Pilot, PilotOptions
 from edgekit.router._policy import Policy
 from edgekit.router._policy_file import read_policy
 from edgekit.router._router import Router, RouteResult, RouterOptions
+from edgekit.router._tally import Tally, TallyRow
 
 __all__ = [
     "Breaker",
@@ -26,6 +27,8 @@ __all__ = [
     "Router",
     "RouterCore",
     "RouterOptions",
+    "Tally",
+    "TallyRow",
     "Tier",
     "TierEstimate",
     "decide",

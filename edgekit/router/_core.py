@@ -26,6 +26,7 @@ from edgekit.protocol import (
 from edgekit.router._edge import ClientRunner, EdgeTarget, SessionRunner, absent
 from edgekit.router._metrics import HasMeter
 from edgekit.router._router import CloudTarget, Router, RouteResult, RouterOptions
+from edgekit.router._tally import Tally
 
 __all__ = ["RouterCore", "serve_router"]
 
@@ -270,11 +271,12 @@ def serve_router(
     access: Access | None = None,
     policy: str | os.PathLike[str] | None = None,
     budget_state: str | os.PathLike[str] | None = None,
+    tally: Tally | None = None,
 ) -> Server:
     """Start the router as a server; stopping the server closes the router.
 
     Args:
-        edge, cloud, sla_ms, model, telemetry, options, policy, budget_state: as `Router`.
+        edge, cloud, sla_ms, model, telemetry, options, policy, budget_state, tally: as `Router`.
         http, grpc: addresses to listen on, port 0 for any; ``None`` for none.
         access: TLS and bearer token.
 
@@ -282,7 +284,9 @@ def serve_router(
         BindError: an address that cannot be listened on.
         EdgeKitError: as `Router`.
     """
-    router = Router(edge, cloud, sla_ms=sla_ms, telemetry=telemetry, model=model, options=options, policy=policy, budget_state=budget_state)
+    router = Router(
+        edge, cloud, sla_ms=sla_ms, telemetry=telemetry, model=model, options=options, policy=policy, budget_state=budget_state, tally=tally
+    )
     try:
         return serve(RouterCore(router), http, grpc, access=access, on_stop=[router.close])
     except BaseException:

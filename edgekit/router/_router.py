@@ -29,6 +29,7 @@ from edgekit.router._pilot import Pilot, PilotOptions
 from edgekit.router._policy import Policy
 from edgekit.router._policy_metrics import PolicyMetrics
 from edgekit.router._policy_watch import Operator
+from edgekit.router._tally import Tally
 from edgekit.router._work import Asked, Work, payload_bytes, read_asked
 
 __all__ = ["CloudTarget", "RouteResult", "Router", "RouterOptions"]
@@ -101,6 +102,7 @@ class Router:
         options: queue, workers, grace.
         policy: the operator's policy file, which is followed while the router runs (see `edgekit.router.Policy`); ``None`` for none.
         budget_state: where the policy's budgets are kept across restarts; by default a file in EdgeKit's state folder.
+        tally: counts what ends, for somebody who watches.
 
     Raises:
         UsageError: ``sla_ms`` is not a positive number, a target cannot be what it should, or the policy file is wrong.
@@ -119,6 +121,7 @@ class Router:
         options: RouterOptions | None = None,
         policy: str | os.PathLike[str] | None = None,
         budget_state: str | os.PathLike[str] | None = None,
+        tally: Tally | None = None,
     ) -> None:
         if not 0 < sla_ms < 1e9:
             raise UsageError("sla_ms", str(sla_ms), "milliseconds, a number above 0")
@@ -126,6 +129,7 @@ class Router:
         self.sla_s = sla_ms / 1e3
         self._metrics = RouterMetrics(telemetry)
         self._last: Explanation | None = None
+        self._tally = tally
         self._clock = time.monotonic
         self._unnamed = itertools.count()
         with contextlib.ExitStack() as undo:
@@ -146,6 +150,8 @@ class Router:
         self._driver = Driver(pilot, self.runner, clients, self._breaker_changed, self._operator.opinions)
         self._driver.start()
         self._operator.start()
+        if tally is not None:
+            tally.explain = self.explain
 
     def infer(
         self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None, *, model: str = "", version: str = ""
@@ -355,29 +361,26 @@ class Router:
 
     def _told(self, call: Call, accepted_s: float, end: Finish | EdgeKitError) -> RouteResult | EdgeKitError:
         """Count a request's end, and say how it came about."""
-        work = call.work
+        work, explanation = call.work, call.explanation
         version = work.version or self.runner.version
+        now = self._clock()
         if isinstance(end, EdgeKitError):
             outcome: Outcome = "rejected" if isinstance(end, RequestError | DeadlineError | OverloadedError) else "error"
-            self._metrics.finished(work.model, version, "none", outcome, is_final(end), self._clock() - accepted_s)
+            self._metrics.finished(work.model, version, "none", outcome, is_final(end), now - accepted_s)
+            if self._tally is not None:
+                reason = explanation.reason.value if explanation is not None else "error"
+                self._tally.ended(work.model, reason, "none", now - accepted_s, now, met=False, hedged=False)
             return end
         duration_s = end.at_s - accepted_s
         version = end.answer.version or version
-        self._metrics.finished(work.model, version, end.tier.value, "late" if end.late else "ok", not end.late, duration_s)
-        explanation = call.explanation
+        tier, reason = end.tier.value, end.reason.value
+        self._metrics.finished(work.model, version, tier, "late" if end.late else "ok", not end.late, duration_s)
+        if self._tally is not None:
+            self._tally.ended(work.model, reason, tier, duration_s, now, met=not end.late, hedged=end.hedged)
         p_edge = explanation.edge.p_meet if explanation is not None else 0.0
         p_cloud = explanation.cloud.p_meet if explanation is not None and explanation.cloud is not None else 0.0
         return RouteResult(
-            end.answer.outputs,
-            end.tier.value,
-            end.reason.value,
-            duration_s * 1e3,
-            end.hedged,
-            end.late,
-            work.model,
-            end.answer.version,
-            p_edge,
-            p_cloud,
+            end.answer.outputs, tier, reason, duration_s * 1e3, end.hedged, end.late, work.model, end.answer.version, p_edge, p_cloud
         )
 
     def _grace_s(self, sla_s: float) -> float:

@@ -101,6 +101,7 @@ WRONG = {
     "no such accelerator": (["verify", "{bundle}", "--accelerator", "tpu"], 1, "tpu"),
     "bad address": (["serve", "{bundle}", "--http", "8000"], 2, "HOST:PORT"),
     "bad port": (["collector", "--http", "127.0.0.1:70000"], 2, "HOST:PORT"),
+    "watch and JSON": (["route", "--edge", "{bundle}", "--sla-ms", "5", "--watch", "--json"], 2, "--watch"),
     "bad SLA": (["route", "--edge", "{bundle}", "--sla-ms", "0"], 2, "--sla-ms"),
     "no repository": (["cloud", "up", "-r", "none"], 2, "none"),
     "two hosts": (["cloud", "up", "-r", "none", "--grpc", "0.0.0.0:1"], 2, "--grpc"),
