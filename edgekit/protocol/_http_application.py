@@ -21,7 +21,9 @@ from edgekit.protocol._access import Access
 from edgekit.protocol._classification import LabelsOf
 from edgekit.protocol._compression import LEAST_BYTES, QUICK_BYTES, WINDOW_BITS, accepted_coding, compress
 from edgekit.protocol._deadline import DEADLINE_HEADER, absolute_deadline, timeout_from_header
+from edgekit.protocol._events_stream import EventStream, prepare
 from edgekit.protocol._extensions import Extensions
+from edgekit.protocol._generate import Chunks
 from edgekit.protocol._http_body import BufferPool
 from edgekit.protocol._http_codec import HEADER_LENGTH, HttpMessage, decode_request, encode_response
 from edgekit.protocol._http_connection import Connection
@@ -151,7 +153,9 @@ class Application:
                 raise call.fatal
             if call.error is not None:
                 raise call.error
-            if not call.infers:
+            if call.streams:
+                self._control.submit(self._run_prepare, exchange, bytes(data[start:stop]))
+            elif not call.infers:
                 self._begin_control(exchange, bytes(data[start:stop]))
             elif self._submit is None:
                 self._begin_blocking(exchange, memoryview(data)[start:stop])
@@ -304,6 +308,36 @@ class Application:
         self._in_pool -= 1
         self.finish(exchange, answer)
 
+    # Events.
+
+    def _run_prepare(self, exchange: Exchange, body: bytes) -> None:
+        try:
+            chunks, stateful = prepare(self._core, exchange, body, self._message_limits)
+        except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
+            self.post(exchange, exc)
+        else:
+            self._call_in_loop(self._begin_events, exchange, chunks, stateful)
+
+    def _begin_events(self, exchange: Exchange, chunks: Chunks, stateful: bool) -> None:
+        stream = EventStream(exchange, chunks, stateful, self._ask, self._call_in_loop, self.finish, self.date, self._reply_to)
+        exchange.wake = stream.pump
+        stream.pump()
+
+    def _ask(self, request: InferRequest, done: Callable[[InferResponse | Exception], None]) -> None:
+        """Give a request to the core; the answer may come in any thread."""
+        if self._submit is None:
+            self._pool.submit(self._run_ask, request, done)
+        else:
+            self._plan_turn()
+            self._submit(request, done)
+
+    def _run_ask(self, request: InferRequest, done: Callable[[InferResponse | Exception], None]) -> None:
+        try:
+            answer: InferResponse | Exception = self._core.infer(request)
+        except Exception as exc:  # noqa: BLE001 - the stream tells errors of ours from bugs
+            answer = exc
+        done(answer)
+
     # All the rest.
 
     def _call(self, head: RequestHead) -> Call:
@@ -321,10 +355,10 @@ class Application:
                     401, "field authorization", "no token, or a wrong one", "Authorization: Bearer and the server's token"
                 )
             call.timeout_s = timeout_from_header(head.fields.get(DEADLINE_HEADER))
-            call.infers = route.infers
+            call.infers, call.streams = route.infers, route.streams
             call.name, call.version = route.model or "", route.version
             call.json_bytes = _json_bytes(head)
-            if route.infers and head.method != "POST":
+            if (route.infers or route.streams) and head.method != "POST":
                 raise HttpError(405, route.text(), f"method {head.method[:40]}", "POST")
         except EdgeKitError as exc:
             call.error = exc
@@ -345,12 +379,15 @@ class Application:
         self.post(exchange, answer)
 
     def _refusal(self, call: Call, error: Exception) -> bytes:
+        return self._render(call, self._reply_to(call, error))
+
+    def _reply_to(self, call: Call, error: Exception) -> Reply:
         if isinstance(error, EdgeKitError):
-            return self._render(call, error_reply(error))
+            return error_reply(error)
         error_id = uuid.uuid4().hex[:12]
         where = call.route.text() if call.route is not None else "a request"
         _log.error("unexpected error %s while answering %s %s", error_id, call.method, where, exc_info=error)
-        return self._render(call, internal_error(error_id))
+        return internal_error(error_id)
 
     def _render(self, call: Call, reply: Reply) -> bytes:
         keep_alive = call.keep_alive and not self.draining

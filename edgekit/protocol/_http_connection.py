@@ -107,6 +107,7 @@ class Connection(asyncio.BufferedProtocol):
         """See `asyncio.BaseProtocol`."""
         self._write_held_s = 0.0
         self._since_s = self._handler.now_s
+        self._wake_first()
         self._resume()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -150,12 +151,26 @@ class Connection(asyncio.BufferedProtocol):
             if not exchange.call.keep_alive:
                 self._closing = True
         if exchanges:
+            self._wake_first()
             return
         self._since_s = self._handler.now_s
         if self._closing or (self._handler.draining and self._incoming is None):
             self._close()
         elif self._held:
             self._resume()
+
+    def takes(self, exchange: Exchange) -> bool:
+        """The next bytes to send are this request's, and the client reads."""
+        return bool(self.exchanges) and self.exchanges[0] is exchange and not self._write_held_s
+
+    def send_part(self, data: bytes) -> None:
+        """Send some of the first request's answer; the rest comes with `Exchange.settle`."""
+        self._transport.write(data)
+
+    def _wake_first(self) -> None:
+        """Tell an answer that comes in parts that more of it may come."""
+        if self.exchanges and (wake := self.exchanges[0].wake) is not None:
+            wake()
 
     def refuse(self, error: EdgeKitError, call: Call | None = None) -> None:
         """Answer with an error and end the connection: after this, nobody knows where the next request begins."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -55,6 +56,7 @@ class Call:
     Attributes:
         route: where to; ``None`` when ``error`` says why there is none.
         infers: an inference request that may run.
+        streams: the same, answered with events.
         name, version: of its model.
         json_bytes: of its JSON, when tensors in binary form follow it and nothing has to be unpacked before; 0 otherwise.
         method, minor: of the request line.
@@ -82,6 +84,7 @@ class Call:
         "name",
         "plain",
         "route",
+        "streams",
         "timeout_s",
         "version",
     )
@@ -94,6 +97,7 @@ class Call:
         self.expects_continue = expects_continue
         self.route: Route | None = None
         self.infers = False
+        self.streams = False
         self.name = self.version = ""
         self.json_bytes = 0
         self.header_length: str | None = None
@@ -153,7 +157,7 @@ class Handler(Protocol):
 class Exchange:
     """One request under way and its answer."""
 
-    __slots__ = ("_handler", "accepted_s", "buffer", "call", "connection", "extra", "payload", "reserved", "ticket")
+    __slots__ = ("_handler", "accepted_s", "buffer", "call", "connection", "extra", "payload", "reserved", "ticket", "wake")
 
     def __init__(self, handler: Handler, connection: Connection, call: Call, accepted_s: float = 0.0, reserved: int = 0) -> None:
         self._handler = handler
@@ -165,6 +169,7 @@ class Exchange:
         self.ticket: Ticket | None = None
         self.payload: list[bytes | memoryview] | None = None
         self.extra: Any = None  # of the application: the request, or request and plan
+        self.wake: Callable[[], None] | None = None  # of a stream of answers: the connection may take more
 
     def done(self, answer: InferResponse | Exception) -> None:
         """The core's answer, in any thread."""
@@ -191,7 +196,7 @@ class Exchange:
 
     def abandon(self) -> None:
         """The client has gone: nobody waits any more."""
-        self.connection = None
+        self.connection = self.wake = None
         if self.reserved:
             self._handler.release(self.reserved)
             self.reserved = 0

@@ -39,6 +39,11 @@ class Route(msgspec.Struct, frozen=True):
         return self.model is not None and self.parts == ("infer",)
 
     @property
+    def streams(self) -> bool:
+        """The path is a model's ``generate_stream``."""
+        return self.model is not None and self.parts == ("generate_stream",)
+
+    @property
     def is_health(self) -> bool:
         """Liveness or readiness of the server, which need no token."""
         return self.parts in {("health", "live"), ("health", "ready")}

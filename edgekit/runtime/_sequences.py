@@ -125,8 +125,12 @@ class SequenceCore(DelegatingCore):
         """See `SteppingCore.step`."""
         if self._thread is None:
             return self._core.step()
-        self.turn()
-        return False
+        self._local.turning = True
+        try:
+            more = self._core.step()
+        finally:
+            self._local.turning = False
+        return self._bring_on() or more
 
     def infer(self, request: InferRequest) -> InferResponse:
         """See `InferenceCore.infer`."""
@@ -189,8 +193,8 @@ class SequenceCore(DelegatingCore):
             SequenceRequest(**fields, place=place), place.answered
         )
 
-    def _go_on(self) -> bool:
-        """Bring on what became ready; false when nothing did."""
+    def _bring_on(self) -> bool:
+        """Submit what became ready; false when nothing did."""
         went = False
         while self._ready:
             try:
@@ -199,6 +203,11 @@ class SequenceCore(DelegatingCore):
                 break
             self._go(place)
             went = True
+        return went
+
+    def _go_on(self) -> bool:
+        """`_bring_on`, and a turn for it."""
+        went = self._bring_on()
         if went:
             self._core.turn()
         return went
