@@ -216,8 +216,12 @@ class DeadlineError(EdgeKitError):
 
 
 class UnavailableError(EdgeKitError):
-    """A remote server (cloud tier, collector) that does not answer."""
+    """A remote server (cloud tier, collector) that does not answer.
 
+    ``unsent`` is true when certainly nothing of the request has left: there was no connection.
+    """
+
+    unsent = False
     http_status = 503
     grpc_status = "UNAVAILABLE"
 

@@ -226,14 +226,16 @@ class HttpClient:
         with self._lock:
             self._calls.add(call)
         try:
+            fresh = True
             connection = self._take_idle()
             if connection is not None:
+                fresh = False
                 try:
                     return self._converse(connection, method, path, body, headers, deadline_s, call)
                 except _STALE as exc:
                     if call.cancelled:
                         raise UnavailableError(self.url, "the request was cancelled") from exc
-            return self._converse(self._open(deadline_s), method, path, body, headers, deadline_s, call)
+            return self._converse(self._open(deadline_s, unsent=fresh), method, path, body, headers, deadline_s, call)
         except TimeoutError as exc:
             raise DeadlineError(self.url, "no answer in time") from exc
         except (OSError, http.client.HTTPException) as exc:
@@ -286,8 +288,8 @@ class HttpClient:
             raise http.client.IncompleteRead(b"", response.length)
         return body
 
-    def _open(self, deadline_s: float) -> http.client.HTTPConnection:
-        """A new connection.
+    def _open(self, deadline_s: float, *, unsent: bool) -> http.client.HTTPConnection:
+        """A new connection; ``unsent`` when nothing was sent on another one before.
 
         Raises:
             UnavailableError: refused, unknown host, or not accepted in time.
@@ -295,11 +297,16 @@ class HttpClient:
         timeout_s = self._remaining(deadline_s, "before it was sent")
         try:
             sock = self._secure(self._connected(timeout_s))
-        except TimeoutError as exc:
-            raise UnavailableError(self.url, f"no connection within {timeout_s:.3f} s") from exc
         except OSError as exc:
-            found = f"cannot be reached ({_reason(exc)})"
-            raise UnavailableError(self.url, found, "", "check that the server runs and the address is right") from exc
+            slow = isinstance(exc, TimeoutError)
+            found, step = f"cannot be reached ({_reason(exc)})", "check that the server runs and the address is right"
+            error = (
+                UnavailableError(self.url, f"no connection within {timeout_s:.3f} s")
+                if slow
+                else UnavailableError(self.url, found, "", step)
+            )
+            error.unsent = unsent
+            raise error from exc
         connection = http.client.HTTPConnection(self._host, self._target.port)
         connection.auto_open = 0
         connection.sock = sock

@@ -94,8 +94,10 @@ class Bearings:
             endpoint.answered_late(ask, now - sent.started_s, now)
         self._plan_check(sent.endpoint)
 
-    def _cloud_failed(self, sent: Sent, failure: Failure, now: float) -> None:
+    def _cloud_failed(self, ask: Ask, sent: Sent, failure: Failure, now: float) -> None:
         endpoint = self._cloud.endpoints[sent.endpoint]
+        if failure.unsent:
+            self._cloud.give_back(ask, sent.started_s)
         endpoint.ended(sent.attempt)
         self._throttle.failed()
         if sent.settled:

@@ -57,6 +57,11 @@ class CloudTier:
         """Take an attempt out of the budgets; False when it is not left."""
         return self.budgets is None or self.budgets.spend(_cost(ask), now)
 
+    def give_back(self, ask: Ask, spent_s: float) -> None:
+        """What was paid at ``spent_s`` was for an attempt that never left."""
+        if self.budgets is not None:
+            self.budgets.give_back(_cost(ask), spent_s)
+
     @property
     def open(self) -> bool:
         """At least one endpoint's breaker is closed."""

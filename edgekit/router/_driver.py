@@ -206,8 +206,8 @@ class Driver:
         else:
             self._ended(attempt, result, self._opinions.confidence(call.work.model, result.outputs, rule))
 
-    def _ended(self, attempt: int, result: Answer | BaseException, confidence: float | None = None) -> None:
-        """An attempt of either tier ended."""
+    def _ended(self, attempt: int, result: Answer | BaseException, confidence: float | None = None, *, unsent: bool = False) -> None:
+        """An attempt of either tier ended; ``unsent`` when it had not begun."""
         self._opinions.audited(attempt, result.outputs if isinstance(result, Answer) else None)
         with self._lock:
             self._handles.pop(attempt, None)
@@ -218,7 +218,7 @@ class Driver:
             if isinstance(result, Answer):
                 actions = self._pilot.answered(attempt, now, confidence)
             else:
-                actions = self._pilot.failed(attempt, _failure(result), now)
+                actions = self._pilot.failed(attempt, _failure(result, unsent), now)
             bound = self._bind(actions)
         self._perform(bound)
 
@@ -331,13 +331,13 @@ class Driver:
     def _send(self, action: SendCloud, work: Work | None) -> None:
         attempt = action.attempt
         if work is None:
-            self._ended(attempt, DeadlineError("cloud", "nothing to send"))
+            self._ended(attempt, DeadlineError("cloud", "nothing to send"), unsent=True)
             return
         try:
             if self._runner.serves(work.model, work.version):
                 self._runner.check(work.inputs)  # a bad request does not travel
         except EdgeKitError as exc:
-            self._ended(attempt, exc)
+            self._ended(attempt, exc, unsent=True)
             return
         handle = self._clients[action.endpoint].start(request_from_work(work), max(0.001, action.limit_s - self._clock()))
         self._began(attempt, handle)
@@ -396,15 +396,16 @@ def _nobody(_end: Finish | EdgeKitError) -> None:
     """The client has gone."""
 
 
-def _failure(error: BaseException) -> Failure:
+def _failure(error: BaseException, unsent: bool) -> Failure:
     retry_after_s = getattr(error, "retry_after_s", None)
     if isinstance(error, NotFoundError):
         return Failure(FailureKind.NOT_FOUND)
     if isinstance(error, RequestError):
-        return Failure(FailureKind.REQUEST)
+        return Failure(FailureKind.REQUEST, unsent=unsent)
     if isinstance(error, OverloadedError):
         return Failure(FailureKind.OVERLOADED, retry_after_s)
-    return Failure(FailureKind.DEADLINE if isinstance(error, DeadlineError) else FailureKind.BROKEN, retry_after_s)
+    kind = FailureKind.DEADLINE if isinstance(error, DeadlineError) else FailureKind.BROKEN
+    return Failure(kind, retry_after_s, unsent or getattr(error, "unsent", False))
 
 
 def _refusal(action: Refuse, work: Work, result: Answer | BaseException | None, has: str) -> EdgeKitError:

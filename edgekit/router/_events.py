@@ -137,10 +137,12 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         retry_after_s: the endpoint asked to be left alone for this long.
+        unsent: certainly nothing of it has left, so it costs nothing.
     """
 
     kind: FailureKind
     retry_after_s: float | None = None
+    unsent: bool = False
 
 
 class RunEdge(msgspec.Struct, frozen=True, gc=False):

@@ -72,7 +72,7 @@ class Pilot(SecondOpinions):
                 self._after_failure(open_, attempt, failure, now, out)
             self._feed(now, out)
         elif open_ is not None and open_.sent is not None:
-            self._cloud_failed(open_.sent, failure, now)
+            self._cloud_failed(open_.ask, open_.sent, failure, now)
             open_.sent = None
             open_.cloud_failure = (attempt, failure)
             self._after_failure(open_, attempt, failure, now, out)
@@ -143,6 +143,10 @@ class Pilot(SecondOpinions):
     def set_retries(self, limits: RetryLimits) -> None:
         """Other limits from now on."""
         self._retries.set_limits(limits)
+
+    def set_hedge_share(self, share: float) -> None:
+        """Another share of the requests that may be hedged from now on."""
+        self._hedges.share = share
 
     # What it tells
 

@@ -25,6 +25,7 @@ __all__ = [
     "CascadeSection",
     "DataPolicy",
     "DefaultSection",
+    "HedgeSection",
     "LimitSection",
     "ModelSection",
     "Policy",
@@ -173,6 +174,16 @@ class BudgetSection(_Section, frozen=True):
     per_day: LimitSection = LimitSection()
 
 
+class HedgeSection(_Section, frozen=True):
+    """``[hedge]``: requests that both tiers may work on at once, since the first was slow.
+
+    Attributes:
+        share: of the requests.
+    """
+
+    share: Share = 0.02
+
+
 class RetrySection(_Section, frozen=True):
     """``[retry]``: what may be tried again, see `RetryLimits`.
 
@@ -195,6 +206,7 @@ class PolicyFile(_Section, frozen=True):
         default: every model.
         models: by name.
         budget: what the cloud may cost.
+        hedge: what both tiers may work on.
         retry: what may be tried again.
     """
 
@@ -202,6 +214,7 @@ class PolicyFile(_Section, frozen=True):
     default: DefaultSection = DefaultSection()
     models: dict[str, ModelSection] = {}
     budget: BudgetSection = BudgetSection()
+    hedge: HedgeSection = HedgeSection()
     retry: RetrySection = RetrySection()
 
 
@@ -277,6 +290,7 @@ class Policy:
             "default": _described(self, ""),
             "models": {name: _described(self, name) for name in names},
             "budget": msgspec.to_builtins(self.file.budget),
+            "hedge": msgspec.to_builtins(self.file.hedge),
             "retry": msgspec.to_builtins(self.file.retry),
         }
 

@@ -140,7 +140,8 @@ class Router:
             undo.callback(self.runner.close)
             self._clients = _clients(cloud)
             undo.callback(self._close_clients)
-            settings = PilotOptions(self.options.workers, self.options.queue, retries=self._operator.policy.retry)
+            present = self._operator.policy
+            settings = PilotOptions(self.options.workers, self.options.queue, present.file.hedge.share, present.retry)
             # The state machine's chances (which endpoints are compared, how long a breaker waits) are nothing that anybody must not foresee.
             pilot = Pilot(settings, len(self._clients), random.Random(), self._operator.budgets)
             self._warm_up(pilot)
@@ -387,7 +388,11 @@ class Router:
         return max(1.0, 4 * sla_s) if self.options.grace_ms is None else self.options.grace_ms / 1e3
 
     def _policy_changed(self, policy: Policy) -> None:
-        self._driver.read(lambda pilot, _now: pilot.set_retries(policy.retry))
+        def change(pilot: Pilot, _now: float) -> None:
+            pilot.set_retries(policy.retry)
+            pilot.set_hedge_share(policy.file.hedge.share)
+
+        self._driver.read(change)
 
     def _breaker_changed(self, endpoint: int, is_open: bool) -> None:
         self._metrics.breaker(self._clients[endpoint][0].url, is_open)

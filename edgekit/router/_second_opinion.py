@@ -103,4 +103,4 @@ class SecondOpinions(Course):
         if failure is None:
             self._cloud_answered(ask, sent, now)
         else:
-            self._cloud_failed(sent, failure, now)
+            self._cloud_failed(ask, sent, failure, now)

@@ -12,6 +12,7 @@ from edgekit.router._policy import (
     CanarySection,
     CascadeSection,
     DefaultSection,
+    HedgeSection,
     LimitSection,
     ModelSection,
     Policy,
@@ -134,6 +135,7 @@ BAD = {
     '[budget.per_day]\ndollars = """\nfive"""': "line 3: budget.per_day.dollars: 'five'; expected dollars",
     "[budget]\ndollars_per_gb = inf": "line 2: budget.dollars_per_gb: inf; expected dollars",
     "[retry]\nshare = -0.1": "line 2: retry.share: -0.1; expected a share from 0 to 1",
+    "[hedge]\nshare = 2": "line 2: hedge.share: 2; expected a share from 0 to 1",
     "[a]\nb = \n": "not TOML: Invalid value (at line 2",
 }
 
@@ -190,8 +192,9 @@ def test_the_documentation_names_every_key():
         BudgetSection,
         LimitSection,
         RetrySection,
+        HedgeSection,
     ]
-    tables = {"default", "models", "budget", "retry", "per_hour", "per_day", "priority", "cascade", "canary", "shadow"}
+    tables = {"default", "models", "budget", "retry", "per_hour", "per_day", "priority", "cascade", "canary", "shadow", "hedge"}
     for section in sections:
         for name in section.__struct_fields__:
             assert (name in page) if name in tables else (f"`{name}`" in page), name

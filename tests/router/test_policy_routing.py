@@ -106,6 +106,17 @@ def test_five_requests_an_hour_are_five_requests_across_restarts(policy, tiers, 
     assert scripts[1].calls == 5
 
 
+def test_a_cloud_that_cannot_be_reached_costs_nothing(policy, tiers):
+    policy.write("budget.per_hour.requests = 5\n")
+    for server in tiers:
+        server.stop(0.0)
+    with policy.router() as router:
+        for _ in range(8):
+            with pytest.raises(EdgeKitError):
+                router.infer({"x": X})
+        assert router.explain()["policy"]["budget"]["hour"]["spent"]["requests"] == 0
+
+
 def test_an_unsure_answer_is_escalated_and_compared(policy, scripts):
     policy.write("models.m.cascade = { below = 0.2, every_s = 0.001, audit_share = 0 }\n")
     script_answers(scripts[0], UNSURE)

@@ -141,6 +141,18 @@ def test_a_failed_audit_tells_its_endpoint():
     assert not made.endpoint_open(0)
 
 
+@pytest.mark.parametrize(("unsent", "spent"), [(False, 1), (True, 0)])
+def test_what_never_left_costs_nothing(unsent, spent):
+    budgets = Budgets(Book(BudgetLimits(Limit(requests=9))))
+    for terms, confidence in ((Terms(audit_share=1.0), None), (UNSURE, 0.1)):
+        made = pilot(1, budgets)
+        before = budgets.spent(1.0)[0][0]
+        _, actions = answer_on_edge(made, ask(terms=terms), confidence)
+        (sent,) = of(actions, SendCloud)
+        made.failed(sent.attempt, Failure(FailureKind.BROKEN, unsent=unsent), 1.03)
+        assert budgets.spent(1.03)[0][0] - before == spent
+
+
 def test_the_audit_share_is_kept():
     made, audits = pilot(), 0
     for number in range(1, 1501):
