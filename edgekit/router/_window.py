@@ -29,6 +29,7 @@ ALIKE = (
 )
 KEPT = 16  # newest samples that survive an idle window
 STALE_WEIGHT = 4  # how many samples those are worth
+CAUTION = 0.25
 REFRESH_EVERY = 16  # quantiles are recomputed after this many samples, or a slice of the window
 
 
@@ -145,8 +146,8 @@ class ServiceWindow:
 
     @property
     def caution(self) -> float:
-        """Factor on every duration for what few samples cannot tell: 1 + 1 / sqrt(n), our choice; 2 after one sample, 1.1 after a hundred."""
-        return 1.0 + 1.0 / math.sqrt(max(1, self.samples))
+        """Factor on every duration for what few samples cannot tell: 1 + CAUTION / sqrt(n), our choice; 1.25 after one sample, 1.025 after a hundred."""
+        return 1.0 + CAUTION / math.sqrt(max(1, self.samples))
 
     def _stepped(self, value_s: float) -> bool:
         if not self._outside:

@@ -45,18 +45,28 @@ def test_one_probe_at_a_time():
     assert not breaker.closed
 
 
-def test_waits_double_to_a_minute_with_jitter_up_to_half():
+def test_waits_double_to_a_minute_while_checks_are_answered_and_requests_fail():
     breaker = _opened(seed=4)
     now, waits = 100.0, []
     for _ in range(10):
         waits.append(breaker.probe_at_s - now)
         now = breaker.probe_at_s
         breaker.start_probe()
-        breaker.probe_ended(False, now)
+        breaker.probe_ended(True, now)
+        breaker.failed(now)
     for index, wait in enumerate(waits):
         base = min(60.0, 2.0**index)
         assert base <= wait <= 1.5 * base
     assert len({round(wait / min(60.0, 2.0**index), 6) for index, wait in enumerate(waits)}) == len(waits)  # jitter is drawn each time
+
+
+def test_failing_checks_are_repeated_every_two_or_three_seconds():
+    breaker = _opened(seed=5)
+    for _ in range(10):
+        now = breaker.probe_at_s
+        breaker.start_probe()
+        breaker.probe_ended(False, now)
+        assert 1.0 <= breaker.probe_at_s - now <= 3.0
 
 
 def test_after_a_probe_one_failure_reopens_and_waits_longer():
@@ -87,7 +97,8 @@ def test_good_health_checks_forget_the_past_after_as_long_as_the_last_wait():
     now = breaker.probe_at_s
     for _ in range(3):  # waits of 2, 4 and 8 s
         breaker.start_probe()
-        breaker.probe_ended(False, now)
+        breaker.probe_ended(True, now)
+        breaker.failed(now)
         now = breaker.probe_at_s
     breaker.start_probe()
     breaker.probe_ended(True, now)

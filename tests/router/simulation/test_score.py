@@ -55,6 +55,16 @@ def test_coverage_counts_what_is_known():
     assert outcome.coverage() == pytest.approx(1 / 3)
 
 
+def test_the_fullest_hour_is_held_against_the_budget():
+    """Three attempts within an hour where two are allowed; the fourth is exactly an hour after the second."""
+    outcome = made(4)
+    outcome.sent_s = [0.0, 1000.0, 3599.0, 4600.0]
+    world = trace([0.0] * 4, cloud_an_hour=2)
+    assert score(world, outcome, Oracle(4, 0, [])).budget_overruns == 0.25
+    assert score(replace(world, cloud_an_hour=3), outcome, Oracle(4, 0, [])).budget_overruns == 0.0
+    assert score(replace(world, cloud_an_hour=None), outcome, Oracle(4, 0, [])).budget_overruns == 0.0
+
+
 def a_run(**changes):
     same = dict.fromkeys(Run.__struct_fields__, 0.5)
     return Run(**(same | changes))
@@ -76,6 +86,7 @@ GOOD = {
     "cloud_share": 0.3,
     "cloud_share_vs_oracle_least": 1.15,
     "duplicates": 0.02,
+    "budget_overruns": 0.0,
     "p95_coverage": 0.95,
     "decision_us_p50": 20.0,
     "decision_us_p99": 50.0,
@@ -91,7 +102,7 @@ def rows(fault=False, other=None, **changes):
 
 def test_all_aims_met_on_their_edges():
     aims = judge(rows(), "edgekit")
-    assert len(aims) == 8
+    assert len(aims) == 9
     assert all(aim.met for aim in aims)
     assert judge(rows()[1:], "edgekit") == []
 
@@ -102,6 +113,7 @@ def test_all_aims_met_on_their_edges():
         ({"attainment_vs_oracle": 0.969}, "SLA hits"),
         ({"cloud_share_vs_oracle_least": 1.16}, "cloud share"),
         ({"duplicates": 0.021}, "duplicates"),
+        ({"budget_overruns": 0.001}, "budget"),
         ({"p95_coverage": 0.92}, "p95"),
         ({"p95_coverage": 0.98}, "p95"),
         ({"decision_us_p50": 20.1}, "p50"),
@@ -115,7 +127,7 @@ def test_each_aim_can_be_missed(changes, words):
 
 def test_faults_are_judged_by_their_own_aim_and_unknowns_not_at_all():
     assert all(aim.met for aim in judge(rows(fault=True, attainment_vs_oracle=0.93), "edgekit"))
-    assert len(judge(rows(p95_coverage=None, cloud_share_vs_oracle_least=None), "edgekit")) == 6
+    assert len(judge(rows(p95_coverage=None, cloud_share_vs_oracle_least=None), "edgekit")) == 7
 
 
 def test_baselines_that_hit_more_or_cost_less_are_named():

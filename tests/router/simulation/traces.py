@@ -64,4 +64,5 @@ def random_trace(seed, count, workers=1):
         luck=[source.random() for _ in range(count)],
         jitter=[source.uniform(0.5, 2.0) for _ in range(count)],
         workers=workers,
+        cloud_an_hour=source.choice([None, None, count // 4, count // 20]),
     )
