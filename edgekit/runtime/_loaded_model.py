@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 
 from edgekit.bundle import Bundle, Signature, storage_errors
 from edgekit.runtime._allocator import give_back_free_memory
+from edgekit.runtime._background import run_behind
+from edgekit.runtime._fallback import steps
 from edgekit.runtime._holds import Holds
 from edgekit.runtime._request_plan import RequestPlan
 from edgekit.runtime._scheduler import DEFAULT_MAX_BATCH, InstanceQueue
 from edgekit.runtime._session import Session
 from edgekit.runtime._states import States
 from edgekit.runtime._statistics import ModelStatistics
-from edgekit.runtime.engines import EngineOptions
+from edgekit.runtime.engines import EngineOptions, engine_class
 from edgekit.runtime.engines._base import usable_cpus
 
 __all__ = ["LoadedModel"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +40,7 @@ class LoadedModel:
         instances: how many batches run at once; 0 learns it, up to one for each CPU, where the engine runs them side by side.
         queue_capacity: how many requests may wait.
         max_batch: most rows that run together; 1 keeps requests apart.
+        behind: load and warm it behind threads that serve (`run_behind`).
 
     Attributes:
         class_labels: of the bundle.
@@ -46,7 +54,14 @@ class LoadedModel:
     """
 
     def __init__(
-        self, bundle: Bundle, options: EngineOptions, instances: int, queue_capacity: int, max_batch: int = DEFAULT_MAX_BATCH
+        self,
+        bundle: Bundle,
+        options: EngineOptions,
+        instances: int,
+        queue_capacity: int,
+        max_batch: int = DEFAULT_MAX_BATCH,
+        *,
+        behind: bool = False,
     ) -> None:
         self.bundle = bundle
         self.name = bundle.manifest.name
@@ -58,13 +73,15 @@ class LoadedModel:
         self.holds = Holds()
         self.used = 0
         self.memory_bytes = 0
-        first = Session(bundle, options)
+        run = functools.partial(run_behind, starts_threads=_starts_threads(bundle, options)) if behind else _call
+        first: Session = run(lambda: Session(bundle, options))
         # An engine that runs requests side by side is shared; others get an instance each.
-        self._sessions = [first] if first.engine.concurrent else [first, *(Session(bundle, options) for _ in range(instances - 1))]
+        more = 0 if first.engine.concurrent else instances - 1
+        self._sessions = [first, *(run(lambda: Session(bundle, options)) for _ in range(more))]
         self.engine = first.artifact.engine
         self.running = first.describe()  # what really runs, and what was passed over for it
         try:
-            golden = self._warm()
+            golden = self._warm(run)
         except BaseException:
             self._close_sessions()
             raise
@@ -89,17 +106,29 @@ class LoadedModel:
         self._close_sessions()
         give_back_free_memory()
 
-    def _warm(self) -> list[Mapping[str, np.ndarray]]:
+    def _warm(self, run: Callable[[Callable[[], object]], object]) -> list[Mapping[str, np.ndarray]]:
         """Run a golden sample through every session; returns its inputs."""
         with storage_errors(self.bundle.path):
             samples = self.bundle.golden()
         if not samples:
             _log.warning("model %s version %s has no golden sample: its first request will be slower", self.name, self.version)
             return []
-        for session in self._sessions:
-            session.run(samples[0].inputs)
-        return [samples[0].inputs]
+        inputs = samples[0].inputs
+        run(lambda: [session.run(inputs) for session in self._sessions])
+        return [inputs]
 
     def _close_sessions(self) -> None:
         for session in self._sessions:
             session.close()
+
+
+def _call(work: Callable[[], T]) -> T:
+    return work()
+
+
+def _starts_threads(bundle: Bundle, options: EngineOptions) -> bool:
+    """Some way to run the bundle starts threads that stay."""
+    return any(
+        engine_class(step.artifact.engine).starts_threads(step.artifact, msgspec.structs.replace(options, accelerator=step.accelerator))
+        for step in steps(bundle.manifest, options)
+    )

@@ -70,8 +70,8 @@ class ModelRepository:
         self._load_at_start = not lazy
         self._memory_bytes = memory_bytes
         self._on_event = on_event
-        self._open: Callable[[Bundle], LoadedModel] = lambda bundle: LoadedModel(
-            bundle, options or EngineOptions(), instances, queue_capacity, max_batch
+        self._open: Callable[[Bundle, bool], LoadedModel] = lambda bundle, behind: LoadedModel(
+            bundle, options or EngineOptions(), instances, queue_capacity, max_batch, behind=behind
         )
         self._changing = threading.RLock()  # one load or unload at a time; may be held for minutes
         self._switching = threading.RLock()  # what requests see; held for moments
@@ -296,11 +296,13 @@ class ModelRepository:
     def _open_one(self, found: FoundBundle) -> LoadedModel:
         key = found.name, found.version
         before = resident_bytes()
+        behind = bool(self._loaded)  # somebody may be waiting for an answer
         try:
-            bundle = run_behind(lambda: Bundle.open(found.path))  # digests of all its bytes
+            # Digests of all its bytes, then what the engine makes of them.
+            bundle = run_behind(lambda: Bundle.open(found.path)) if behind else Bundle.open(found.path)
             if found.digest and bundle.digest != found.digest:
                 raise IntegrityError(str(found.path), "its manifest is not the one that was installed", "", "install it again")
-            model = self._open(bundle)
+            model = self._open(bundle, behind)
         except EdgeKitError as exc:
             self._problems[key] = str(exc)
             self._tell("load_failed", *key, str(exc))

@@ -22,6 +22,7 @@ import msgspec
 
 from edgekit.bundle import Bundle, fsync_tree, storage_errors, write_file
 from edgekit.errors import EnvironmentMissingError, IntegrityError, UsageError
+from edgekit.runtime._background import run_behind
 from edgekit.runtime._found import FoundBundle, find_bundles
 from edgekit.runtime._versions import (
     InstalledVersion,
@@ -162,7 +163,7 @@ class FolderStore:
             UsageError: it does not fit the quota; a label that cannot be one; the version is in use with another content.
             StorageError: the folder cannot be written.
         """
-        bundle = Bundle.open(source)
+        bundle = run_behind(lambda: Bundle.open(source))
         name, version = bundle.manifest.name, bundle.manifest.version
         _, _, missing = self._plan(bundle, labels, make_room=make_room)  # refuses before anything is copied
         with self._staged(bundle) if missing else contextlib.nullcontext() as staged, self._writing():
@@ -229,10 +230,7 @@ class FolderStore:
                 _lock(held)
             try:
                 copy = staging / "bundle"
-                shutil.copytree(bundle.directory, copy, copy_function=shutil.copyfile)
-                if Bundle.open(copy).digest != bundle.digest:
-                    raise IntegrityError(str(bundle.path), "was changed while it was copied", "", "install it again")
-                fsync_tree(copy)
+                run_behind(lambda: _copy(bundle, copy))  # a server may be at work beside this process
                 yield copy
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -255,6 +253,14 @@ class FolderStore:
         with storage_errors(self.folder), open(self.folder / _LOCK, "ab") as handle:
             _lock(handle.fileno())
             yield
+
+
+def _copy(bundle: Bundle, copy: Path) -> None:
+    """Whole, checked and on disk."""
+    shutil.copytree(bundle.directory, copy, copy_function=shutil.copyfile)
+    if Bundle.open(copy).digest != bundle.digest:
+        raise IntegrityError(str(bundle.path), "was changed while it was copied", "", "install it again")
+    fsync_tree(copy)
 
 
 def _lock(descriptor: int, *, wait: bool = True) -> bool:

@@ -23,7 +23,7 @@ from edgekit.bundle import Artifact, Signature, TensorBinding, TensorSpec
 from edgekit.errors import EdgeKitError, EngineError, UnknownNameError
 from edgekit.runtime.engines._outputs import check_out, deliver, direct_targets, known_shapes
 
-__all__ = ["HINTS", "NO_TARGETS", "Engine", "EngineOptions"]
+__all__ = ["HINTS", "NO_TARGETS", "Engine", "EngineOptions", "threads_for"]
 
 HINTS = ("latency", "throughput")
 NO_TARGETS: Mapping[str, np.ndarray] = MappingProxyType({})
@@ -69,6 +69,8 @@ class Engine(abc.ABC):
 
     name: ClassVar[str]
     concurrent: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
+    """On one CPU thread it loads and runs in the caller's, and starts none of its own (the conformance suite counts them)."""
 
     def __init__(
         self, path: Path, artifact: Artifact, signature: Signature, options: EngineOptions | None = None, content: str = ""
@@ -165,15 +167,13 @@ class Engine(abc.ABC):
         return tuple(accelerators)
 
     def threads(self) -> int:
-        """CPU threads for one run, 0 for the engine's choice.
+        """CPU threads for one run; see `threads_for`."""
+        return threads_for(self.artifact, self.options)
 
-        The caller's wish counts as it is; what the artifact recorded for its device is capped by the CPUs that this process may use.
-        """
-        if self.options.threads:
-            return self.options.threads
-        if self.options.hint == "throughput":
-            return 1
-        return min(int(self.artifact.options.get("threads", "0")), usable_cpus())
+    @classmethod
+    def starts_threads(cls, artifact: Artifact, options: EngineOptions) -> bool:
+        """Loading or running an artifact with these options starts threads that stay, or may do so: nobody has looked at what an accelerator's driver does."""
+        return not cls.alone or threads_for(artifact, options) != 1 or options.accelerator not in ("", "cpu")
 
     def _no_tensor(self, name: str, known: Iterable[str]) -> EngineError:
         """The manifest binds a tensor that the artifact does not have."""
@@ -260,6 +260,18 @@ class Engine(abc.ABC):
                 array = (array.astype(np.float32) - binding.zero_point) * np.float32(binding.scale)
             logical[binding.name] = array.astype(np.dtype(spec.dtype), copy=False)
         return logical
+
+
+def threads_for(artifact: Artifact, options: EngineOptions) -> int:
+    """CPU threads for one run, 0 for the engine's choice.
+
+    The caller's wish counts as it is; what the artifact recorded for its device is capped by the CPUs that this process may use.
+    """
+    if options.threads:
+        return options.threads
+    if options.hint == "throughput":
+        return 1
+    return min(int(artifact.options.get("threads", "0")), usable_cpus())
 
 
 def _quantised(array: np.ndarray, binding: TensorBinding) -> np.ndarray:

@@ -31,6 +31,7 @@ class NullEngine(Engine):
 
     name: ClassVar[str] = "null"
     concurrent: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
     sleep: Callable[[float], None] = staticmethod(time.sleep)
 
     @classmethod

@@ -46,6 +46,7 @@ class OnnxRuntimeEngine(Engine):
 
     name: ClassVar[str] = "onnxruntime"
     concurrent: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
 
     @classmethod
     def version(cls) -> str:

@@ -43,6 +43,7 @@ class TfliteEngine(Engine):
 
     name: ClassVar[str] = "tflite"
     concurrent: ClassVar[bool] = False
+    alone: ClassVar[bool] = True
 
     @classmethod
     def version(cls) -> str:

@@ -18,7 +18,7 @@ from edgekit.errors import EngineError, EnvironmentMissingError, RequestError, U
 from edgekit.runtime import EngineOptions, Session
 from edgekit.runtime._bench import resident_bytes
 from edgekit.runtime._compare import check_metrics, compare_outputs, thresholds_for
-from edgekit.runtime.engines import Engine, open_engine
+from edgekit.runtime.engines import Engine, engine_class, open_engine
 
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tflite": "ai_edge_litert"}
 TFLITE = pytest.param("tflite", marks=pytest.mark.slow)  # its artifacts come out of TensorFlow, which takes seconds to import
@@ -380,6 +380,24 @@ def test_threads_write_to_their_own_outputs(engine: Engine) -> None:
     with ThreadPoolExecutor(6) as pool:
         for index, answer in enumerate(pool.map(fill, list(range(12)) * 3)):
             assert_equal(answer, alone[index % 12])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the system's threads")
+@WITH_NULL
+def test_on_one_thread_it_needs_no_other(name: str, built: Built) -> None:
+    bundle = built(name)
+    artifact, one = bundle.manifest.artifact, EngineOptions(threads=1)
+    engine = engine_class(artifact.engine)
+    assert engine.starts_threads(artifact, EngineOptions(threads=2))
+    assert engine.starts_threads(artifact, EngineOptions(threads=1, accelerator="npu"))
+    if engine.starts_threads(artifact, one):
+        assert name == "openvino"  # it does, even then
+        return
+    before = {task.name for task in Path("/proc/self/task").iterdir()}
+    loaded = opened(bundle, one)
+    loaded.run(pictures(1)[0])
+    assert {task.name for task in Path("/proc/self/task").iterdir()} <= before
+    loaded.close()
 
 
 ROUNDS, SETTLED = 30, 10
