@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from edgekit.errors import OverloadedError, RequestError
 
@@ -18,6 +18,7 @@ LEAST_BYTES = 1024
 """Answers below this are sent as they are: they fit into one packet anyway."""
 QUICK_BYTES = 32 << 10
 """Up to here compressing takes about a millisecond, and an event loop may do it itself."""
+_PIECE_BYTES = 1 << 20
 _LEVEL = 1  # of numbers, higher ones take several times as long and save a few percent more
 
 
@@ -27,7 +28,13 @@ class InflatedSizeError(OverloadedError):
     http_status = 413
 
 
-def inflate(thing: str, data: bytes | bytearray | memoryview, window_bits: int, limit_bytes: int) -> bytes:
+def inflate(
+    thing: str,
+    data: bytes | bytearray | memoryview,
+    window_bits: int,
+    limit_bytes: int,
+    take: Callable[[int], object] | None = None,
+) -> bytes:
     """What was compressed.
 
     Args:
@@ -35,17 +42,29 @@ def inflate(thing: str, data: bytes | bytearray | memoryview, window_bits: int, 
         data: all of it.
         window_bits: one of `WINDOW_BITS`.
         limit_bytes: the most that may come out; no more than this is ever held.
+        take: called with the bytes of each piece that came out; raises to end it.
 
     Raises:
         InflatedSizeError: more comes out.
         RequestError: damaged or truncated data, or bytes after it.
     """
     decoder = zlib.decompressobj(window_bits)
-    try:
-        plain = decoder.decompress(data, limit_bytes + 1)
-    except zlib.error as exc:
-        raise RequestError(thing, f"damaged compressed data ({exc})", "what its encoding says") from exc
-    if len(plain) > limit_bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while not decoder.eof and size <= limit_bytes:
+        try:  # each piece as large as all before it: zlib copies what is left of the data every time
+            piece = decoder.decompress(data, min(max(_PIECE_BYTES, size), limit_bytes + 1 - size))
+        except zlib.error as exc:
+            raise RequestError(thing, f"damaged compressed data ({exc})", "what its encoding says") from exc
+        if not piece and not decoder.unconsumed_tail:
+            break
+        if take is not None:
+            take(len(piece))
+        pieces.append(piece)
+        size += len(piece)
+        data = decoder.unconsumed_tail
+    plain = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    if size > limit_bytes:
         raise InflatedSizeError(thing, f"more than {limit_bytes} bytes after decompression", f"at most {limit_bytes}")
     if not decoder.eof:
         raise RequestError(thing, "truncated compressed data", "what its encoding says")

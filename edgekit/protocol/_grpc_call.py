@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgekit.errors import OverloadedError
+from edgekit.protocol._byte_budget import ByteBudget, Charge
 from edgekit.protocol._grpc_wire import PREFIX_BYTES, CallHead, Message, MessageReader, framed
 from edgekit.protocol._types import InferRequest, InferResponse, Ticket
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTROL", "INFER", "REFLECT", "STREAM", "WATCH", "Call", "Inference"]
 
+_COUNTED_BYTES = 64 << 10
 CONTROL, INFER, REFLECT, STREAM, WATCH = "control", "infer", "reflect", "stream", "watch"
 
 
@@ -118,9 +121,10 @@ class Inference:
         readable: the message is one that can be answered, at least with an error.
         identity: the request's id, for answers of a stream.
         final: the stream's client wants the answer marked as the last one for its request.
+        held: what it holds of the budget for memory.
     """
 
-    __slots__ = ("_deliver", "call", "cancelled", "final", "identity", "message", "readable", "request", "ticket")
+    __slots__ = ("_deliver", "call", "cancelled", "final", "held", "identity", "message", "readable", "request", "ticket")
 
     def __init__(self, call: Call, message: Message, deliver: Callable[[Inference, Any], None]) -> None:
         self.call = call
@@ -131,7 +135,27 @@ class Inference:
         self.final = False
         self.ticket: Ticket | None = None
         self.cancelled = False
+        self.held: list[Charge] = []
         self._deliver = deliver
+
+    def hold(self, budget: ByteBudget) -> bool:
+        """Count a large message until it is answered; false when there is too much under way. Small ones are bounded by the number of calls."""
+        assert self.message is not None
+        size = len(self.message.data)
+        if size < _COUNTED_BYTES:
+            return True
+        charge = Charge(budget)
+        try:
+            charge.take(size)
+        except OverloadedError:
+            return False
+        self.held.append(charge)
+        return True
+
+    def release(self) -> None:
+        """It holds nothing any more; may be called again."""
+        while self.held:
+            self.held.pop().give_back()
 
     def done(self, answer: InferResponse | Exception) -> None:
         """Given to `SubmittingCore.submit`; any thread."""
@@ -140,5 +164,6 @@ class Inference:
     def cancel(self) -> None:
         """Nobody waits for the answer."""
         self.cancelled = True
+        self.release()
         if self.ticket is not None:
             self.ticket.cancel()

@@ -18,6 +18,7 @@ from edgekit.protocol._tensors import (
     array_from_values,
     check_count,
     check_unique,
+    check_values,
     element_count,
     raw_from_array,
     refuse_unsupported,
@@ -245,6 +246,7 @@ def _from_contents(thing: str, entry: Any, shape: list[int], limits: Limits) -> 
     if others:
         raise RequestError(thing, f"values in {others[0]}", f"{wanted} for {entry.datatype}")
     values = getattr(entry.contents, wanted)
+    check_values(thing, len(values), limits)
     if len(values) != count:
         raise RequestError(thing, f"{len(values)} values in {wanted}", f"{count} for shape {shorten(str(shape))}")
     return array_from_values(thing, entry.datatype, shape, values)

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from edgekit.errors import EdgeKitError, OverloadedError
+from edgekit.protocol._byte_budget import ByteBudget, Charge
 from edgekit.protocol._classification import LabelsOf
 from edgekit.protocol._compression import LEAST_BYTES, QUICK_BYTES
 from edgekit.protocol._deadline import absolute_deadline
@@ -38,7 +39,9 @@ _log = logging.getLogger(__name__)
 MESSAGE_SLACK_BYTES = 1 << 20  # names, shapes and parameters beside the tensors
 _CONTROL_THREADS = 4  # health and repository calls that still get through while inference takes all its threads
 _MAX_CONTROL_WAITING = 256
+_CONTROL_BYTES = 4 << 20  # of their requests, once decompressed
 _DECODE_THREADS = 2
+_UNDER_WAY_BYTES = 1 << 30  # of requests that are not answered, as far as they are large or were compressed
 _INLINE_BYTES = 4 << 20  # of plain tensors, which are copied at most
 _INLINE_FULL_BYTES = 64 << 10  # of what takes longer to decode (typed contents, BYTES)
 _STREAM_RUNNING = 64  # inferences of one stream at once, answers that wait for earlier ones included; flow control holds back the rest
@@ -71,6 +74,7 @@ class Dispatcher:
         self._max_in_flight = max_in_flight
         self._regions = extensions.regions
         self._labels_of: LabelsOf = lambda name, version: core.class_labels(name, version)  # noqa: PLW0108 - looked up when it is needed
+        self.budget = ByteBudget(max(_UNDER_WAY_BYTES, 2 * limits.body_bytes))
         self.control = ControlService(core, extensions)
         self.message_limit_bytes = min(limits.body_bytes + MESSAGE_SLACK_BYTES, (1 << 31) - 1)
         self._local = threading.local()
@@ -144,6 +148,9 @@ class Dispatcher:
         if call.connection.is_clogged():
             inference.readable = True
             self._deliver(inference, OverloadedError("connection", "too many answers wait to be read", "", "read them first"))
+        elif not inference.hold(self.budget):
+            inference.readable = True
+            self._deliver(inference, OverloadedError("server", "too many bytes of requests are under way", "", "try again later"))
         elif self._submitting is None:
             if self._in_flight >= self._max_in_flight:
                 inference.readable = True
@@ -165,11 +172,15 @@ class Dispatcher:
                 call.decoding = True
                 self._pool.submit(self._run_decode, inference)
 
-    def _decode(self, inference: Inference, full_limit_bytes: int | None = None) -> bool:
-        """Set the inference's request from its message; any thread. False when that takes the full path, and more bytes than the limit."""
+    def _decode(self, inference: Inference, full_limit_bytes: int | None = None, charge: Charge | None = None) -> bool:
+        """Set the inference's request from its message; any thread. False when that takes the full path, and more bytes than the limit.
+
+        ``charge`` holds what it takes beside the message.
+        """
         message = inference.message
         assert message is not None
-        raw = memoryview(inflate(message, self.message_limit_bytes) if message.encoding else message.data)
+        take = charge.take if charge is not None else None
+        raw = memoryview(inflate(message, self.message_limit_bytes, take) if message.encoding else message.data)
         request = self._scanner().scan(raw)
         if request is None:
             if full_limit_bytes is not None and len(raw) > full_limit_bytes:
@@ -205,30 +216,32 @@ class Dispatcher:
 
     def _run_decode(self, inference: Inference) -> None:
         """In a thread: decode, then hand the request back to the loop."""
+        charge = Charge(self.budget)
         try:
-            self._decode(inference)
+            self._decode(inference, charge=charge)
         except Exception as exc:  # noqa: BLE001 - becomes the call's status
-            self._deliver(inference, _Threaded(exc))
+            self._deliver(inference, _Threaded(exc, charge))
         else:
-            self._deliver(inference, _Threaded(None))
+            self._deliver(inference, _Threaded(None, charge))
 
     def _run_blocking(self, inference: Inference) -> None:
         """In a thread: decode and infer."""
         answer: InferResponse | Exception
+        charge = Charge(self.budget)
         try:
             if inference.cancelled:
                 raise OverloadedError("request", "cancelled")
-            self._decode(inference)
+            self._decode(inference, charge=charge)
             assert inference.request is not None
             answer = self._core.infer(inference.request)
         except Exception as exc:  # noqa: BLE001 - becomes the call's status
             answer = exc
-        self._deliver(inference, _Threaded(answer))
+        self._deliver(inference, _Threaded(answer, charge))
 
     def _run_control(self, call: Call, message: Message) -> None:
         answer: bytes | Exception
         try:
-            raw = inflate(message, self.message_limit_bytes)
+            raw = inflate(message, min(_CONTROL_BYTES, self.message_limit_bytes))
             answer = self.control.answer(call.head.path, raw, local=call.connection.local)
         except Exception as exc:  # noqa: BLE001 - becomes the call's status
             answer = exc
@@ -312,10 +325,13 @@ class Dispatcher:
         if isinstance(answer, _Threaded):
             self._in_flight -= 1
             inference.call.decoding = False
+            inference.held.append(answer.charge)
             answer = answer.answer
         elif isinstance(answer, _Packed):
             self._in_flight -= 1
         call = inference.call
+        if answer is not None or inference.cancelled:
+            inference.release()
         if inference.cancelled or call.closed:
             return
         self._dirty.add(call.connection)
@@ -390,12 +406,13 @@ class Dispatcher:
 
 
 class _Threaded:
-    """An answer that held one of our threads; ``None`` for "decoded"."""
+    """An answer that held one of our threads; ``None`` for "decoded". And what it holds of the budget."""
 
-    __slots__ = ("answer",)
+    __slots__ = ("answer", "charge")
 
-    def __init__(self, answer: InferResponse | Exception | None) -> None:
+    def __init__(self, answer: InferResponse | Exception | None, charge: Charge) -> None:
         self.answer = answer
+        self.charge = charge
 
 
 class _Packed(NamedTuple):

@@ -5,7 +5,7 @@ Reference: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md (calle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -241,8 +241,8 @@ class MessageReader:
         return length
 
 
-def inflate(message: Message, limit_bytes: int) -> memoryview | bytes:
-    """The bytes of a message, decompressed.
+def inflate(message: Message, limit_bytes: int, take: Callable[[int], object] | None = None) -> memoryview | bytes:
+    """The bytes of a message, decompressed; ``take`` as for `edgekit.protocol._compression.inflate`.
 
     Raises:
         InflatedSizeError: more than ``limit_bytes`` come out.
@@ -250,4 +250,4 @@ def inflate(message: Message, limit_bytes: int) -> memoryview | bytes:
     """
     if not message.encoding:
         return message.data
-    return _compression.inflate("message", message.data, message.encoding, limit_bytes)
+    return _compression.inflate("message", message.data, message.encoding, limit_bytes, take)

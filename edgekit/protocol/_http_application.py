@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from edgekit.errors import EdgeKitError, OverloadedError
 from edgekit.protocol._access import Access
+from edgekit.protocol._byte_budget import ByteBudget, Charge
 from edgekit.protocol._classification import LabelsOf
 from edgekit.protocol._compression import LEAST_BYTES, QUICK_BYTES, WINDOW_BITS, accepted_coding, compress
 from edgekit.protocol._deadline import DEADLINE_HEADER, absolute_deadline, timeout_from_header
@@ -45,6 +46,7 @@ _CACHED_PLANS = 512
 _CACHED_ANSWERS = 512
 _QUICK_BYTES = 64 << 10  # JSON and compressed bodies up to here are decoded in the loop: about a millisecond
 _QUICK_COPY_BYTES = 4 << 20  # raw bytes up to here
+_JSON_COST = 16  # bytes of Python objects for a byte of JSON, at most: "1," becomes a number of 32 bytes and its place in a list
 _READ_BYTES = 16 << 10  # of one read, but for the rest of a body, which is read where it stays
 _DECISION = "edgekit_decision"
 _DECISION_HEADER = "x-edgekit-decision"
@@ -88,7 +90,7 @@ class Application:
         self._control = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="edgekit-http-control")
         self._max_in_flight = max_in_flight
         self._in_pool = 0
-        self._buffered = 0
+        self.budget = ByteBudget(connections.buffered_bytes)
         self._heads: SightedCache[bytes, Call] = SightedCache(_CACHED_HEADS)
         self._plans: SightedCache[bytes, Plan] = SightedCache(_CACHED_PLANS)
         self._answers: SightedCache[tuple[Hashable, ...], bytes] = SightedCache(_CACHED_ANSWERS)
@@ -129,13 +131,10 @@ class Application:
             self.empty.set()
 
     def reserve(self, count: int) -> bool:
-        if self._buffered + count > self.limits.buffered_bytes:
-            return False
-        self._buffered += count
-        return True
+        return self.budget.take(count)
 
     def release(self, count: int) -> None:
-        self._buffered -= count
+        self.budget.give(count)
 
     def call(self, raw: bytes) -> Call:
         known = self._heads.entries.get(raw)
@@ -208,8 +207,8 @@ class Application:
             self._plans.offer(key, found)
 
     def _begin_decoding(self, exchange: Exchange, body: memoryview, json_bytes: int) -> None:
-        """A request on the full path: in the pool when that takes long."""
-        if json_bytes > _QUICK_BYTES or len(body) > _QUICK_COPY_BYTES:
+        """A request on the full path: in the pool when that takes long, as it may for a small body that is compressed."""
+        if exchange.call.packed or json_bytes > _QUICK_BYTES or len(body) > _QUICK_COPY_BYTES:
             self._pool.submit(self._run_decode, exchange, body)
         else:
             self._submit_now(exchange, self._decode(exchange, body), None)
@@ -242,16 +241,36 @@ class Application:
             _log.exception("the core failed in turn()")
 
     def _run_decode(self, exchange: Exchange, body: memoryview) -> None:
+        charge = Charge(self.budget)
         try:
-            request = self._decode(exchange, body)
+            request = self._decode(exchange, body, charge)
         except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
+            charge.give_back()
             self.post(exchange, exc)
             return
-        self._call_in_loop(self._submit_now, exchange, request, None)
+        self._call_in_loop(self._submit_decoded, exchange, request, charge)
 
-    def _decode(self, exchange: Exchange, body: memoryview) -> InferRequest:
+    def _submit_decoded(self, exchange: Exchange, request: InferRequest, charge: Charge) -> None:
+        if exchange.connection is None:
+            charge.give_back()
+        else:
+            exchange.reserved += charge.taken
+        self._submit_now(exchange, request, None)
+
+    def _decode(self, exchange: Exchange, body: memoryview, charge: Charge | None = None) -> InferRequest:
+        """The request in a body; ``charge`` holds what it takes beside the body, and may be left out for a small one."""
         call = exchange.call
-        plain = decompress(body, call.encoding, self._message_limits)
+        plain = decompress(body, call.encoding, self._message_limits, charge.take if charge is not None else None)
+        if charge is None:
+            return self._read(exchange, plain)
+        values = min(len(plain), call.json_bytes or len(plain)) * _JSON_COST
+        charge.take(values)
+        request = self._read(exchange, plain)
+        charge.give(values)
+        return request
+
+    def _read(self, exchange: Exchange, plain: bytes | bytearray | memoryview) -> InferRequest:
+        call = exchange.call
         connection = exchange.connection
         regions = self._regions if connection is not None and connection.local else None
         request = decode_request(plain, call.header_length, call.name, call.version, self._message_limits, regions)
@@ -296,12 +315,14 @@ class Application:
 
     def _run_blocking(self, exchange: Exchange, body: memoryview) -> None:
         answer: Reply | Exception
+        charge = Charge(self.budget)
         try:
-            request = self._decode(exchange, body)
+            request = self._decode(exchange, body, charge)
             response = self._core.infer(request)
             answer = self._reply(exchange.call, request, response)
         except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
             answer = exc
+        charge.give_back()
         self._call_in_loop(self._leave_pool, exchange, answer)
 
     def _leave_pool(self, exchange: Exchange, answer: Reply | Exception) -> None:
@@ -347,6 +368,7 @@ class Application:
             if (head.length or 0) > self.body_bytes:
                 call.fatal = HttpError(413, "request body", f"{head.length} bytes", f"at most {self.body_bytes}")
             call.encoding = head.fields.get("content-encoding")
+            call.packed = (call.encoding or "identity").strip().lower() != "identity"
             call.answer_coding = accepted_coding(head.fields.get("accept-encoding"))
             call.header_length = head.fields.get(HEADER_LENGTH.lower())
             call.route = route = route_of(head.path)

@@ -193,13 +193,19 @@ def _split(what: str, body: bytes | bytearray | memoryview, header_length: str |
         raise RequestError(f"{what} body", f"{len(body)} bytes", f"at most {limits.body_bytes}")
     view = memoryview(body)
     if header_length is None:
-        return view, view[len(view) :]
+        return _bounded(what, view, limits), view[len(view) :]
     if not (header_length.isascii() and header_length.isdigit() and len(header_length) < 20):
         raise RequestError(f"header {HEADER_LENGTH}", repr(shorten(header_length)), "the length of the JSON part in bytes")
     length = int(header_length)
     if not 0 < length <= len(view):
         raise RequestError(f"header {HEADER_LENGTH}", str(length), f"1 to {len(view)}, the size of the body")
-    return view[:length], view[length:]
+    return _bounded(what, view[:length], limits), view[length:]
+
+
+def _bounded(what: str, head: memoryview, limits: Limits) -> memoryview:
+    if len(head) > limits.json_bytes:
+        raise RequestError(f"JSON of the {what}", f"{len(head)} bytes", f"at most {limits.json_bytes}", "send the tensors in binary form")
+    return head
 
 
 def _parse(what: str, decoder: Any, head: bytes | memoryview) -> Any:

@@ -63,6 +63,7 @@ class Call:
         length: of the body, ``None`` for chunks.
         keep_alive, expects_continue: see `RequestHead`.
         header_length, encoding, timeout_s: what the fields say about the body and the deadline.
+        packed: the body is compressed.
         answer_coding: how the answer may be compressed; empty for not at all.
         error: refuses the request, once its body was read.
         fatal: refuses it before that (no token).
@@ -82,6 +83,7 @@ class Call:
         "method",
         "minor",
         "name",
+        "packed",
         "plain",
         "route",
         "streams",
@@ -103,6 +105,7 @@ class Call:
         self.header_length: str | None = None
         self.encoding: str | None = None
         self.answer_coding = ""
+        self.packed = False
         self.timeout_s: float | None = None
         self.error: EdgeKitError | None = None
         self.fatal: EdgeKitError | None = None

@@ -18,6 +18,7 @@ from edgekit.protocol._types import InferenceCore, Parameters
 
 __all__ = ["ControlRequest", "Controls", "Route", "decompress", "route_of"]
 
+_CONTROL_BYTES = 4 << 20  # of what is no inference; names and settings are short
 _REGION_VERBS = {"status": "GET", "register": "POST", "unregister": "POST"}
 
 
@@ -102,8 +103,10 @@ def route_of(path: str) -> Route:
     return Route(tuple(parts[2:]), parts[1])
 
 
-def decompress(body: bytes | bytearray | memoryview, encoding: str | None, limits: Limits) -> bytes | bytearray | memoryview:
-    """The body without its Content-Encoding.
+def decompress(
+    body: bytes | bytearray | memoryview, encoding: str | None, limits: Limits, take: Callable[[int], object] | None = None
+) -> bytes | bytearray | memoryview:
+    """The body without its Content-Encoding; ``take`` as for `inflate`.
 
     Raises:
         HttpError: 415 for a coding other than gzip and deflate.
@@ -114,7 +117,7 @@ def decompress(body: bytes | bytearray | memoryview, encoding: str | None, limit
         return body
     if coding not in WINDOW_BITS:
         raise HttpError(415, "header Content-Encoding", repr(coding[:40]), "identity, gzip or deflate")
-    return inflate("request body", body, WINDOW_BITS[coding], limits.body_bytes)
+    return inflate("request body", body, WINDOW_BITS[coding], limits.body_bytes, take)
 
 
 class Controls:
@@ -129,7 +132,7 @@ class Controls:
 
     def __init__(self, core: InferenceCore, limits: Limits, extensions: Extensions, draining: Callable[[], bool]) -> None:
         self._core = core
-        self._limits = limits
+        self._limits = msgspec.structs.replace(limits, body_bytes=min(limits.body_bytes, _CONTROL_BYTES))
         self._extensions = extensions
         self._draining = draining
 
@@ -217,6 +220,8 @@ class Controls:
 
     def _parse(self, request: ControlRequest, decoder: msgspec.json.Decoder[Any]) -> Any:
         body = decompress(request.body, request.encoding, self._limits)
+        if len(body) > self._limits.body_bytes:
+            raise HttpError(413, "request body", f"{len(body)} bytes", f"at most {self._limits.body_bytes} for what is no inference")
         try:
             return decoder.decode(body if len(body) else b"{}")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:

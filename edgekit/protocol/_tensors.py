@@ -23,6 +23,7 @@ __all__ = [
     "array_from_values",
     "check_count",
     "check_unique",
+    "check_values",
     "element_count",
     "json_from_array",
     "raw_from_array",
@@ -59,11 +60,15 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         body_bytes: whole body, after decompression.
+        json_bytes: of it, what is JSON: numbers as text take many times their size in memory, and are better sent as bytes.
+        values: elements of a tensor that become objects one by one: BYTES, and typed contents over gRPC.
         tensors: inputs of a request, its requested outputs, outputs of a response; each.
         dims: rank of a tensor.
     """
 
     body_bytes: int = 256 << 20
+    json_bytes: int = 32 << 20
+    values: int = 8 << 20
     tensors: int = 256
     dims: int = 16
 
@@ -82,6 +87,12 @@ def check_count(what: str, count: int, limits: Limits) -> None:
     """Raise `RequestError` when a list of tensors is longer than the limit."""
     if count > limits.tensors:
         raise RequestError(what, f"{count} of them", f"at most {limits.tensors}", "send fewer tensors in one request")
+
+
+def check_values(thing: str, count: int, limits: Limits) -> None:
+    """Raise `RequestError` for more elements than may become objects one by one."""
+    if count > limits.values:
+        raise RequestError(thing, f"{count} elements", f"at most {limits.values}", "send numbers in binary form, or in several requests")
 
 
 def check_unique(side: str, names: Iterable[str]) -> None:
@@ -128,6 +139,7 @@ def array_from_raw(thing: str, datatype: str, shape: Sequence[int], raw: memoryv
     dtype = numpy_dtype(shorten(datatype), thing)
     count = element_count(thing, shape, limits)
     if datatype == "BYTES":
+        check_values(thing, count, limits)
         return _object_array(_split_bytes(thing, shape, count, raw), shape)
     _check_size(thing, datatype, shape, len(raw), count * dtype.itemsize)
     if datatype == "BOOL":

@@ -117,5 +117,5 @@ def test_clients_that_vanish_in_the_middle(server):
     deadline_s = time.monotonic() + 5
     while transport._application.connections:
         assert time.monotonic() < deadline_s
-    assert transport._application._buffered == 0
+    assert transport._application.budget.used == 0
     assert conversation(server.http_port, MESSAGES[0], 10) == [200]

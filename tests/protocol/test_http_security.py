@@ -92,7 +92,7 @@ def test_large_and_many_messages_through_tls(certificates, submitting_core, uvlo
             gone.shutdown(socket.SHUT_RDWR)  # without TLS's own goodbye
     finally:
         transport.stop(time.monotonic() + 5)
-    assert transport._application._buffered == 0
+    assert transport._application.budget.used == 0
 
 
 @NO_OPENSSL
