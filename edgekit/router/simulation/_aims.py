@@ -49,6 +49,7 @@ def _figures(row: Row) -> list[Aim]:
         (f"SLA hits at least {attainment:g} of the oracle's", row.attainment_vs_oracle, attainment, None),
         (f"cloud share at most {MOST_CLOUD:g} of the oracle's least", row.cloud_share_vs_oracle_least, None, MOST_CLOUD),
         (f"duplicates at most {MOST_DUPLICATES:g}", row.duplicates, None, MOST_DUPLICATES),
+        ("no attempt beyond the cloud budget", row.budget_overruns, None, 0.0),
         (f"predicted p95 covers {COVERAGE[0]:g} to {COVERAGE[1]:g}", row.p95_coverage, *COVERAGE),
         (f"decision p50 at most {DECISION_P50_US:g} us", row.decision_us_p50, None, DECISION_P50_US),
         (f"decision p99 at most {DECISION_P99_US:g} us", row.decision_us_p99, None, DECISION_P99_US),

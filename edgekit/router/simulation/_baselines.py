@@ -11,11 +11,25 @@ import random
 from collections import deque
 
 from edgekit.router._decide import Reason, Tier
-from edgekit.router._events import Action, Ask, Cancel, Deliver, Explanation, Failure, FailureKind, Refuse, RunEdge, SendCloud
+from edgekit.router._events import (
+    Action,
+    Ask,
+    Budgets,
+    Cancel,
+    Cost,
+    Deliver,
+    Explanation,
+    Failure,
+    FailureKind,
+    Refuse,
+    RunEdge,
+    SendCloud,
+)
 
 __all__ = ["AlwaysHedge", "Baseline", "CloudOnly", "LeastExpected", "LocalOnly", "RandomTier", "StaticThreshold"]
 
 TOO_LATE = Failure(FailureKind.DEADLINE)
+NO_BUDGET = Failure(FailureKind.OVERLOADED)
 # Of `LeastExpected`: Finagle's Peak-EWMA decay and first guess, and what a failure counts as.
 DECAY_S = 10.0
 FIRST_GUESS_S = 0.030
@@ -41,11 +55,13 @@ class Baseline:
     Args:
         workers: requests that the device runs at the same time.
         endpoints: of the cloud tier, taken in turn.
+        budgets: of the cloud; an attempt that they do not allow fails.
     """
 
     both_at_once = False
 
-    def __init__(self, workers: int, endpoints: int) -> None:
+    def __init__(self, workers: int, endpoints: int, budgets: Budgets | None = None) -> None:
+        self._budgets = budgets
         self._free = workers
         self._workers = workers
         self._endpoints = endpoints
@@ -127,6 +143,9 @@ class Baseline:
         attempt, request = self._attempt, state.ask.request
         state.pending.add(attempt)
         self._of[attempt] = (request, tier, now)
+        if tier is Tier.CLOUD and self._budgets is not None and not self._budgets.spend(Cost(1, state.ask.payload_bytes, 0.0), now):
+            del self._of[attempt]
+            return self._go_on(request, attempt, NO_BUDGET, now)
         if tier is Tier.CLOUD:
             self._turn = (self._turn + 1) % self._endpoints
             return [SendCloud(attempt, request, self._turn, state.ask.limit_s)]
@@ -181,8 +200,8 @@ class CloudOnly(Baseline):
 class StaticThreshold(Baseline):
     """The device while fewer than ``threshold`` requests wait or run there."""
 
-    def __init__(self, workers: int, endpoints: int, threshold: int) -> None:
-        super().__init__(workers, endpoints)
+    def __init__(self, workers: int, endpoints: int, threshold: int, budgets: Budgets | None = None) -> None:
+        super().__init__(workers, endpoints, budgets)
         self._threshold = threshold
 
     def tiers(self, ask: Ask, now: float) -> list[Tier]:  # noqa: ARG002
@@ -192,8 +211,8 @@ class StaticThreshold(Baseline):
 class RandomTier(Baseline):
     """A fair coin."""
 
-    def __init__(self, workers: int, endpoints: int, source: random.Random) -> None:
-        super().__init__(workers, endpoints)
+    def __init__(self, workers: int, endpoints: int, source: random.Random, budgets: Budgets | None = None) -> None:
+        super().__init__(workers, endpoints, budgets)
         self._source = source
 
     def tiers(self, ask: Ask, now: float) -> list[Tier]:  # noqa: ARG002
@@ -203,8 +222,8 @@ class RandomTier(Baseline):
 class LeastExpected(Baseline):
     """The tier with the least expected latency: moving averages, a queue on the device counted in service times; failures are forgotten within seconds."""
 
-    def __init__(self, workers: int, endpoints: int, bench_s: float) -> None:
-        super().__init__(workers, endpoints)
+    def __init__(self, workers: int, endpoints: int, bench_s: float, budgets: Budgets | None = None) -> None:
+        super().__init__(workers, endpoints, budgets)
         self._service_s = bench_s
         self._cloud_s = FIRST_GUESS_S
         self._heard_s = 0.0

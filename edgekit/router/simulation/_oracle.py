@@ -11,6 +11,8 @@ Kise, Ibaraki and Mine (Operations Research 26 (1), 1978: add by deadline; when 
 optimal without preemption. A device whose speed changes is the same problem on the clock of the work it has done. Several workers are bounded by one that
 is as fast as all of them, and mixed SLAs by raising deadlines to the latest of an earlier arrival; both only raise the bound.
 
+An operator's budget of cloud attempts lowers both: no more hits than the device's largest number and the budget together.
+
 Where the cloud's queue and the uplink's are short, both bounds are reached by one schedule: the device runs its largest set, the cloud the rest.
 """
 
@@ -28,6 +30,7 @@ __all__ = ["Oracle", "clairvoyant", "most_in_time"]
 
 # Times are sums of many floats; a schedule that ends a nanosecond late is in time for the bound.
 TOLERANCE_S = 1e-9
+HOUR_S = 3600.0
 
 
 class Oracle(msgspec.Struct, frozen=True):
@@ -54,14 +57,15 @@ def clairvoyant(trace: Trace) -> Oracle:
     hits = count - len(only_device) + len(_device_set(trace, deadlines, only_device))
     # More in time on the device than the bound of both tiers cannot be; the cloud only adds.
     least_cloud = max(0, hits - len(on_device))
+    if trace.cloud_an_hour is not None:
+        hours = math.ceil((trace.arrive_s[-1] + trace.sla_s[-1]) / HOUR_S)
+        least_cloud = min(least_cloud, trace.cloud_an_hour * hours)
+        hits = min(hits, len(on_device) + least_cloud)
     latencies = _device_latencies(trace, on_device)
     served = set(on_device)
-    latencies += [
-        cloud_end[request] - trace.arrive_s[request]
-        for request in range(count)
-        if request not in served and cloud_end[request] <= deadlines[request] + TOLERANCE_S
-    ]
-    return Oracle(hits, least_cloud, latencies)
+    sent = [request for request in range(count) if request not in served and cloud_end[request] <= deadlines[request] + TOLERANCE_S]
+    latencies += [cloud_end[request] - trace.arrive_s[request] for request in sent]
+    return Oracle(hits, least_cloud, latencies[:hits])
 
 
 def most_in_time(jobs: Sequence[tuple[float, float, float]]) -> list[int]:

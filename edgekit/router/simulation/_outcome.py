@@ -20,8 +20,9 @@ class Outcome:
         edge_runs: times that the device began to run it.
         cloud_sends: times that it was sent to the cloud.
         failed_attempts: attempts that ended without an answer.
+        sent_s: when attempts were sent to the cloud; kept only under a budget.
         probes: runs of the device for no request.
-        decision_ns: real nanoseconds of each `Steering.accept`, if measured.
+        decision_ns: nanoseconds of processor time of each `Steering.accept`, if measured.
         end_s: the time now, or at the end.
     """
 
@@ -33,6 +34,7 @@ class Outcome:
         self.edge_runs = [0] * count
         self.cloud_sends = [0] * count
         self.failed_attempts = [0] * count
+        self.sent_s: list[float] = []
         self.probes = 0
         self.decision_ns: list[int] = []
         self.end_s = 0.0

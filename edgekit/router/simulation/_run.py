@@ -14,6 +14,7 @@ from statistics import median
 import msgspec
 
 from edgekit.errors import UnknownNameError, UsageError
+from edgekit.router._budgets import Book, BudgetLimits, Budgets, Limit
 from edgekit.router._events import Steering
 from edgekit.router._pilot import Pilot, PilotOptions
 from edgekit.router.simulation._aims import Aim, judge
@@ -112,18 +113,25 @@ def steering(policy: str, trace: Trace, seed: int, threshold: int = 0) -> Steeri
         seed: of the policy's own chance.
         threshold: of ``static-threshold``.
     """
-    workers, endpoints = trace.workers, len(trace.endpoints)
+    workers, endpoints, budgets = trace.workers, len(trace.endpoints), _budgets(trace)
     source = random.Random(seed)
     if policy == EDGEKIT:
-        return _pilot(trace, source)
+        pilot = Pilot(PilotOptions(workers=workers), endpoints, source, budgets)
+        pilot.seed_edge(MODEL, trace.payload_bytes[0], trace.bench_s, 0.0)
+        return pilot
     if policy == "random":
-        return RandomTier(workers, endpoints, source)
+        return RandomTier(workers, endpoints, source, budgets)
     if policy == STATIC:
-        return StaticThreshold(workers, endpoints, threshold)
+        return StaticThreshold(workers, endpoints, threshold, budgets)
     if policy == "least-expected":
-        return LeastExpected(workers, endpoints, median(trace.bench_s) if trace.bench_s else 0.0)
+        return LeastExpected(workers, endpoints, median(trace.bench_s) if trace.bench_s else 0.0, budgets)
     simple = {"local-only": LocalOnly, "cloud-only": CloudOnly, "always-hedge": AlwaysHedge}
-    return simple[policy](workers, endpoints)
+    return simple[policy](workers, endpoints, budgets)
+
+
+def _budgets(trace: Trace) -> Budgets | None:
+    """The operator's, of one run."""
+    return None if trace.cloud_an_hour is None else Budgets(Book(BudgetLimits(hour=Limit(requests=trace.cloud_an_hour))))
 
 
 def _refuse(scenarios: Sequence[str], policies: Sequence[str], seeds: int, requests: int, trace: str | Path | None) -> None:
@@ -181,7 +189,7 @@ def _best_threshold(trace: Trace) -> int:
     """The one with the most hits, of those the one that sends least to the cloud."""
 
     def merit(threshold: int) -> tuple[int, int]:
-        outcome = World(trace, StaticThreshold(trace.workers, len(trace.endpoints), threshold), timed=False).run()
+        outcome = World(trace, steering(STATIC, trace, 0, threshold), timed=False).run()
         hits = sum(at <= arrive + sla for at, arrive, sla in zip(outcome.answered_s, trace.arrive_s, trace.sla_s, strict=True))
         return hits, -sum(outcome.cloud_sends)
 
@@ -195,10 +203,3 @@ def _rows(name: str, found: Sequence[_Found], policies: Sequence[str]) -> list[R
         summarise(name, policy, first.fault, requests, [result.runs[policy] for result in found], first.parameters.get(policy, {}))
         for policy in policies
     ]
-
-
-def _pilot(trace: Trace, source: random.Random) -> Steering:
-    """The router, with what it measures of itself before the first request."""
-    pilot = Pilot(PilotOptions(workers=trace.workers), len(trace.endpoints), source)
-    pilot.seed_edge(MODEL, trace.payload_bytes[0], trace.bench_s, 0.0)
-    return pilot

@@ -208,6 +208,13 @@ _ALL = (
         change=_heavy,
     ),
     Scenario(
+        "metered",
+        False,
+        "Steady, with a cloud budget that runs out before the end: 31 attempts an hour for each 100 requests, where a third is needed.",
+        ["the budget as `edgekit route --policy` has it (docs/policy.md); the share is ours"],
+        change=lambda _source, requests, _until: {"cloud_an_hour": requests * 31 // 100},
+    ),
+    Scenario(
         "thermal",
         True,
         "The device's clock falls from 1500 to 1000 and 600 MHz and recovers, every minute.",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edgekit.router.simulation._oracle import Oracle
+from edgekit.router.simulation._oracle import HOUR_S, Oracle
 from edgekit.router.simulation._outcome import Outcome
 from edgekit.router.simulation._trace import Trace
 
@@ -31,6 +31,7 @@ class Run(msgspec.Struct, frozen=True):
     cloud_share_vs_oracle_least: float | None
     duplicates: float
     refused: float
+    budget_overruns: float
     p50_ms: float | None
     p99_ms: float | None
     p95_coverage: float | None
@@ -59,9 +60,10 @@ class Row(msgspec.Struct, frozen=True):
         cloud_share_vs_oracle_least: that over the least with which the oracle's hits can be had; ``None`` where that is 0.
         duplicates: attempts begun beyond the first that did not fail, a request.
         refused: share that got no answer at all.
+        budget_overruns: attempts beyond the operator's cloud budget, of all requests; 0 where there is none.
         p50_ms, p99_ms: latency of those that were answered.
         p95_coverage: share of first attempts that ended by their predicted 95th percentile; ``None`` for policies that predict nothing.
-        decision_us_p50, decision_us_p99: of accepting a request, on the machine that ran the simulation.
+        decision_us_p50, decision_us_p99: processor time of accepting a request, on the machine that ran the simulation.
         half_width: of 95 % intervals.
         parameters: what the policy was set to, where that was chosen for the scenario.
     """
@@ -77,6 +79,7 @@ class Row(msgspec.Struct, frozen=True):
     cloud_share_vs_oracle_least: float | None
     duplicates: float
     refused: float
+    budget_overruns: float
     p50_ms: float | None
     p99_ms: float | None
     p95_coverage: float | None
@@ -102,6 +105,7 @@ def score(trace: Trace, outcome: Outcome, oracle: Oracle) -> Run:
         cloud_share_vs_oracle_least=sent / oracle.least_cloud if oracle.least_cloud else None,
         duplicates=sum(max(0, edge + cloud - failed - 1) for edge, cloud, failed in begun) / count,
         refused=sum(outcome.refused) / count,
+        budget_overruns=_overruns(outcome.sent_s, trace.cloud_an_hour) / count,
         p50_ms=_scaled(latencies, 0.5, 1e3),
         p99_ms=_scaled(latencies, 0.99, 1e3),
         p95_coverage=None if math.isnan(coverage) else coverage,
@@ -120,12 +124,25 @@ def score_oracle(trace: Trace, oracle: Oracle) -> Run:
         cloud_share_vs_oracle_least=1.0 if oracle.least_cloud else None,
         duplicates=0.0,
         refused=1.0 - oracle.hits / count,
+        budget_overruns=0.0,
         p50_ms=_scaled(latencies, 0.5, 1e3),
         p99_ms=_scaled(latencies, 0.99, 1e3),
         p95_coverage=None,
         decision_us_p50=None,
         decision_us_p99=None,
     )
+
+
+def _overruns(sent_s: Sequence[float], an_hour: int | None) -> int:
+    """How far the fullest hour is over the budget."""
+    if an_hour is None:
+        return 0
+    first, most = 0, 0
+    for last, at in enumerate(sent_s):
+        while sent_s[first] <= at - HOUR_S:
+            first += 1
+        most = max(most, last - first + 1)
+    return max(0, most - an_hour)
 
 
 def summarise(scenario: str, policy: str, fault: bool, requests: int, runs: Sequence[Run], parameters: dict[str, int]) -> Row:

@@ -66,6 +66,7 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
         uplink: bytes a second from the device to the network, which its requests share, first come first served.
         loss: share of requests that are lost on the way and sent again after a timeout.
         endpoints: the cloud tier; empty for none.
+        cloud_an_hour: attempts that the operator lets go to the cloud in any hour; ``None`` for no limit.
         bench_s: service times that were measured on the idle device before the run, as a bundle's own bench has them.
     """
 
@@ -83,6 +84,7 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     loss: Steps = Steps.constant(0.0)
     workers: int = 1
     grace_s: float = 1.0
+    cloud_an_hour: int | None = None
     bench_s: Sequence[float] = ()
 
     def __len__(self) -> int:
