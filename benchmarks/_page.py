@@ -62,7 +62,7 @@ TOPICS = (
     Topic("serve_classifier", "HTTP, a real model", "PP-OCR's angle classifier, 110 kB a request.", servers.classifier),
     Topic("serve_grpc", "gRPC", "The same tiny model. The echoes have no model and give the same answer again and again: what a transport costs. Ours decodes and encodes the tensors, grpcio's hand bytes through.", servers.grpc),
     Topic("two_cores", "Two cores", "`edgekit serve` with PP-OCR's angle classifier, with a batch of one (`fixed`) and an open batch (`open`), held to one core and on both. The load shares the second core with it, so its time is taken off in the third way of counting.", servers.two_cores),
-    Topic("sustained", "A constant rate", "A real model on two cores, requests sent when they are due.", runtime.figures),
+    Topic("sustained", "A constant rate", "A real model on two cores, which the load shares. The loop is open: requests are sent when they are due, and latency counts from then.", servers.sustained),
     Topic("scheduler", "Scheduling", "What a turn of the scheduler adds to the bare engine, in CPU time of the thread.", runtime.scheduler),
     Topic("session_overhead", "A session in process", "`Session.run` beside the engine's own call, in turns, one thread.", runtime.session_overhead),
     Topic("engines", "Engines", "The same model through each engine, calls in turns, one thread.", runtime.engines),

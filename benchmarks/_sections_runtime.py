@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -219,19 +218,3 @@ def soak(record: Record) -> Section:
     wrong = f"{found.wrong_count} wrong" if found.crashed is None else f"the server ended with {found.crashed}"
     aim = Aim(f"soak of {found.seconds:,.0f} s: wrong answers, crashes", "none", wrong, found.crashed is None and not found.wrong_count)
     return Section(lines, {}, [aim])
-
-
-def figures(record: Record) -> Section:
-    """Every number of a document with its place in it, for a benchmark that has no section of its own."""
-    rows = [[name, number(value)] for name, value in _numbers("", record.document)]
-    return Section(markdown(["figure", "value"], rows))
-
-
-def _numbers(place: str, value: Any) -> Iterator[tuple[str, float]]:
-    if isinstance(value, bool) or value is None:
-        return
-    if isinstance(value, int | float):
-        yield place, value
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            yield from _numbers(f"{place}, {key}" if place else key, each)

@@ -6,7 +6,7 @@ import msgspec
 
 from benchmarks._plots import Bar, Mark, bars, number
 from benchmarks._results import Record, SideBySide, Spread, ratio, spread
-from benchmarks._sections import Aim, Section, at_least, at_most, document, markdown, picture, told
+from benchmarks._sections import Aim, Section, at_least, at_most, document, markdown, once, picture, told
 
 RATE = "requests_per_s"
 TWO_CORES_AIM = 1.8
@@ -183,6 +183,62 @@ def two_cores(record: Record) -> Section:
         ["batch", "bare engine, two over one", "server: rates", "of the cores that the load left", "by CPU time of a request"], scalings
     )
     return Section(lines, {"bench-two-cores.svg": plot}, aims)
+
+
+class Sustained(msgspec.Struct):
+    """A constant rate; latencies count from when a request was due."""
+
+    model: str
+    device: str
+    transport: str
+    rate_per_s: float
+    minutes: float
+    limit_ms: float
+    requests: int
+    answered_per_s: float
+    errors: dict[str, int]
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    p99_ms_by_minute: list[float]
+    server_cores: float
+    generator_cores: float
+    rss_mb: float
+    rss_slope_mb_per_minute: float
+    met: bool
+
+
+def sustained(record: Record) -> Section:
+    """A real model at a constant rate."""
+    found = document(record, Sustained)
+    errors = sum(found.errors.values())
+    told_errors = (
+        f"{errors:,} errors ({', '.join(f'{what}: {count:,}' for what, count in found.errors.items())})" if errors else "no errors"
+    )
+    rows = [
+        ["requests due", f"{found.requests:,}"],
+        ["answered a second", number(found.answered_per_s)],
+        ["p50, ms", number(found.p50_ms)],
+        ["p99, ms", number(found.p99_ms)],
+        ["slowest, ms", number(found.max_ms)],
+        ["cores that the server took", number(found.server_cores)],
+        ["cores that the generator took", number(found.generator_cores)],
+        ["memory, MB", number(found.rss_mb)],
+        ["slope of memory, MB a minute", f"{found.rss_slope_mb_per_minute:+.2f}"],
+    ]
+    where = f"{found.model}, built for `{found.device}`, over {found.transport}, {number(found.rate_per_s)} requests a second for {number(found.minutes)} min"
+    bars_of = [Bar(f"minute {index}", once(value), ours=True) for index, value in enumerate(found.p99_ms_by_minute, 1)]
+    limit = Mark(f"limit: {number(found.limit_ms)} ms", found.limit_ms)
+    plot = bars("p99 at a constant rate, minute by minute", "milliseconds from when a request was due; less is better", bars_of, limit)
+    what = f"{number(found.rate_per_s)} requests/s for {number(found.minutes)} min, a real model, two cores: p99"
+    aim = Aim(what, f"< {number(found.limit_ms)} ms, no errors", f"{number(found.p99_ms)} ms, {told_errors}", found.met)
+    lines = [
+        f"{where}: {told_errors}.",
+        "",
+        *picture("bench-sustained.svg", "99th percentile of each minute"),
+        *markdown(["figure", "value"], rows),
+    ]
+    return Section(lines, {"bench-sustained.svg": plot}, [aim])
 
 
 def _least_first(rows: list[Bar]) -> list[Bar]:
