@@ -1,0 +1,422 @@
+"""The router's state machine, one step at a time, and what holds after any history."""
+
+import math
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgekit.router import Pilot, PilotOptions, Reason, Tier
+from edgekit.router._breaker import HedgeAllowance
+from edgekit.router._events import Ask, Cancel, Check, Cost, Deliver, Failure, FailureKind, Refuse, RunEdge, SendCloud, Terms
+from edgekit.router._retry import RetryLimits
+
+MODEL, SIZE, SLA_S, GRACE_S = "m", 4096, 0.1, 1.0
+BROKEN = Failure(FailureKind.BROKEN)
+
+
+def ask(number, now, sla_s=SLA_S, **more):
+    return Ask(number, MODEL, SIZE, now, now + sla_s, now + sla_s + GRACE_S, sla_s, **more)
+
+
+def made(endpoints=1, service_s=0.02, options=None, budgets=None, seed=0):
+    """A pilot that knows its device, and whose endpoints answered their first health checks after 20 ms."""
+    pilot = Pilot(options or PilotOptions(), endpoints, random.Random(seed), budgets)
+    if service_s is not None:
+        pilot.seed_edge(MODEL, SIZE, [service_s] * 50, 0.0)
+    checks = pilot.tick(0.0)
+    assert {check.endpoint for check in checks} == set(range(endpoints))
+    for check in checks:
+        pilot.checked(check.endpoint, True, 0.02, 0.0)
+    return pilot
+
+
+def kinds(actions):
+    return [type(action) for action in actions]
+
+
+def one(actions, kind):
+    (found,) = [action for action in actions if isinstance(action, kind)]
+    return found
+
+
+# One request
+
+
+def test_the_device_answers():
+    pilot = made()
+    (run,) = pilot.accept(ask(1, 1.0), 1.0)
+    assert run == RunEdge(1, 1)
+    told = pilot.decision(1)
+    assert (told.tiers, told.reason, told.endpoint, told.late) == ((Tier.EDGE, Tier.CLOUD), Reason.LOCAL_FITS, 0, False)
+    assert told.edge.p_meet == 1.0
+    assert told.cloud is not None
+    assert pilot.answered(run.attempt, 1.02) == [Deliver(1, run.attempt, False, Tier.EDGE, Reason.LOCAL_FITS, False)]
+    assert pilot.snapshot(1.02)["open"] == 0
+
+
+def test_a_passed_deadline_is_refused_without_work():
+    (refusal,) = made().accept(ask(1, 1.0), 1.2)
+    assert (refusal.failure.kind, refusal.reason, refusal.attempt) == (FailureKind.DEADLINE, Reason.DEADLINE_PASSED, 0)
+
+
+def test_what_no_tier_makes_by_its_limit_is_refused_early_and_the_device_is_probed_with_it():
+    pilot = made(endpoints=0, service_s=2.0)
+    (refusal,) = pilot.accept(ask(1, 1.0), 1.0)
+    assert (refusal.failure.kind, refusal.reason) == (FailureKind.DEADLINE, Reason.HOPELESS)
+    assert pilot.probe_request == 1
+    probe = one(pilot.tick(pilot.next_at()), RunEdge)
+    assert (probe.request, probe.shadow) == (1, True)
+    assert pilot.answered(probe.attempt, pilot.next_at() if pilot.next_at() < math.inf else 30.0) == []
+
+
+def test_a_request_waits_its_turn_and_is_handed_over_while_it_waits():
+    """The first hangs on the only worker; the second goes to the cloud before it is too late for that, and runs nowhere else."""
+    pilot = made()
+    one(pilot.accept(ask(1, 1.0), 1.0), RunEdge)
+    assert pilot.accept(ask(2, 1.0, sla_s=0.4), 1.0) == []
+    assert pilot.decision(2).reason in {Reason.LOCAL_FITS, Reason.LOCAL_QUEUED}
+    sent = None
+    while sent is None:
+        now = pilot.next_at()
+        assert now < 1.4
+        sent = next((action for action in pilot.tick(now) if isinstance(action, SendCloud) and action.request == 2), None)
+    delivered = one(pilot.answered(sent.attempt, now + 0.03), Deliver)
+    assert (delivered.request, delivered.tier, delivered.hedged, delivered.late) == (2, Tier.CLOUD, False, False)
+
+
+def test_a_hanging_device_is_hedged_and_the_loser_is_cancelled():
+    pilot = made()
+    run = one(pilot.accept(ask(1, 1.0, sla_s=0.4), 1.0), RunEdge)
+    sent = None
+    while sent is None:
+        now = pilot.next_at()
+        sent = next((action for action in pilot.tick(now) if isinstance(action, SendCloud)), None)
+    assert now < 1.4
+    cancel, delivered = pilot.answered(sent.attempt, now + 0.03)
+    assert cancel == Cancel(run.attempt)
+    assert (delivered.tier, delivered.hedged) == (Tier.CLOUD, True)
+    assert pilot.answered(run.attempt, now + 5.0) == []  # frees the worker, tells nobody
+    assert one(pilot.accept(ask(2, now + 6.0, sla_s=50.0), now + 6.0), RunEdge)
+
+
+def test_a_failure_falls_back_once_and_then_the_devices_error_is_told():
+    pilot = made()
+    run = one(pilot.accept(ask(1, 1.0), 1.0), RunEdge)
+    sent = one(pilot.failed(run.attempt, BROKEN, 1.001), SendCloud)
+    (refusal,) = pilot.failed(sent.attempt, Failure(FailureKind.DEADLINE), 1.002)
+    assert (refusal.failure, refusal.attempt) == (BROKEN, run.attempt)
+
+
+def test_the_requests_own_fault_ends_it():
+    pilot = made()
+    run = one(pilot.accept(ask(1, 1.0), 1.0), RunEdge)
+    (refusal,) = pilot.failed(run.attempt, Failure(FailureKind.REQUEST), 1.001)
+    assert (refusal.failure.kind, refusal.attempt) == (FailureKind.REQUEST, run.attempt)
+
+
+def test_a_cloud_failure_is_retried_within_the_deadline_out_of_the_budget():
+    pilot = made(options=PilotOptions(retries=RetryLimits(share=0.0, floor_per_s=0.1)))  # one in ten seconds
+    for number, retried in ((1, True), (2, False)):
+        terms = Terms(cloud_only=True)
+        sent = one(pilot.accept(ask(number, 1.0, sla_s=2.0, terms=terms), 1.0), SendCloud)
+        actions = pilot.failed(sent.attempt, BROKEN, 1.01)
+        if retried:
+            assert actions == []
+            again = one(pilot.tick(pilot.next_at()), SendCloud)
+            assert one(pilot.answered(again.attempt, 1.2), Deliver).tier is Tier.CLOUD
+        else:
+            assert kinds(actions) == [Refuse]
+
+
+def test_another_endpoint_is_asked_at_once():
+    pilot = made(endpoints=3)
+    sent = one(pilot.accept(ask(1, 1.0, sla_s=2.0, terms=Terms(cloud_only=True)), 1.0), SendCloud)
+    again = one(pilot.failed(sent.attempt, BROKEN, 1.01), SendCloud)
+    assert again.endpoint != sent.endpoint
+
+
+def test_past_its_deadline_it_still_gets_a_late_answer_of_the_device():
+    pilot = made(service_s=0.02)
+    first = one(pilot.accept(ask(1, 1.0, terms=Terms(edge_only=True)), 1.0), RunEdge)
+    late = one(pilot.answered(first.attempt, 1.5), Deliver)
+    assert late.late
+
+
+def test_nobody_waits_beyond_the_limit():
+    pilot = made(endpoints=0)
+    run = one(pilot.accept(ask(1, 1.0), 1.0), RunEdge)
+    while pilot.next_at() < 1.0 + SLA_S + GRACE_S:
+        assert pilot.tick(pilot.next_at()) == []
+    actions = pilot.tick(pilot.next_at())
+    assert one(actions, Cancel).attempt == run.attempt
+    assert one(actions, Refuse).failure.kind is FailureKind.DEADLINE
+
+
+def test_a_client_that_leaves_takes_its_attempts_along():
+    pilot = made()
+    run = one(pilot.accept(ask(1, 1.0), 1.0), RunEdge)
+    pilot.accept(ask(2, 1.0), 1.0)
+    assert pilot.left(2, 1.001) == []  # it waited
+    assert pilot.left(1, 1.002) == [Cancel(run.attempt)]
+    assert pilot.left(1, 1.003) == []
+    assert pilot.snapshot(1.003)["edge"]["waiting"] == 0
+
+
+# Several requests
+
+
+def test_identical_requests_in_flight_share_one_attempt():
+    pilot = made()
+    run = one(pilot.accept(ask(1, 1.0, digest=b"x"), 1.0), RunEdge)
+    assert pilot.accept(ask(2, 1.005, digest=b"x"), 1.005) == []
+    assert pilot.accept(ask(3, 1.006, digest=b"x"), 1.006) == []
+    assert pilot.left(2, 1.007) == []
+    first, third = pilot.answered(run.attempt, 1.02)
+    assert (first.request, first.reason) == (1, Reason.LOCAL_FITS)
+    assert (third.request, third.attempt, third.reason) == (3, run.attempt, Reason.SHARED)
+    assert one(pilot.accept(ask(4, 1.03, digest=b"x"), 1.03), RunEdge)  # not in flight any more
+
+
+def test_a_request_with_less_time_does_not_share():
+    pilot = made(options=PilotOptions(workers=2))
+    pilot.accept(ask(1, 1.0, digest=b"x"), 1.0)
+    assert one(pilot.accept(ask(2, 1.001, sla_s=0.05, digest=b"x"), 1.001), RunEdge)
+
+
+def test_the_attempt_goes_on_for_the_others_when_its_own_client_leaves():
+    pilot = made()
+    run = one(pilot.accept(ask(1, 1.0, digest=b"x"), 1.0), RunEdge)
+    pilot.accept(ask(2, 1.001, digest=b"x"), 1.001)
+    assert pilot.left(1, 1.002) == []
+    told = pilot.answered(run.attempt, 1.02)
+    assert [action.request for action in told] == [1, 2]
+
+
+def test_a_follower_starts_anew_when_the_shared_attempt_failed_of_itself():
+    pilot = made(endpoints=0)
+    run = one(pilot.accept(ask(1, 1.0, digest=b"x"), 1.0), RunEdge)
+    pilot.accept(ask(2, 1.001, digest=b"x"), 1.001)
+    actions = pilot.failed(run.attempt, BROKEN, 1.002)
+    assert one(actions, Refuse).request == 1
+    again = one(actions, RunEdge)
+    assert again.request == 2
+    assert one(pilot.answered(again.attempt, 1.02), Deliver).request == 2
+
+
+def test_real_time_goes_before_batch_and_batch_is_not_hedged():
+    pilot = made(options=PilotOptions(workers=1))
+    first = one(pilot.accept(ask(1, 1.0), 1.0), RunEdge)
+    pilot.accept(ask(2, 1.0, sla_s=5.0, priority=1), 1.0)
+    pilot.accept(ask(3, 1.0), 1.0)
+    actions = pilot.answered(first.attempt, 1.02)
+    assert one(actions, RunEdge).request == 3
+    batch = one(pilot.answered(one(actions, RunEdge).attempt, 1.04), RunEdge)
+    assert batch.request == 2
+    while pilot.next_at() < 6.0:  # it hangs
+        assert not [action for action in pilot.tick(pilot.next_at()) if isinstance(action, SendCloud)]
+
+
+def test_a_sequence_stays_where_its_state_is():
+    pilot = made(endpoints=2)
+    now, where = 1.0, None
+    for number in range(1, 20):
+        actions = pilot.accept(ask(number, now, sla_s=2.0, sequence="s", terms=Terms(cloud_only=number == 1)), now)
+        sent = one(actions, SendCloud)
+        where = sent.endpoint if where is None else where
+        assert sent.endpoint == where
+        assert one(pilot.answered(sent.attempt, now + 0.03), Deliver).tier is Tier.CLOUD
+        now += 0.1
+    assert pilot.decision(19).reason is Reason.STICKY
+    sent = one(pilot.accept(ask(20, now, sla_s=2.0, sequence="s"), now), SendCloud)
+    assert kinds(pilot.failed(sent.attempt, BROKEN, now + 0.01)) == [Refuse]  # no other tier has its state
+    assert one(pilot.accept(ask(21, now + 0.1, sequence="s"), now + 0.1), RunEdge)  # a new start
+
+
+def test_edge_only_never_leaves_even_a_dead_device():
+    pilot = made()
+    terms = Terms(edge_only=True)
+    for number in range(1, 30):
+        now = float(number)
+        run = one(pilot.accept(ask(number, now, terms=terms), now), RunEdge)
+        assert kinds(pilot.failed(run.attempt, BROKEN, now + 0.01)) == [Refuse]
+
+
+class Purse:
+    """Budgets of so many requests; checks that nothing is taken twice."""
+
+    def __init__(self, requests):
+        self.left = requests
+
+    def may_spend(self, cost: Cost, now):
+        return self.left >= cost.requests
+
+    def spend(self, cost: Cost, now):
+        if self.left < cost.requests:
+            return False
+        self.left -= cost.requests
+        return True
+
+    def give_back(self, cost: Cost, spent_s):
+        raise AssertionError("nothing is taken for what is not sent")
+
+
+def test_a_spent_budget_leaves_the_device():
+    pilot = made(service_s=0.2, budgets=Purse(5))
+    tiers = []
+    for number in range(1, 20):
+        now = 10.0 * number
+        action = next(action for action in pilot.accept(ask(number, now), now) if isinstance(action, RunEdge | SendCloud))
+        tiers.append(type(action))
+        pilot.answered(action.attempt, now + 0.03 if isinstance(action, SendCloud) else now + 0.2)
+    assert tiers.count(SendCloud) == 5
+
+
+def test_hedges_are_a_share_of_the_requests():
+    allowance, taken = HedgeAllowance(0.02), 0
+    for _ in range(10_000):
+        allowance.requested()
+        if allowance.allows:
+            allowance.take()
+            taken += 1
+    assert taken <= 0.02 * 10_000 + HedgeAllowance.FIRST
+
+
+# Any history
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["accept", "accept", "answer", "answer", "fail", "leave", "tick", "check"]),
+        st.integers(0, 10**6),
+        st.floats(0.0, 0.08),
+    ),
+    min_size=1,
+    max_size=120,
+)
+TERMS = (Terms(), Terms(edge_only=True), Terms(cloud_only=True), Terms(may_hedge=False))
+FAILURES = (*(Failure(kind) for kind in FailureKind), Failure(FailureKind.OVERLOADED, 0.3))
+
+
+class History:
+    """Plays steps on a pilot and checks every action."""
+
+    def __init__(self, endpoints, workers, budget):
+        self.purse = Purse(budget)
+        self.budget, self.workers = budget, workers
+        self.pilot = made(endpoints, options=PilotOptions(workers=workers, queue=6), budgets=self.purse, seed=3)
+        self.now, self.number, self.log = 0.0, 0, []
+        self.asks, self.over, self.gone = {}, set(), set()
+        self.edge, self.cloud, self.cancelled = {}, {}, set()  # attempts under way -> request
+        self.sent = self.hedged = 0
+
+    def play(self, steps):
+        for what, choice, wait_s in steps:
+            self.now += wait_s
+            getattr(self, what)(choice)
+        while self.pilot.next_at() < self.now + 5.0 and len(self.over | self.gone) < len(self.asks):
+            self.now = max(self.now, self.pilot.next_at())
+            self.take(self.pilot.tick(self.now))
+        assert self.over | self.gone == self.asks.keys()  # nobody waits beyond the limit
+        assert not self.gone & self.over or all(self.asks[number].digest for number in self.gone & self.over)
+        assert self.sent == self.budget - self.purse.left <= self.budget
+        assert self.hedged <= 0.02 * len(self.asks) + HedgeAllowance.FIRST
+        assert set(self.edge) <= self.cancelled  # whatever still runs was given up
+        return self.log
+
+    def accept(self, choice):
+        self.number += 1
+        one_ask = ask(
+            self.number,
+            self.now,
+            sla_s=(0.03, 0.1, 0.4)[choice % 3],
+            priority=choice % 5 == 0,
+            digest=b"same" if choice % 7 == 0 else b"",
+            sequence="s" if choice % 11 == 0 else "",
+            sequence_end=choice % 33 == 0,
+            terms=TERMS[choice // 3 % 4],
+        )
+        self.asks[self.number] = one_ask
+        self.take(self.pilot.accept(one_ask, self.now))
+
+    def under_way(self, choice):
+        attempts = sorted(self.edge | {attempt: request for attempt, request in self.cloud.items() if attempt not in self.cancelled})
+        return attempts[choice % len(attempts)] if attempts else None
+
+    def answer(self, choice):
+        attempt = self.under_way(choice)
+        if attempt is not None:
+            self.edge.pop(attempt, None) or self.cloud.pop(attempt, None)
+            self.take(self.pilot.answered(attempt, self.now))
+
+    def fail(self, choice):
+        attempt = self.under_way(choice)
+        if attempt is not None:
+            self.edge.pop(attempt, None) or self.cloud.pop(attempt, None)
+            self.take(self.pilot.failed(attempt, FAILURES[choice % len(FAILURES)], self.now))
+
+    def leave(self, choice):
+        here = sorted(self.asks.keys() - self.over - self.gone)
+        if here:
+            self.gone.add(here[choice % len(here)])
+            self.take(self.pilot.left(here[choice % len(here)], self.now))
+
+    def tick(self, _choice):
+        self.take(self.pilot.tick(self.now))
+
+    def check(self, choice):
+        self.take(self.pilot.tick(self.now))
+
+    def take(self, actions):
+        self.log.extend(actions)
+        for action in actions:
+            if isinstance(action, RunEdge):
+                assert len(self.edge) < self.workers
+                self.edge[action.attempt] = action.request
+                assert action.shadow or action.request not in self.over
+                assert not self.asks[action.request].terms.cloud_only
+            elif isinstance(action, SendCloud):
+                told = self.asks[action.request]
+                assert not told.terms.edge_only
+                assert action.request not in self.over
+                assert self.now < action.limit_s <= told.limit_s
+                self.cloud[action.attempt] = action.request
+                self.sent += 1
+            elif isinstance(action, Cancel):
+                assert action.attempt in self.edge or action.attempt in self.cloud
+                assert action.attempt not in self.cancelled
+                self.cancelled.add(action.attempt)
+            elif isinstance(action, Deliver | Refuse):
+                assert action.request not in self.over  # never told twice
+                self.over.add(action.request)
+                self.hedged += isinstance(action, Deliver) and action.hedged and action.reason is not Reason.SHARED
+                if isinstance(action, Deliver):
+                    assert action.late == (self.now > self.asks[action.request].deadline_s)
+            elif isinstance(action, Check):
+                self.pilot.checked(action.endpoint, self.number % 3 > 0, 0.02, self.now)
+
+
+@given(STEPS, st.integers(0, 3), st.integers(1, 3), st.integers(0, 30))
+@settings(max_examples=150, deadline=None)
+def test_after_any_history_nothing_is_lost_told_twice_or_sent_where_it_must_not(steps, endpoints, workers, budget):
+    log = History(endpoints, workers, budget).play(steps)
+    assert log == History(endpoints, workers, budget).play(steps)  # the same chances, the same actions
+
+
+def test_a_cloud_that_hangs_is_beside_the_device_past_the_deadline_and_cancelled_by_its_answer():
+    pilot = made(service_s=0.2)
+    sent = one(pilot.accept(ask(1, 1.0), 1.0), SendCloud)
+    run, now = None, 1.0
+    while run is None:
+        now = max(now, pilot.next_at())
+        assert now < 2.0
+        for action in pilot.tick(now):
+            if isinstance(action, RunEdge) and action.shadow:
+                now += 0.2
+                rest = pilot.answered(action.attempt, now)
+                assert not rest
+            elif isinstance(action, RunEdge):
+                run = action
+    assert now >= 1.1
+    cancel, delivered = pilot.answered(run.attempt, now + 0.2)
+    assert cancel == Cancel(sent.attempt)
+    assert (delivered.tier, delivered.late) == (Tier.EDGE, True)
