@@ -68,6 +68,11 @@ def serve(
     max_batch: Annotated[
         int, typer.Option(metavar="ROWS", help="Rows that run together at most; how many are worth it is learned. 1 keeps requests apart.")
     ] = 32,
+    max_sequences: Annotated[
+        int, typer.Option(metavar="N", help="Sequences of requests that share a state, open at once; more are refused.")
+    ] = 1024,
+    sequence_memory: Annotated[str, typer.Option(metavar="SIZE", help="What their states may take.")] = "256MiB",
+    sequence_idle: Annotated[float, typer.Option(metavar="SECONDS", help="How long a sequence stays open without a request.")] = 60.0,
     threads: Threads = 0,
     accelerator: Accelerator = "",
     hint: Hint = "latency",
@@ -78,7 +83,7 @@ def serve(
     token_file: TokenFile = "",
 ) -> None:
     """Serve bundles over the Open Inference Protocol v2."""
-    from edgekit.runtime import CacheOptions, RepositoryOptions, serve_bundles
+    from edgekit.runtime import CacheOptions, RepositoryOptions, SequenceLimits, serve_bundles
     from edgekit.telemetry import start_telemetry
 
     access = access_of(tls_certificate, tls_key, tls_client_ca, token_file)
@@ -97,6 +102,7 @@ def serve(
             options=engine_options(threads, accelerator, hint, engine_cache),
             instances=instances,
             max_batch=max_batch,
+            sequences=SequenceLimits(max_sequences, byte_limit(sequence_memory, "--sequence-memory"), sequence_idle),
         )
         try:
             _announce("serving", {"http": server.http_port or _unix(http), "grpc": server.grpc_port or _unix(grpc)})
