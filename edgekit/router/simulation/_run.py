@@ -92,7 +92,8 @@ def simulate(
     else:
         _collect(units, map(work, units), found, seeds, progress)
     rows = [row for name in names for row in _rows(name, found[name], chosen)]
-    return Report(seed, seeds, rows, judge(rows, EDGEKIT))
+    runs = {(name, policy): [result.runs[policy] for result in found[name]] for name in names for policy in chosen}
+    return Report(seed, seeds, rows, judge(rows, EDGEKIT, runs))
 
 
 class _Found(msgspec.Struct):

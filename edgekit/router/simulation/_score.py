@@ -12,7 +12,7 @@ from edgekit.router.simulation._oracle import HOUR_S, Oracle
 from edgekit.router.simulation._outcome import Outcome
 from edgekit.router.simulation._trace import Trace
 
-__all__ = ["Interval", "Row", "Run", "score", "score_oracle", "summarise"]
+__all__ = ["Interval", "Row", "Run", "difference", "score", "score_oracle", "summarise"]
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom (any table); beyond, the normal's.
 _T95 = (
@@ -159,6 +159,12 @@ def summarise(scenario: str, policy: str, fault: bool, requests: int, runs: Sequ
         parameters=parameters,
         **means,  # type: ignore[arg-type]
     )
+
+
+def difference(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean of first less second, and the half width of its 95 % interval; 0 for a single pair."""
+    differences = [first - second for first, second in pairs]
+    return statistics.fmean(differences), _half_width(differences) or 0.0
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
