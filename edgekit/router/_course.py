@@ -95,15 +95,21 @@ class Course(Bearings):
             tier = Tier.EDGE if bound < 0 else Tier.CLOUD
             open_.decision = msgspec.structs.replace(decision, tiers=(tier,), reason=Reason.STICKY)
         open_.bound = True
-        if bound < 0:
+        terms = open_.ask.terms
+        if terms.edge_only if bound >= 0 else terms.cloud_only or not open_.ask.on_edge:  # the operator's policy comes before the state
+            self._end(open_, now, out, FailureKind.BROKEN)
+        elif bound < 0:
             self._to_device(open_, now, decision.late, out)
-        elif self._cloud.endpoints[bound].usable(now) and self._send(open_, bound, open_.cloud, now, out):
+        elif self._cloud.endpoints[bound].usable(now) and self._send(open_, bound, self._estimate_at(open_, bound, now), now, out):
             open_.edge_left = False
             self._plan(open_, now)
         else:
             self._sequences.lose(open_.ask)
             self._end(open_, now, out, FailureKind.BROKEN)
         return True
+
+    def _estimate_at(self, open_: Open, endpoint: int, now: float) -> TierEstimate:
+        return self._cloud.endpoints[endpoint].estimate(open_.ask, open_.until_s - now, now, open_.edge.service_s)
 
     def _hopeless(self, open_: Open, now: float) -> bool:
         """No tier makes it even by the limit."""

@@ -307,6 +307,7 @@ class History:
         self.now, self.number, self.log = 0.0, 0, []
         self.asks, self.over, self.gone = {}, set(), set()
         self.edge, self.cloud, self.cancelled = {}, {}, set()  # attempts under way -> request
+        self.shadows = set()
         self.sent = self.hedged = 0
 
     def play(self, steps):
@@ -320,7 +321,7 @@ class History:
         assert not self.gone & self.over or all(self.asks[number].digest for number in self.gone & self.over)
         assert self.sent == self.budget - self.purse.left <= self.budget
         assert self.hedged <= 0.02 * len(self.asks) + HedgeAllowance.FIRST
-        assert set(self.edge) <= self.cancelled  # whatever still runs was given up
+        assert set(self.edge) <= self.cancelled | self.shadows  # whatever still runs was given up
         return self.log
 
     def accept(self, choice):
@@ -373,6 +374,8 @@ class History:
                 assert len(self.edge) < self.workers
                 self.edge[action.attempt] = action.request
                 assert action.shadow or action.request not in self.over
+                if action.shadow:
+                    self.shadows.add(action.attempt)
                 assert not self.asks[action.request].terms.cloud_only
             elif isinstance(action, SendCloud):
                 told = self.asks[action.request]
