@@ -8,12 +8,16 @@ import re
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psutil
 
 END_S = 5.0
+SETTLE_S = 2.0
+SETTLE_STEP_S = 0.1
+IDLE = 0.3  # of a core: some servers are never quite idle
 SHOWN_OF_OUTPUT = 300  # characters of what a process said, in a message
 
 
@@ -62,6 +66,17 @@ class Child:
     def rss_bytes(self) -> int:
         """Resident memory of all its processes; what they share counts for each."""
         return sum(memory.rss for memory in self._ask("memory_info"))
+
+    def settle(self) -> None:
+        """Wait until it has nothing more to do, at most `SETTLE_S`: what is under way when it is paused would seem to have taken all of the pause."""
+        end = time.monotonic() + SETTLE_S
+        before = self.cpu_s()
+        while time.monotonic() < end:
+            time.sleep(SETTLE_STEP_S)
+            now = self.cpu_s()
+            if now - before < SETTLE_STEP_S * IDLE:
+                return
+            before = now
 
     def pause(self) -> None:
         """Stop all of it where it is, so that what it does while idle costs its neighbours nothing."""

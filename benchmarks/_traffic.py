@@ -33,6 +33,7 @@ GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 GRPC_PREFIX_BYTES = 5
 HEADER_LENGTH = "Inference-Header-Content-Length"
 ANSWER_S = 10.0
+TIMEOUT_S = 30  # until wrk counts a request as failed: a slow answer is a latency, not an error
 NEEDED = {"http": ("wrk", "apt-get install wrk"), "grpc": ("h2load", "apt-get install nghttp2-client")}
 
 
@@ -104,7 +105,16 @@ class HttpTraffic:
 
     def load(self, port: int, connections: int, seconds: float, core: int) -> dict[str, float]:
         script = str(Path(__file__).parent / "_wrk_load.lua")
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{whole(seconds)}s", "-s", script, f"http://127.0.0.1:{port}{self.path}"]
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{whole(seconds)}s",
+            f"--timeout={TIMEOUT_S}s",
+            "-s",
+            script,
+            f"http://127.0.0.1:{port}{self.path}",
+        ]
         fields = ";".join(f"{name}:{value}" for name, value in self.fields.items())
         shown, busy = play(command, core, {"WRK_BODY": str(self.body), "WRK_FIELDS": fields})
         return {**read_wrk(shown), "load_busy": busy}
@@ -176,8 +186,8 @@ def read_wrk(shown: str) -> dict[str, float]:
     found = next((json.loads(line[4:]) for line in shown.splitlines() if line.startswith("JSON")), None)
     if not found or not found["requests"]:
         raise LoadError("wrk got no answer")
-    if found["errors"]:
-        raise LoadError(f"{found['errors']} of {found['requests']} requests failed")
+    if errors := {what: count for what, count in found["errors"].items() if count}:
+        raise LoadError(f"of {found['requests']} requests failed: {', '.join(f'{count} ({what})' for what, count in errors.items())}")
     return {"requests_per_s": found["requests"] / found["us"] * 1e6, **{f"p{p}_ms": found[f"p{p}_us"] / 1e3 for p in (50, 95, 99)}}
 
 

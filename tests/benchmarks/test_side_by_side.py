@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import _peers, _side_by_side, serve, serve_grpc
 from benchmarks._cases import tiny_mlp
-from benchmarks._processes import Child, without_folders
+from benchmarks._processes import SETTLE_STEP_S, Child, without_folders
 from benchmarks._results import SideBySide
 from benchmarks._side_by_side import ServerError, rotated, running, table
 from benchmarks._traffic import LoadError, read_h2load, read_v2, read_wrk
@@ -56,6 +56,23 @@ def test_a_child_is_counted_paused_and_ended_with_all_that_it_started(child):
     child.pause()
     child.stop()  # also when it is paused
     until(lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_what_is_idle_has_settled(child):
+    until(child.said)
+    began = time.monotonic()
+    child.settle()
+    assert child.cpu_s() >= 0
+    assert time.monotonic() - began >= SETTLE_STEP_S
+
+
+def test_what_never_idles_is_not_waited_for():
+    child = Child([sys.executable, "-c", "while True: pass"])
+    try:
+        child.settle()
+        assert not child.ended()
+    finally:
+        child.stop()
 
 
 def test_a_child_that_ended_has_no_family():
@@ -106,15 +123,6 @@ def test_a_peer_that_is_not_there_is_left_out_and_the_rest_runs(child, capsys):
     assert "left out: kserve: no network" in capsys.readouterr().err
 
 
-def test_ours_not_starting_is_an_error_and_ends_the_others(child):
-    with (
-        pytest.raises(ServerError, match="edgekit ended"),
-        running({"probe": lambda: Started(child), "edgekit": fails(ServerError("edgekit ended"))}),
-    ):
-        pass
-    assert child.ended()
-
-
 def test_an_environment_that_cannot_be_made_says_so(tmp_path, monkeypatch):
     (tmp_path / "peer.txt").write_text("no-such-package-of-anybody @ file:///nonexistent.whl\n")
     monkeypatch.setattr(_peers, "LOCKS", tmp_path)
@@ -137,7 +145,7 @@ def test_every_peer_has_a_version():
 
 
 def test_wrk_is_read():
-    text = 'Running\nJSON{"requests":1000,"us":500000,"errors":0,"p50_us":1000,"p95_us":2000,"p99_us":3000}\n'
+    text = 'Running\nJSON{"requests":1000,"us":500000,"errors":{"connect":0,"read":0,"write":0,"status":0,"timeout":0},"p50_us":1000,"p95_us":2000,"p99_us":3000}\n'
     assert read_wrk(text) == {"requests_per_s": 2000.0, "p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0}
 
 
@@ -145,8 +153,8 @@ def test_wrk_is_read():
     ("text", "why"),
     [
         ("", "no answer"),
-        ('JSON{"requests":0,"us":1,"errors":0}', "no answer"),
-        ('JSON{"requests":10,"us":1,"errors":2}', "2 of 10 requests failed"),
+        ('JSON{"requests":0,"us":1,"errors":{}}', "no answer"),
+        ('JSON{"requests":10,"us":1,"errors":{"read":0,"status":2}}', r"of 10 requests failed: 2 \(status\)"),
     ],
 )
 def test_failures_under_wrk_are_told(text, why):
