@@ -16,9 +16,8 @@ from edgekit.runtime._sequence_table import Control, Sequence, SequenceLimits
 if TYPE_CHECKING:
     from edgekit.runtime._loaded_model import LoadedModel
 
-__all__ = ["ANSWERED", "NO_CONTROL", "Get", "Place", "SequenceRequest"]
+__all__ = ["NO_CONTROL", "Get", "Place", "SequenceRequest"]
 
-ANSWERED = object()
 NO_CONTROL = Control(0, start=False, end=False)
 _BEGIN_AGAIN = "send it with sequence_start: true; the state begins anew"
 
@@ -76,7 +75,7 @@ class Place:
         self.control = control
         self.done = done
         self.sequence: Sequence | None = None  # None: there is none of that id
-        self.bound: object = None  # the request, once it has its model and state
+        self.bound = False  # the request has its model and state
         self.plain = False  # the model has no states
 
     def cancel(self) -> None:
@@ -97,22 +96,20 @@ class Place:
             if model.states:
                 raise self.unknown()
             return model
-        if self.plain or (self.bound is not None and request is not self.bound):
-            return get(request.model_name, request.model_version)  # a shadow's copy has its state with it
-        if self.control.start and (self.bound is None or sequence.model.holds.closed):
+        if self.control.start and (not self.bound or sequence.model.holds.closed):
             model = self._core.bind(sequence, request, get)
             if not model.states:
                 self.plain = True
                 return model
-            self.bound, request.inputs, request.outputs = None, self.request.inputs, self.request.outputs
+            self.bound, request.inputs, request.outputs = False, self.request.inputs, self.request.outputs
         if sequence.model is None or (sequence.state is None and not self.control.start):
             raise self.unknown()
         model = cast("LoadedModel", sequence.model)
         if model.holds.closed or time.monotonic() - model.holds.retired_s >= self._core.limits.drain_s:
             raise NotFoundError(f"model {model.name} version {model.version}", "was unloaded while the sequence ran", "", _BEGIN_AGAIN)
-        if self.bound is None:
+        if not self.bound:
             self._complete(request, model, sequence.state or model.states.initial)
-            self.bound = request
+            self.bound = True
         return model
 
     def _complete(self, request: SequenceRequest, model: LoadedModel, state: Mapping[str, np.ndarray]) -> None:

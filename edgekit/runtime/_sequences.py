@@ -29,7 +29,7 @@ from edgekit.protocol import (
 from edgekit.runtime._delegating import DelegatingCore
 from edgekit.runtime._job import Done
 from edgekit.runtime._sequence_counts import SequenceCounts
-from edgekit.runtime._sequence_place import ANSWERED, NO_CONTROL, Get, Place, SequenceRequest
+from edgekit.runtime._sequence_place import NO_CONTROL, Get, Place, SequenceRequest
 from edgekit.runtime._sequence_table import SEQUENCE_ID, Sequence, SequenceLimits, SequenceTable, read_control
 from edgekit.runtime._states import size_bytes
 from edgekit.telemetry import Meter
@@ -240,7 +240,6 @@ class SequenceCore(DelegatingCore):
             place.done(answer)
             return
         told, kept = answer, place.taken(answer)
-        place.bound = ANSWERED  # and no circle with the request
         with self._wake:
             if kept is not None:
                 try:
