@@ -18,7 +18,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -179,9 +178,7 @@ def main() -> None:
                 path = Path(folder) / f"{model}-{engine}"
                 bundle = build(fetch(model), device=DEVICES[engine], precision="fp32", shapes=SHAPES[model], output=path)
                 results[f"{model} {engine}"] = compare(measure(contenders(bundle, f"{path}.cache"), arguments.rounds))
-    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version(), "load_1min": os.getloadavg()[0]}
-    versions = {name: importlib.metadata.version(name) for name in ("numpy", "msgspec", "onnxruntime", "openvino", "ai-edge-litert")}
-    print(json.dumps({**machine, **versions, "rounds": arguments.rounds, "results": results}, indent=2))
+    print(json.dumps({"rounds": arguments.rounds, "results": results}, indent=2))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ import functools
 import heapq
 import json
 import math
-import os
-import platform
 import random
 import statistics
 import sys
@@ -38,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from benchmarks.serve import make_case, mlp
+from benchmarks._cases import make_case, mlp
 from edgekit.converters import build
 from edgekit.protocol import InferRequest, Tensor
 from edgekit.runtime import EngineOptions, ModelRepository, RuntimeCore
@@ -343,8 +341,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="of measuring for each figure")
     arguments = parser.parse_args()
-    import onnxruntime
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         results = {
@@ -354,13 +350,7 @@ def main() -> None:
             "wait": waits(run_times(folder, arguments.seconds)),
             "overload": overload(),
         }
-    machine = {
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
-    }
-    print(json.dumps({**machine, "load_average_1min": os.getloadavg()[0], **vars(arguments), "results": results}, indent=2))
+    print(json.dumps({**vars(arguments), "results": results}, indent=2))
 
 
 if __name__ == "__main__":

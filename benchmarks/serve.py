@@ -18,10 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import _side_by_side
-from benchmarks._cases import MODELS, Case, make_case, mlp
+from benchmarks._cases import MODELS, Case
 from benchmarks._traffic import HttpTraffic
-
-__all__ = ["SERVERS", "make_case", "mlp"]
 
 SERVERS = ["edgekit", "edgekit-asyncio", "probe", "triton", "aiohttp", "fastapi", "mlserver", "kserve", "bentoml", "litserve", "ray-serve"]
 ENCODINGS = {"mlserver": "v2 JSON", "bentoml": "raw", "litserve": "base64", "ray-serve": "raw"}

@@ -20,7 +20,6 @@ import ctypes
 import gc
 import http.client
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -305,7 +304,6 @@ def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     megabytes = [round(rss / 1e6, 1) for _, rss in memory]
     return {
         "seconds": arguments.seconds,
-        "load_average": os.getloadavg()[0],
         "crashed": crashed,
         "wrong": clients.wrong[:20],
         "wrong_count": len(clients.wrong),

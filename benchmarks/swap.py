@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -225,9 +223,8 @@ def main() -> None:
         return run_installer(arguments.installer, *arguments.bundles)
     with tempfile.TemporaryDirectory() as folder:
         results = measure(arguments, Path(folder))
-    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
     options = {"model": arguments.model, "seconds": arguments.seconds, "connections": arguments.connections, "threads": arguments.threads}
-    print(json.dumps({**machine, **options, "load_average_1min": os.getloadavg()[0], "results": results}, indent=2))
+    print(json.dumps({**options, "results": results}, indent=2))
     return None
 
 
