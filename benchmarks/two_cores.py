@@ -21,7 +21,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from benchmarks._traffic import HttpTraffic, LoadError, missing_tool
 
 MODELS = ("fixed", "open")
 CORES = ("0", "0,1")
-WARM_UP_S = 1.0
 
 
 def case_of(kind: str, folder: Path) -> Case:
@@ -77,19 +75,6 @@ def bare_engines(case: Case, folder: Path, cores: str, seconds: float) -> float:
     return sum(json.loads(process.communicate()[0])["requests_per_s"] for process in processes)
 
 
-def turn(server: Server, connections: int, seconds: float, core: int) -> dict[str, float]:
-    """One turn of load: rate, latencies, CPU time of a request, and the load's share of a core."""
-    server.child.resume()
-    try:
-        server.traffic.load(server.port, connections, WARM_UP_S, core)
-        before, began = server.child.cpu_s(), time.perf_counter()
-        found = server.traffic.load(server.port, connections, seconds, core)
-        cpu_s, spent_s = server.child.cpu_s() - before, time.perf_counter() - began
-    finally:
-        server.child.pause()
-    return found | {"cpu_us": cpu_s / (found["requests_per_s"] * spent_s) * 1e6}
-
-
 def run(kind: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     case = case_of(kind, folder / kind)
     load_core = 2 if (os.cpu_count() or 1) > 2 else 1
@@ -103,7 +88,7 @@ def run(kind: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any
             print(f"{kind}: round {index + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
             for cores in CORES if index % 2 == 0 else reversed(CORES):
                 bare[cores].append(bare_engines(case, folder / kind, cores, arguments.seconds))
-                rounds[cores].append(turn(servers[cores], arguments.connections, arguments.seconds, load_core))
+                rounds[cores].append(servers[cores].turn(arguments.connections, arguments.seconds, load_core))
     finally:
         for server in servers.values():
             server.child.stop()
