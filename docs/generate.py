@@ -133,8 +133,8 @@ def _origin(stored: dict[str, Any]) -> str:
 
 def _results(rows: Sequence[Row]) -> str:
     lines = [
-        "| scenario | in its SLA | of oracle | cloud | of least | twice | p95 holds | p50 / p99 ms | decision p50 / p99 us |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| scenario | in its SLA | of oracle | cloud | of least | of blind least | twice | p95 holds | p50 / p99 ms | decision p50 / p99 us |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         if row.policy == "edgekit":
@@ -145,6 +145,7 @@ def _results(rows: Sequence[Row]) -> str:
                 f"{row.attainment_vs_oracle:.4f}",
                 _share(row.cloud_share, width.cloud_share),
                 f"{row.cloud_share_vs_oracle_least:.3f}" + (f" ± {width.cloud_share_vs_oracle_least:.3f}" if width.cloud_share_vs_oracle_least else ""),
+                f"{row.cloud_share_vs_blind_least:.3f}",
                 f"{row.duplicates:.2%}",
                 f"{row.p95_coverage:.1%}",
                 f"{row.p50_ms:.0f} / {row.p99_ms:.0f}",

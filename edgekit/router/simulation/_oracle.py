@@ -19,6 +19,7 @@ Where the cloud's queue and the uplink's are short, both bounds are reached by o
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -39,11 +40,14 @@ class Oracle(msgspec.Struct, frozen=True):
     Attributes:
         hits: no policy answers more requests in time.
         least_cloud: no policy with that many hits sends fewer to the cloud.
+        blind_least_cloud: least cloud use at that many hits, in expectation, of one who knows everything but how long a request will run on the device until it
+            has run: the device then ends no more requests than it has time for at their mean (Wald's equation).
         latencies_s: of the schedule that gives the device its largest set and the cloud what it can answer in time; of its hits only.
     """
 
     hits: int
     least_cloud: int
+    blind_least_cloud: float
     latencies_s: list[float]
 
 
@@ -65,7 +69,7 @@ def clairvoyant(trace: Trace) -> Oracle:
     served = set(on_device)
     sent = [request for request in range(count) if request not in served and cloud_end[request] <= deadlines[request] + TOLERANCE_S]
     latencies += [cloud_end[request] - trace.arrive_s[request] for request in sent]
-    return Oracle(hits, least_cloud, latencies[:hits])
+    return Oracle(hits, least_cloud, max(least_cloud, hits - _blind_most(trace, max(deadlines))), latencies[:hits])
 
 
 def most_in_time(jobs: Sequence[tuple[float, float, float]]) -> list[int]:
@@ -132,6 +136,11 @@ def _device_set(trace: Trace, deadlines: Sequence[float], requests: Sequence[int
     possible = [index for index, (release, work, deadline) in enumerate(jobs) if release + work * trace.workers <= deadline + TOLERANCE_S]
     chosen = most_in_time([jobs[index] for index in possible])
     return [requests[possible[index]] for index in chosen]
+
+
+def _blind_most(trace: Trace, until_s: float) -> float:
+    """How many requests the device can end until then, in expectation, whichever it is given."""
+    return trace.workers * trace.device.integral(until_s) / statistics.fmean(trace.work_s)
 
 
 def _device_latencies(trace: Trace, requests: Sequence[int]) -> list[float]:

@@ -29,6 +29,7 @@ class Run(msgspec.Struct, frozen=True):
     attainment_vs_oracle: float | None
     cloud_share: float
     cloud_share_vs_oracle_least: float | None
+    cloud_share_vs_blind_least: float | None
     duplicates: float
     refused: float
     budget_overruns: float
@@ -58,6 +59,7 @@ class Row(msgspec.Struct, frozen=True):
         attainment_vs_oracle: that share over the oracle's bound; ``None`` where the bound is 0.
         cloud_share: attempts sent to the cloud a request.
         cloud_share_vs_oracle_least: that over the least with which the oracle's hits can be had; ``None`` where that is 0.
+        cloud_share_vs_blind_least: that over the least, in expectation, of one who does not know how long a request will run on the device.
         duplicates: attempts begun beyond the first that did not fail, a request.
         refused: share that got no answer at all.
         budget_overruns: attempts beyond the operator's cloud budget, of all requests; 0 where there is none.
@@ -77,6 +79,7 @@ class Row(msgspec.Struct, frozen=True):
     attainment_vs_oracle: float | None
     cloud_share: float
     cloud_share_vs_oracle_least: float | None
+    cloud_share_vs_blind_least: float | None
     duplicates: float
     refused: float
     budget_overruns: float
@@ -103,6 +106,7 @@ def score(trace: Trace, outcome: Outcome, oracle: Oracle) -> Run:
         attainment_vs_oracle=hits / oracle.hits if oracle.hits else None,
         cloud_share=sent / count,
         cloud_share_vs_oracle_least=sent / oracle.least_cloud if oracle.least_cloud else None,
+        cloud_share_vs_blind_least=sent / oracle.blind_least_cloud if oracle.blind_least_cloud else None,
         duplicates=sum(max(0, edge + cloud - failed - 1) for edge, cloud, failed in begun) / count,
         refused=sum(outcome.refused) / count,
         budget_overruns=_overruns(outcome.sent_s, trace.cloud_an_hour) / count,
@@ -122,6 +126,7 @@ def score_oracle(trace: Trace, oracle: Oracle) -> Run:
         attainment_vs_oracle=1.0 if oracle.hits else None,
         cloud_share=oracle.least_cloud / count,
         cloud_share_vs_oracle_least=1.0 if oracle.least_cloud else None,
+        cloud_share_vs_blind_least=oracle.least_cloud / oracle.blind_least_cloud if oracle.blind_least_cloud else None,
         duplicates=0.0,
         refused=1.0 - oracle.hits / count,
         budget_overruns=0.0,

@@ -28,9 +28,10 @@ def test_shares_are_of_the_requests():
     outcome.cloud_sends = [0, 1, 1, 1]
     outcome.failed_attempts = [0, 0, 0, 1]
     outcome.decision_ns = [1000, 3000, 2000, 9000]
-    run = score(trace([0.0, 0.0, 0.1, 0.2]), outcome, Oracle(4, 2, []))
+    run = score(trace([0.0, 0.0, 0.1, 0.2]), outcome, Oracle(4, 2, 2.5, []))
     assert (run.sla_hit_rate, run.attainment_vs_oracle) == (0.5, 0.5)
     assert (run.cloud_share, run.cloud_share_vs_oracle_least) == (0.75, 1.5)
+    assert run.cloud_share_vs_blind_least == 1.2
     assert run.duplicates == 0.25
     assert run.refused == 0.25
     assert (run.p50_ms, run.p99_ms) == pytest.approx((90.0, 150.0))
@@ -39,7 +40,7 @@ def test_shares_are_of_the_requests():
 
 
 def test_nothing_to_compare_with_is_not_a_number():
-    run = score(trace([0.0]), made(1), Oracle(0, 0, []))
+    run = score(trace([0.0]), made(1), Oracle(0, 0, 0.0, []))
     assert run.attainment_vs_oracle is run.cloud_share_vs_oracle_least is run.p50_ms is None
 
 
@@ -60,9 +61,9 @@ def test_the_fullest_hour_is_held_against_the_budget():
     outcome = made(4)
     outcome.sent_s = [0.0, 1000.0, 3599.0, 4600.0]
     world = trace([0.0] * 4, cloud_an_hour=2)
-    assert score(world, outcome, Oracle(4, 0, [])).budget_overruns == 0.25
-    assert score(replace(world, cloud_an_hour=3), outcome, Oracle(4, 0, [])).budget_overruns == 0.0
-    assert score(replace(world, cloud_an_hour=None), outcome, Oracle(4, 0, [])).budget_overruns == 0.0
+    assert score(world, outcome, Oracle(4, 0, 0.0, [])).budget_overruns == 0.25
+    assert score(replace(world, cloud_an_hour=3), outcome, Oracle(4, 0, 0.0, [])).budget_overruns == 0.0
+    assert score(replace(world, cloud_an_hour=None), outcome, Oracle(4, 0, 0.0, [])).budget_overruns == 0.0
 
 
 def a_run(**changes):
