@@ -137,7 +137,12 @@ def grpc(record: Record) -> Section:
     return Section([*picture("bench-grpc.svg", "Requests a second of each gRPC server"), *table(results)], {"bench-grpc.svg": plot}, aims)
 
 
-Range = tuple[float, float, float]
+class Range(msgspec.Struct):
+    """A `Spread` as JSON has it."""
+
+    median: float
+    least: float
+    most: float
 
 
 class CoresOfModel(msgspec.Struct):
@@ -165,7 +170,7 @@ def two_cores(record: Record) -> Section:
             figures = (found.bare_engine_per_s[cores], server[RATE], server["p99_ms"], server["cpu_us"])
             rows.append([model, cores, *(number(value) for value in figures), f"{server['load_busy']:.0%}"])
         ways = (found.bare_engine_scaling, found.scaling, found.scaling_of_what_was_left, found.scaling_by_cpu)
-        spreads = [Spread(*way) for way in ways]
+        spreads = [Spread(way.median, way.least, way.most) for way in ways]
         scalings.append([model, *(told(each) for each in spreads)])
         bars_of += [Bar(f"bare engine, {model}", spreads[0]), Bar(f"edgekit, {model}", spreads[2], ours=True)]
         aims.append(at_least(f"two cores over one, of what the load left of them, batch {model}", TWO_CORES_AIM, spreads[2]))
