@@ -19,6 +19,8 @@ from edgekit.router._sequences import Sequences
 
 __all__ = ["Bearings", "PilotOptions"]
 
+OVERDUE = 2.0  # a run that has taken this many times its 95th percentile is looked at, whenever its deadline is
+
 
 class PilotOptions(msgspec.Struct, frozen=True):
     """Settings of a `Pilot`.
@@ -173,15 +175,15 @@ class Bearings:
         return at if at > now else math.inf
 
     def _hedge_s(self, open_: Open, now: float) -> float:
-        """When to look at a request that runs: the last moment at which the cloud makes it at its 95th percentile; when that has passed, at the device's
-        95th or the cloud's last median, whichever is earlier; a half chance is better than none.
+        """When to look at a request that runs: when it has taken well beyond the device's 95th percentile, but no later than the last moment at which the cloud
+        can be counted on; when that has passed, at the device's 95th or the cloud's last median, whichever is earlier; a half chance is better than none.
         """
         cloud = open_.cloud
         if cloud is None or open_.bound or open_.decision.late or open_.sent is not None:
             return math.inf
-        at = open_.until_s - cloud.slow_s
-        if at <= now:
-            at = min(open_.until_s - cloud.typical_s, now + max(open_.edge.service_s, open_.edge.slow_s - open_.edge.wait_s))
+        slow_s = max(open_.edge.service_s, open_.edge.slow_s - open_.edge.wait_s)
+        at = open_.until_s - cloud.sure_s
+        at = min(at, now + OVERDUE * slow_s) if at > now else min(open_.until_s - cloud.typical_s, now + slow_s)
         return at if at > now else math.inf
 
     def _rescue_s(self, open_: Open) -> float:

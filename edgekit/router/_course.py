@@ -30,6 +30,7 @@ __all__ = ["Course"]
 
 IN_TIME = 0.95  # without a cloud: a request that is less likely than this lets others go first that can still be in time
 GAIN = 0.1  # a hedge must raise the probability by this much, or it is put off
+LOST = 0.1  # a hedge need not wait for its last moment when the device is less likely than this to make it
 MOST_SENT = 3  # cloud attempts of one request, retries included
 
 
@@ -256,9 +257,17 @@ class Course(Bearings):
         index, cloud = self._best(open_, now)
         if cloud is None:
             return
-        if (1.0 - p_edge) * cloud.p_meet < GAIN:
+        last_s = open_.until_s - cloud.sure_s
+        if p_edge >= LOST and now < last_s:
+            open_.look_s = min(again_s, last_s)
+        elif (1.0 - p_edge) * cloud.p_meet < GAIN:
             open_.look_s = again_s if again_s < open_.until_s - cloud.typical_s else math.inf
-        elif self._throttle.try_take() and self._send(open_, index, cloud, now, out):
+        else:
+            self._hedge(open_, index, cloud, now, out)
+
+    def _hedge(self, open_: Open, index: int, cloud: TierEstimate, now: float, out: list[Action]) -> None:
+        """Ask the cloud beside the device."""
+        if self._throttle.try_take() and self._send(open_, index, cloud, now, out):
             self._hedges.take()
             open_.hedged = True
 
@@ -305,8 +314,31 @@ class Course(Bearings):
         elif place is not None and sent is None and not self._late_in_cloud(open_, place, now, out) and place[0] < LATE:
             self._device.remove(place)
             open_.place = self._device.enqueue(open_.ask, now, late=True)
-        elif sent is None and not open_.run and place is None:
+        elif open_.run and sent is None:
+            self._overdue(open_, now, out)
+        elif sent is None and place is None:
             self._fall_back(open_, now, out)  # it waited for a retry
+
+    def _overdue(self, open_: Open, now: float, out: list[Action]) -> None:
+        """Past its deadline it still runs on the device: ask the cloud for a late answer, when the device hangs."""
+        ask = open_.ask
+        p_edge, again_s = self._device.still_running(open_.run, ask.limit_s, now)
+        if open_.bound:
+            return
+        if p_edge >= LIKELY:
+            open_.look_s = again_s
+            return
+        indices, clouds = self._offers(ask, open_.tried, ask.limit_s - now, now, open_.edge.service_s)
+        fit = [(cloud.p_meet, -index, cloud) for index, cloud in zip(indices, clouds, strict=True) if cloud.health is Health.OK]
+        p_cloud, index, cloud = max(fit, key=lambda one: one[:2], default=(0.0, 0, open_.edge))
+        if p_cloud <= p_edge:
+            return
+        if self._may_hedge(open_):
+            self._hedge(open_, -index, cloud, now, out)
+        elif self._send(open_, -index, cloud, now, out):  # instead of the device, since hedges are used up
+            self._attempts.pop(open_.run, None)
+            out.append(Cancel(open_.run))
+            open_.run = 0
 
     def _late_in_cloud(self, open_: Open, place: Place, now: float, out: list[Action]) -> bool:
         """The device did not come to it in time, and others wait that it may still be in time for: a late answer is the cloud's, if it has one."""

@@ -130,9 +130,17 @@ class ServiceWindow:
         return ((self._sums[-1] - self._sums[below]) / left - at) * self._drift
 
     def still(self, until_s: float, elapsed_s: float, now: float) -> float:
-        """Probability that work which has taken ``elapsed_s`` and has not ended takes no more than ``until_s`` in all; 0 when slower than all seen."""
+        """Probability that work which has taken ``elapsed_s`` and has not ended takes no more than ``until_s`` in all.
+
+        Slower than all that the window holds, it is as likely as not to take as long again: ``1 - elapsed / until``. That neither gives up a run of a
+        fraction of a millisecond for a hiccup of the machine, nor trusts one that hangs.
+        """
+        if until_s <= elapsed_s:
+            return 0.0
         ended = self.probability(elapsed_s, now)
-        return (self.probability(until_s, now) - ended) / (1.0 - ended) if ended < 1.0 else 0.0
+        if ended >= 1.0:
+            return 1.0 - elapsed_s / until_s
+        return (self.probability(until_s, now) - ended) / (1.0 - ended)
 
     @property
     def samples(self) -> int:

@@ -104,7 +104,8 @@ def test_the_outlook_falls_once_a_run_is_slower_than_the_window():
     p_meet, again_s = device.still_running(1, now + 0.1, now + 0.01)
     assert p_meet == 1.0
     assert again_s > now + 0.02
-    assert device.still_running(1, now + 0.1, now + 0.06)[0] == 0.0
+    assert device.still_running(1, now + 0.1, now + 0.06)[0] == pytest.approx(0.4)  # as likely as not to take as long again
+    assert device.still_running(1, now + 0.1, now + 0.098)[0] < 0.05
     assert device.still_waiting(ask(2), place, now + 0.1, now)[0] > 0.99
     assert device.still_waiting(ask(2), place, now + 0.028, now)[0] < 0.1
 

@@ -138,6 +138,8 @@ def test_what_is_left_of_work_under_way():
     assert window.remaining_s(0.5, 10.0) == 0.5  # slower than all: as long again
     assert window.still(0.07, 0.03, 10.0) == 1.0
     assert window.still(0.05, 0.03, 10.0) == 0.0
+    assert window.still(1.0, 0.1, 10.0) == pytest.approx(0.9)
+    assert window.still(0.4, 0.5, 10.0) == 0.0
 
 
 @given(st.integers(0, 1000), st.floats(0.7, 3.0))
