@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.errors import OverloadedError, RequestError, UsageError
 from edgekit.protocol import Parameters
 
-__all__ = ["SEQUENCE_ID", "Control", "Key", "Sequence", "SequenceLimits", "SequenceTable", "read_control"]
+__all__ = ["SEQUENCE_END", "SEQUENCE_ID", "Control", "Key", "Sequence", "SequenceLimits", "SequenceTable", "read_control"]
 
 SEQUENCE_ID, SEQUENCE_START, SEQUENCE_END = "sequence_id", "sequence_start", "sequence_end"
 _MAX_ID_CHARACTERS = 128  # Triton's limit for ids that are text

@@ -298,8 +298,8 @@ class SequenceCore(DelegatingCore):
                     self._wake.wait(None if not len(self._table) else min(_LOOK_S, max(0.0, (until_s or now_s + _LOOK_S) - now_s)))
                 retired, self._retired = self._retired, []
                 closing = self._closing
-            for model in retired:
-                model.close()
+            while retired:
+                retired.pop().close()
             if closing:
                 return
             try:
