@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
@@ -35,7 +34,7 @@ interpreter lock), so below a millisecond it would cost a quarter and more; and 
 """
 _INLINE_CORES_S = 2.5e-4
 """The same where other cores could run the batch meanwhile. What the hand-over costs, the other core gives back from there on."""
-_ONE_CORE_S = 5e-3
+_ONE_CORE_S = 10e-3
 """On one core, the longest batch that runs in the thread of a transport that comes back for the rest (`Dispatcher.step`): a worker would take the core from it
 anyway, at the price of the hand-over and of a switch for each piece of a request that arrives meanwhile. Health may wait so long."""
 _ONE_BATCH = math.ulp(0.0)
@@ -83,8 +82,8 @@ class Dispatcher:
         left_s = self._inline_s
         for model, jobs in self._grouped(self._received()):
             left_s -= self._offer(model, jobs, left_s, left_s, self._to_workers)
-        while (kept := self._kept.next(time.monotonic())) is not None:
-            self._to_workers(kept)
+        if self._kept:
+            self._hand_over()
 
     def step(self) -> bool:
         """See `SteppingCore.step`."""
@@ -135,9 +134,11 @@ class Dispatcher:
     def _received(self) -> list[Job]:
         jobs: list[Job] = []
         inbox = self._inbox
-        with contextlib.suppress(IndexError):  # another thread's turn took it
+        try:
             while inbox:
                 jobs.append(inbox.popleft())
+        except IndexError:  # another thread's turn took it
+            pass
         return jobs
 
     def _grouped(self, jobs: list[Job]) -> list[tuple[LoadedModel, list[Job]]]:
@@ -197,6 +198,10 @@ class Dispatcher:
             leave(model)
         return spent_s
 
+    def _hand_over(self) -> None:
+        while (model := self._kept.next(time.monotonic())) is not None:
+            self._to_workers(model)
+
     def _to_workers(self, model: LoadedModel) -> None:
         self._workers.wake(model.queue)
 
@@ -223,7 +228,10 @@ class Dispatcher:
             # The requests get an error, the instance goes back, and what waits goes on.
             error = _unexpected(model, exc)
             results = [Executed([job], [error], 0.0, 0.0, 0.0, time.monotonic()) for job in jobs]
-        failed = (len(results) > 1 and not batch.serial) or any(result.answers[0].__class__ is not InferResponse for result in results)
+        failed = len(results) > 1 and not batch.serial
+        for result in results:
+            if result.answers[0].__class__ is not InferResponse:
+                failed = True
         seconds = queue.finish(batch, failed=failed)
         started_s = batch.started_s
         for executed in results:
