@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +13,10 @@ import msgspec
 from edgekit.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
+    import asyncio
     import ssl
 
-__all__ = ["Access", "Credentials"]
+__all__ = ["Access", "Credentials", "is_local"]
 
 _BEARER = "bearer "
 _PAIR = "a PEM certificate and its unencrypted private key"
@@ -169,3 +172,17 @@ def _no_password() -> str:
 
 def _unreadable(thing: str, exc: BaseException, expected: str) -> StorageError:
     return StorageError(thing, getattr(exc, "strerror", None) or str(exc) or type(exc).__name__, expected)
+
+
+def is_local(transport: asyncio.BaseTransport) -> bool:
+    """The client is on this machine: loopback or a unix socket."""
+    connected = transport.get_extra_info("socket")
+    if connected is not None and connected.family == socket.AF_UNIX:
+        return True
+    peer = transport.get_extra_info("peername")
+    try:
+        address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+    except (IndexError, TypeError, ValueError):
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)

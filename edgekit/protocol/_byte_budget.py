@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
+from collections.abc import Iterator
 
 from edgekit.errors import OverloadedError
 
@@ -13,14 +16,15 @@ class ByteBudget:
     """Bytes that may be held at once. Safe from several threads.
 
     Args:
-        most: bytes.
+        most: bytes; a quarter of the machine's memory where that is less.
 
     Attributes:
+        most: bytes that may be held.
         used: bytes that are held.
     """
 
     def __init__(self, most: int) -> None:
-        self.most = most
+        self.most = min(most, _memory_bytes() // 4)
         self.used = 0
         self._lock = threading.Lock()
 
@@ -36,6 +40,14 @@ class ByteBudget:
         """They are held no more."""
         with self._lock:
             self.used -= count
+
+
+def _memory_bytes() -> int:
+    """Of the machine; as good as endless where that cannot be asked."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not POSIX
+        return 1 << 62
 
 
 class Charge:
@@ -61,6 +73,15 @@ class Charge:
         """So many are held no more."""
         self._budget.give(count)
         self.taken -= count
+
+    @contextlib.contextmanager
+    def meanwhile(self, count: int) -> Iterator[None]:
+        """Hold so many more for a while."""
+        self.take(count)
+        try:
+            yield
+        finally:
+            self.give(count)
 
     def give_back(self) -> None:
         """Nothing is held any more."""

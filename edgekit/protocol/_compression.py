@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from edgekit.errors import OverloadedError, RequestError
+from edgekit.protocol._byte_budget import Charge
 
 __all__ = ["LEAST_BYTES", "QUICK_BYTES", "WINDOW_BITS", "InflatedSizeError", "accepted_coding", "compress", "inflate"]
 
@@ -33,7 +35,7 @@ def inflate(
     data: bytes | bytearray | memoryview,
     window_bits: int,
     limit_bytes: int,
-    take: Callable[[int], object] | None = None,
+    charge: Charge | None = None,
 ) -> bytes:
     """What was compressed.
 
@@ -42,7 +44,7 @@ def inflate(
         data: all of it.
         window_bits: one of `WINDOW_BITS`.
         limit_bytes: the most that may come out; no more than this is ever held.
-        take: called with the bytes of each piece that came out; raises to end it.
+        charge: holds what comes out, and while it comes out what that takes beside it.
 
     Raises:
         InflatedSizeError: more comes out.
@@ -53,17 +55,19 @@ def inflate(
     size = 0
     while not decoder.eof and size <= limit_bytes:
         try:  # each piece as large as all before it: zlib copies what is left of the data every time
-            piece = decoder.decompress(data, min(max(_PIECE_BYTES, size), limit_bytes + 1 - size))
+            piece = _piece(decoder, data, min(max(_PIECE_BYTES, size), limit_bytes + 1 - size), charge)
         except zlib.error as exc:
             raise RequestError(thing, f"damaged compressed data ({exc})", "what its encoding says") from exc
         if not piece and not decoder.unconsumed_tail:
             break
-        if take is not None:
-            take(len(piece))
         pieces.append(piece)
         size += len(piece)
         data = decoder.unconsumed_tail
-    plain = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    if len(pieces) == 1:
+        plain = pieces[0]
+    else:
+        with charge.meanwhile(size) if charge is not None else contextlib.nullcontext():
+            plain = b"".join(pieces)
     if size > limit_bytes:
         raise InflatedSizeError(thing, f"more than {limit_bytes} bytes after decompression", f"at most {limit_bytes}")
     if not decoder.eof:
@@ -71,6 +75,16 @@ def inflate(
     if decoder.unused_data:
         raise RequestError(thing, f"{len(decoder.unused_data)} bytes after the compressed data", "the compressed data alone")
     return plain
+
+
+def _piece(decoder: zlib._Decompress, data: bytes | bytearray | memoryview, most: int, charge: Charge | None) -> bytes:
+    """What comes next, up to ``most`` bytes, which are held before there is a place for them."""
+    if charge is None:
+        return decoder.decompress(data, most)
+    charge.take(most)
+    piece = decoder.decompress(data, most)
+    charge.give(most - len(piece))
+    return piece
 
 
 def compress(parts: Iterable[bytes | memoryview], window_bits: int) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
 import time
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import DeadlineError, EdgeKitError, OverloadedError, UnavailableError
+from edgekit.protocol._access import is_local
 from edgekit.protocol._compression import WINDOW_BITS
 from edgekit.protocol._grpc_call import CONTROL, INFER, REFLECT, STREAM, WATCH, Call
 from edgekit.protocol._grpc_dispatch import status_of
@@ -55,6 +55,12 @@ _SETTLE_S = 10.0  # for the connection preface
 _REQUEST_S = 30.0  # for the whole request of a unary call, so that slow senders do not hold memory
 _MAX_CALLS = 16384  # open at once, all connections together
 _MAX_PINGS = 200  # PING and SETTINGS of one connection between two sweeps; grpc's clients send a handful
+# WINDOW_UPDATE and small pieces of messages: so many at once and each sweep, and for each message that is sent and each KiB of it.
+_CREDIT = 1000
+_MOST_CREDIT = 1_000_000
+_CREDIT_OF_MESSAGE = 8
+_BYTES_OF_CREDIT = 1024
+_SMALL_FRAME_BYTES = 256
 _GRACE_S = 1.0  # after a call's deadline: the client's own cancellation comes first
 
 _HEADERS = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", ACCEPTED_ENCODINGS)]
@@ -80,6 +86,7 @@ class GrpcConnection(asyncio.Protocol):
         self._begun_s = self._progress_s = time.monotonic()
         self._buffered_bytes = 0
         self._pings = 0
+        self._credit = _CREDIT
         self.local = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -89,7 +96,7 @@ class GrpcConnection(asyncio.Protocol):
             self._transport.abort()
             return
         self._owner.connections.add(self)
-        self.local = _is_local(transport)
+        self.local = is_local(transport)
         connected = transport.get_extra_info("socket")
         if connected is not None and connected.family in {socket.AF_INET, socket.AF_INET6}:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a peer that is gone is noticed
@@ -138,6 +145,7 @@ class GrpcConnection(asyncio.Protocol):
         if call.closed or self._over:
             return
         size = sum(map(len, parts))
+        self._credit += _CREDIT_OF_MESSAGE + size // _BYTES_OF_CREDIT
         try:
             if not call.answered:
                 self._answer_headers(call)
@@ -240,6 +248,7 @@ class GrpcConnection(asyncio.Protocol):
         if self._over:
             return
         self._pings = 0
+        self._credit = min(max(self._credit, _CREDIT), _MOST_CREDIT)
         buffered = self._transport.get_write_buffer_size()
         if buffered != self._buffered_bytes or not (buffered or self._engine.queued_body_size()):
             self._progress_s, self._buffered_bytes = now_s, buffered
@@ -263,7 +272,11 @@ class GrpcConnection(asyncio.Protocol):
         for event in self._engine.events():
             kind = type(event)
             if kind is h2.DataReceived:
+                if len(event.data) < _SMALL_FRAME_BYTES and not event.end_stream:
+                    self._spend()
                 self._take_data(event.stream_id, event.data, ended=event.end_stream)
+            elif kind is h2.WindowUpdated:
+                self._spend()
             elif kind is h2.RequestReceived:
                 self._open(event.stream_id, event.headers, ended=event.end_stream)
             elif kind is h2.TrailersReceived:
@@ -279,6 +292,12 @@ class GrpcConnection(asyncio.Protocol):
                 self._pings += 1
                 if self._pings > _MAX_PINGS:
                     self._engine.terminate_connection(h2.ErrorCode.ENHANCE_YOUR_CALM)
+
+    def _spend(self) -> None:
+        """A frame that costs its sender next to nothing has come; those that go with answers are no flood."""
+        self._credit -= 1
+        if self._credit < 0:
+            self._engine.terminate_connection(self._h2.ErrorCode.ENHANCE_YOUR_CALM)
 
     def _open(self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], *, ended: bool) -> None:
         try:
@@ -435,17 +454,3 @@ class GrpcConnection(asyncio.Protocol):
             return True
         tls = self._transport.get_extra_info("ssl_object")
         return tls is not None and tls.selected_alpn_protocol() != "h2"
-
-
-def _is_local(transport: asyncio.BaseTransport) -> bool:
-    """The client is on this machine: loopback or a unix socket."""
-    connected = transport.get_extra_info("socket")
-    if connected is not None and connected.family == socket.AF_UNIX:
-        return True
-    peer = transport.get_extra_info("peername")
-    try:
-        address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
-    except (IndexError, TypeError, ValueError):
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)

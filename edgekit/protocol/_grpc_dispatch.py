@@ -179,8 +179,7 @@ class Dispatcher:
         """
         message = inference.message
         assert message is not None
-        take = charge.take if charge is not None else None
-        raw = memoryview(inflate(message, self.message_limit_bytes, take) if message.encoding else message.data)
+        raw = memoryview(inflate(message, self.message_limit_bytes, charge) if message.encoding else message.data)
         request = self._scanner().scan(raw)
         if request is None:
             if full_limit_bytes is not None and len(raw) > full_limit_bytes:

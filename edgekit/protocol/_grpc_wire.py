@@ -5,12 +5,13 @@ Reference: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md (calle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from edgekit.errors import EdgeKitError, OverloadedError, RequestError
 from edgekit.protocol import _compression
+from edgekit.protocol._byte_budget import Charge
 from edgekit.protocol._compression import WINDOW_BITS
 from edgekit.protocol._tensors import shorten
 
@@ -62,6 +63,7 @@ _WINDOW_BITS = {name.encode(): bits for name, bits in WINDOW_BITS.items()}
 _TIMEOUT_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _CONTENT_TYPE = b"application/grpc"
 PREFIX_BYTES = 5  # flag, 4-byte big-endian length
+_SMALL_BYTES = 1024
 _MESSAGE_TEXT = 2000  # characters of grpc-message: a header, which clients bound at 8 KiB
 
 
@@ -188,7 +190,7 @@ class MessageReader:
     def __init__(self, limit_bytes: int, encoding: int = 0) -> None:
         self._limit = limit_bytes
         self._encoding = encoding
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | bytearray] = []
         self._needed = PREFIX_BYTES  # bytes until more is known: the prefix, then prefix and message
         self.held = 0
 
@@ -203,9 +205,13 @@ class MessageReader:
         if not self.held and 0 < length <= self._limit and chunk[:PREFIX_BYTES] == framed(length):
             return [Message(memoryview(chunk)[PREFIX_BYTES:])]
         if self.held + len(chunk) < self._needed:
-            if chunk:
+            if len(chunk) >= _SMALL_BYTES:
                 self._chunks.append(chunk)
-                self.held += len(chunk)
+            elif chunk:  # many small ones would take many times their size
+                if not self._chunks or type(self._chunks[-1]) is not bytearray:
+                    self._chunks.append(bytearray())
+                self._chunks[-1] += chunk
+            self.held += len(chunk)
             return []
         data = chunk if not self._chunks else b"".join((*self._chunks, chunk))
         messages: list[Message] = []
@@ -241,8 +247,8 @@ class MessageReader:
         return length
 
 
-def inflate(message: Message, limit_bytes: int, take: Callable[[int], object] | None = None) -> memoryview | bytes:
-    """The bytes of a message, decompressed; ``take`` as for `edgekit.protocol._compression.inflate`.
+def inflate(message: Message, limit_bytes: int, charge: Charge | None = None) -> memoryview | bytes:
+    """The bytes of a message, decompressed; ``charge`` as for `edgekit.protocol._compression.inflate`.
 
     Raises:
         InflatedSizeError: more than ``limit_bytes`` come out.
@@ -250,4 +256,4 @@ def inflate(message: Message, limit_bytes: int, take: Callable[[int], object] | 
     """
     if not message.encoding:
         return message.data
-    return _compression.inflate("message", message.data, message.encoding, limit_bytes, take)
+    return _compression.inflate("message", message.data, message.encoding, limit_bytes, charge)

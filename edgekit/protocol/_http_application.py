@@ -40,6 +40,7 @@ __all__ = ["Application"]
 
 _log = logging.getLogger(__name__)
 _CONTROL_THREADS = 4
+_DECODE_THREADS = 2  # for a core that can submit: more would only take turns
 _CACHED_HEADS = 512
 _CACHED_HEAD_BYTES = 2048
 _CACHED_PLANS = 512
@@ -86,7 +87,8 @@ class Application:
         self._regions = extensions.regions
         self._labels_of: LabelsOf = lambda name, version: core.class_labels(name, version)  # noqa: PLW0108 - looked up when it is needed
         self._controls = Controls(core, limits, extensions, lambda: self.draining)
-        self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="edgekit-http")
+        threads = max_in_flight if self._submit is None else _DECODE_THREADS
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="edgekit-http")
         self._control = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="edgekit-http-control")
         self._max_in_flight = max_in_flight
         self._in_pool = 0
@@ -260,14 +262,12 @@ class Application:
     def _decode(self, exchange: Exchange, body: memoryview, charge: Charge | None = None) -> InferRequest:
         """The request in a body; ``charge`` holds what it takes beside the body, and may be left out for a small one."""
         call = exchange.call
-        plain = decompress(body, call.encoding, self._message_limits, charge.take if charge is not None else None)
-        if charge is None:
+        plain = decompress(body, call.encoding, self._message_limits, charge)
+        json_bytes = min(len(plain), call.json_bytes or len(plain))
+        if charge is None or json_bytes > self._message_limits.json_bytes:
             return self._read(exchange, plain)
-        values = min(len(plain), call.json_bytes or len(plain)) * _JSON_COST
-        charge.take(values)
-        request = self._read(exchange, plain)
-        charge.give(values)
-        return request
+        with charge.meanwhile(json_bytes * _JSON_COST):
+            return self._read(exchange, plain)
 
     def _read(self, exchange: Exchange, plain: bytes | bytearray | memoryview) -> InferRequest:
         call = exchange.call

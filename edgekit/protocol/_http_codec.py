@@ -43,6 +43,8 @@ __all__ = [
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _ALIGNMENT_BYTES = 64  # JSON is padded to this, so that the receiver can use the first tensor in place
 BINARY_SIZE = "binary_data_size"
+_MANY_OBJECTS_BYTES = 1 << 20  # up to here JSON may hold what it likes
+_OBJECTS_OF_TENSOR = 8
 
 
 class HttpMessage(msgspec.Struct, frozen=True):
@@ -205,6 +207,11 @@ def _split(what: str, body: bytes | bytearray | memoryview, header_length: str |
 def _bounded(what: str, head: memoryview, limits: Limits) -> memoryview:
     if len(head) > limits.json_bytes:
         raise RequestError(f"JSON of the {what}", f"{len(head)} bytes", f"at most {limits.json_bytes}", "send the tensors in binary form")
+    if len(head) > _MANY_OBJECTS_BYTES and (objects := bytes(head).count(b"{")) > _OBJECTS_OF_TENSOR * (limits.tensors + 1):
+        # A tensor and its parameters are an object each: this is no message of so few tensors, and reading it would stop all else for seconds.
+        raise RequestError(
+            f"JSON of the {what}", f"{objects} objects in {len(head)} bytes", "tensors and little else", "send text in binary form"
+        )
     return head
 
 

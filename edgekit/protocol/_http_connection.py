@@ -7,11 +7,11 @@ requests under way as it may.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections import deque
 from typing import Any
 
 from edgekit.errors import EdgeKitError
+from edgekit.protocol._access import is_local
 from edgekit.protocol._http_body import Incoming
 from edgekit.protocol._http_exchange import Call, Exchange, Handler
 from edgekit.protocol._http_parse import END_OF_HEAD, HttpError, check_partial_head
@@ -68,8 +68,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self._transport = transport
-        peer = transport.get_extra_info("peername")
-        self.local = not isinstance(peer, tuple) or _is_loopback(str(peer[0]))
+        self.local = is_local(transport)
         self._transport.set_write_buffer_limits(high=self._handler.limits.write_buffer_bytes)
         handler = self._handler
         if not handler.opened(self):
@@ -348,12 +347,3 @@ class Connection(asyncio.BufferedProtocol):
 
 
 _BROKEN = Call("", 1, 0, keep_alive=False, expects_continue=False)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import msgspec
 
 from edgekit.errors import NotFoundError, RequestError
+from edgekit.protocol._byte_budget import Charge
 from edgekit.protocol._compression import WINDOW_BITS, inflate
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._http_parse import HttpError
@@ -104,9 +105,9 @@ def route_of(path: str) -> Route:
 
 
 def decompress(
-    body: bytes | bytearray | memoryview, encoding: str | None, limits: Limits, take: Callable[[int], object] | None = None
+    body: bytes | bytearray | memoryview, encoding: str | None, limits: Limits, charge: Charge | None = None
 ) -> bytes | bytearray | memoryview:
-    """The body without its Content-Encoding; ``take`` as for `inflate`.
+    """The body without its Content-Encoding; ``charge`` as for `inflate`.
 
     Raises:
         HttpError: 415 for a coding other than gzip and deflate.
@@ -117,7 +118,7 @@ def decompress(
         return body
     if coding not in WINDOW_BITS:
         raise HttpError(415, "header Content-Encoding", repr(coding[:40]), "identity, gzip or deflate")
-    return inflate("request body", body, WINDOW_BITS[coding], limits.body_bytes, take)
+    return inflate("request body", body, WINDOW_BITS[coding], limits.body_bytes, charge)
 
 
 class Controls:

@@ -67,7 +67,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     body_bytes: int = 256 << 20
-    json_bytes: int = 32 << 20
+    json_bytes: int = 16 << 20
     values: int = 8 << 20
     tensors: int = 256
     dims: int = 16

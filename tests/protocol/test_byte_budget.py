@@ -11,6 +11,7 @@ import pytest
 from edgekit.errors import OverloadedError, RequestError
 from edgekit.protocol import Limits
 from edgekit.protocol._byte_budget import ByteBudget, Charge
+from edgekit.protocol._compression import WINDOW_BITS, inflate
 from edgekit.protocol._http_codec import decode_request
 from edgekit.protocol._http_exchange import ConnectionLimits
 from edgekit.protocol._http_server import HttpTransport
@@ -142,10 +143,10 @@ def test_large_grpc_messages_are_counted_until_they_are_answered():
 def test_grpc_messages_that_grow_are_counted():
     peer = Peer(HoldingCore(), limits=Limits())
     dispatcher = peer.owner.dispatcher
-    dispatcher.budget.most = 1_000_000
+    dispatcher.budget.most = 3_000_000
     client = Client(peer)
     for size, status in ((100_000, 0), (1_000_000, 8), (100_000, 0)):
-        data = gzip.compress(infer_message("echo", size) if size < 1_000_000 else infer_message("echo", 1) + bytes(4_000_000))
+        data = gzip.compress(infer_message("echo", size) if size < 1_000_000 else infer_message("echo", 1) + bytes(8_000_000))
         call = client.engine.send_request(request_headers(INFER, {"grpc_encoding": "gzip"}))
         client.engine.send_data(call, b"\1" + len(data).to_bytes(4, "big") + data, end_stream=True)
         until(lambda call=call: client.pump() or call in client.ended)
@@ -162,3 +163,29 @@ def test_what_is_no_inference_is_short(submitting_core, ask):
         assert ask(transport.port, b" " * (5 << 20), "/v2/repository/index", "identity").getresponse().status == 413
     finally:
         transport.stop(0)
+
+
+def test_json_of_many_objects_is_not_read():
+    entry = b'{"name":"a","datatype":"FP32","shape":[]}'
+    body = b'{"inputs":[' + b",".join([entry] * 30_000) + b"]}"
+    with pytest.raises(RequestError, match="30001 objects"):
+        decode_request(body, None, "m")
+    with pytest.raises(RequestError, match="inputs: 300 of them"):
+        decode_request(b'{"inputs":[' + b",".join([entry] * 300) + b"]}", None, "m")
+    text = {"name": "x", "datatype": "BYTES", "shape": [1], "data": ["{" * 10_000]}
+    assert decode_request(json.dumps({"inputs": [text]}).encode(), None, "m").inputs
+
+
+def test_what_is_inflated_is_counted_before_it_is_there():
+    budget = ByteBudget(3 << 20)
+    for size, fits in ((1 << 20, True), (10 << 20, False)):
+        charge = Charge(budget)
+        data = gzip.compress(bytes(size))
+        if fits:
+            assert len(inflate("body", data, WINDOW_BITS["gzip"], 64 << 20, charge)) == size
+            assert charge.taken == size
+        else:
+            with pytest.raises(OverloadedError):
+                inflate("body", data, WINDOW_BITS["gzip"], 64 << 20, charge)
+        charge.give_back()
+        assert budget.used == 0

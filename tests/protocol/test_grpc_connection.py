@@ -406,6 +406,8 @@ FLOODS = {
     "pings": lambda index: frame(PING, 0, 0, b"12345678"),
     "settings": lambda index: frame(SETTINGS),
     "empty data": lambda index: frame(DATA, 0, 1) if index else frame(HEADERS, END_HEADERS, 1, BLOCK),
+    "window updates": lambda index: frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\1"),
+    "small pieces": lambda index: frame(DATA, 0, 1, b"\0\0\1\0\0") if index else frame(HEADERS, END_HEADERS, 1, BLOCK),
     "priorities": lambda index: frame(PRIORITY, 0, 1, bytes(5)),
     "unknown frames": lambda index: frame(99, 0, 0, b"x"),
     "calls beyond the limit": lambda index: frame(HEADERS, END_HEADERS, 1 + 2 * index, BLOCK),
