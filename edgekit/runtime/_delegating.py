@@ -29,6 +29,7 @@ class DelegatingCore:
 
     def step(self) -> bool:
         return self._core.step()
+
     def class_labels(self, name: str, version: str = "") -> Sequence[str]:
         return self._core.class_labels(name, version)
 
