@@ -48,7 +48,6 @@ class StateProof:
         states: of the signature.
         note: what the user should know.
         report: for ``report.json``.
-        metrics: by output, over the whole sequence; empty when none ran.
         left_to_device: what is not proven.
     """
 
@@ -145,8 +144,8 @@ def prove_states(states: tuple[StatePair, ...], source: SourceModel, delivery: D
     here = delivery.proof.verified == "host"
     artifact = emitted.artifact if here else emitted.fallback
     names = ", ".join(f"{pair.input} from {pair.output}" for pair in states)
+    left = f"a sequence of requests with the state handed on ({names})"
     if artifact is None:
-        left = f"a sequence of requests with the state handed on ({names})"
         return StateProof(states, f"no sequence of requests ran here: states ({names}) are handed on as the runtime does", {}, (left,))
     sequence = _sequence(signature, [sample.inputs for sample in job.samples])
     wanted: list[GoldenSample] = guard.call(
@@ -169,7 +168,7 @@ def prove_states(states: tuple[StatePair, ...], source: SourceModel, delivery: D
     report: dict[str, object] = {
         "states": {"steps": STEPS, "engine": artifact.engine, "metrics": metrics, "thresholds": thresholds_for(held_to)}
     }
-    return StateProof(states, note, report)
+    return StateProof(states, note, report, () if here else (left,))
 
 
 def _sequence(signature: Signature, samples: Sequence[Inputs]) -> list[Inputs]:

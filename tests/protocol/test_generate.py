@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import RequestError
@@ -24,6 +24,7 @@ def arrays(request):
     return {tensor.name: tensor.data for tensor in request.inputs}
 
 
+@settings(max_examples=50)
 @given(chunk=st.integers(1, 9), hop=st.integers(1, 9), length=st.integers(0, 40), axis=st.sampled_from([-1, 1]))
 def test_chunks_are_windows(chunk, hop, length, axis):
     whole = np.arange(length, dtype=np.float32)[np.newaxis]

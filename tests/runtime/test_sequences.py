@@ -18,7 +18,7 @@ from tests.runtime.stateful_bundles import WIDTH, cell_model, told_apart, values
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # rows side by side are summed in another order
 
 
-@pytest.fixture(scope="module", params=["N", 1], ids=["open", "fixed"])
+@pytest.fixture(scope="module", params=["N", pytest.param(1, marks=pytest.mark.slow)], ids=["open", "fixed"])
 def bundle(request, tmp_path_factory):
     """The cell, with an open batch (sequences may run together) and without."""
     return write_cell(tmp_path_factory.mktemp("cell") / "cell", rows=request.param)
@@ -273,7 +273,7 @@ def test_requests_of_one_sequence_keep_their_order_when_they_come_at_once(serve_
     np.testing.assert_allclose(np.stack([output(answers.found[index]) for index in range(20)]), told_apart(cell_model(), xs), **CLOSE)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_interleaved_sequences_do_not_mix(data, shared_core):
     """Any interleaving, in any turns: each sequence answers what the model answers to it alone."""
@@ -395,6 +395,7 @@ def test_the_table_drains_replaced_versions():
     assert len(table) == 1
 
 
+@settings(max_examples=50)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["begin", "idle", "busy", "end", "resize", "expire"]), st.integers(0, 5), st.integers(0, 3000)),

@@ -16,6 +16,7 @@ from edgekit.runtime import CacheOptions, SequenceLimits, serve_bundles
 from edgekit.telemetry import Meter
 from tests.runtime.stateful_bundles import cell_model, told_apart, values, write_cell
 
+pytestmark = pytest.mark.slow
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 LIBRARIES = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 
