@@ -12,8 +12,9 @@ from xml.sax.saxutils import escape, quoteattr
 
 from benchmarks._results import Spread
 
-WIDTH, LABELS, VALUES, EDGE = 760, 158, 76, 16  # px
-TOP, ROW, BAR, FOOT = 58, 28, 16, 44
+WIDTH, LEAST_LABELS, VALUES, EDGE = 760, 120, 76, 16  # px
+TOP, MARK_TOP, ROW, BAR, FOOT = 42, 58, 28, 16, 44
+CHARACTER = 8.2  # px, of a bold one in the widest of the fonts
 STYLE = """
     svg { font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
     .page { fill: #ffffff; } .text { fill: #1f2328; } .soft { fill: #59636e; } .value { paint-order: stroke; stroke: #ffffff; stroke-width: 5px; } .title { font-size: 15px; font-weight: 600; }
@@ -45,11 +46,13 @@ def bars(title: str, unit: str, rows: Sequence[Bar], mark: Mark | None = None) -
     """A horizontal bar chart from zero, in the order of ``rows``; ``unit`` stands under the axis."""
     most = max([row.value.most for row in rows] + ([mark.at] if mark else []))
     ticks = axis(most)
-    height = TOP + ROW * len(rows) + FOOT
-    bottom = TOP + ROW * len(rows)
+    top = MARK_TOP if mark else TOP
+    bottom = top + ROW * len(rows)
+    height = bottom + FOOT
+    labels = max(LEAST_LABELS, round(EDGE + 8 + CHARACTER * max(len(row.label) for row in rows)))
 
     def x(value: float) -> float:
-        return round(LABELS + value / ticks[-1] * (WIDTH - LABELS - VALUES - EDGE), 1)
+        return round(labels + value / ticks[-1] * (WIDTH - labels - VALUES - EDGE), 1)
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" aria-label={quoteattr(title)}>',
@@ -58,17 +61,17 @@ def bars(title: str, unit: str, rows: Sequence[Bar], mark: Mark | None = None) -
         f'  <text class="text title" x="{EDGE}" y="26">{escape(title)}</text>',
     ]
     for tick in ticks:
-        parts.append(f'  <line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="{TOP - 4}" y2="{bottom}"/>')
+        parts.append(f'  <line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="{top - 4}" y2="{bottom}"/>')
         parts.append(f'  <text class="soft" x="{x(tick)}" y="{bottom + 17}" text-anchor="middle">{number(tick)}</text>')
     parts.append(f'  <text class="soft" x="{(x(0) + x(ticks[-1])) / 2}" y="{bottom + 35}" text-anchor="middle">{escape(unit)}</text>')
-    middles = [TOP + ROW * (index + 0.5) for index in range(len(rows))]
+    middles = [top + ROW * (index + 0.5) for index in range(len(rows))]
     for row, middle in zip(rows, middles, strict=True):
         parts += _bar(row, middle, x)
     if mark is not None:
         at = x(mark.at)
         anchor = "end" if at > WIDTH / 2 else "start"
-        parts.append(f'  <line class="mark" x1="{at}" x2="{at}" y1="{TOP - 8}" y2="{bottom}"/>')
-        parts.append(f'  <text class="marktext" x="{at}" y="{TOP - 12}" text-anchor="{anchor}">{escape(mark.label)}</text>')
+        parts.append(f'  <line class="mark" x1="{at}" x2="{at}" y1="{top - 8}" y2="{bottom}"/>')
+        parts.append(f'  <text class="marktext" x="{at}" y="{top - 12}" text-anchor="{anchor}">{escape(mark.label)}</text>')
     for row, middle in zip(rows, middles, strict=True):  # above the mark, which may stand there
         end = x(max(row.value.most, row.value.median)) + 6
         parts.append(f'  <text class="text value" x="{end}" y="{middle + 4.5}">{number(row.value.median)}</text>')
@@ -78,7 +81,7 @@ def bars(title: str, unit: str, rows: Sequence[Bar], mark: Mark | None = None) -
 def _bar(row: Bar, middle: float, x: Callable[[float], float]) -> list[str]:
     """Label, bar and whisker of one row."""
     least, end, most = x(row.value.least), x(row.value.median), x(row.value.most)
-    label = f'x="{LABELS - 8}" y="{middle + 4.5}" text-anchor="end"' + (' font-weight="600"' if row.ours else "")
+    label = f'x="{x(0) - 8}" y="{middle + 4.5}" text-anchor="end"' + (' font-weight="600"' if row.ours else "")
     lines = [
         f'  <text class="text" {label}>{escape(row.label)}</text>',
         f'  <rect class="{"ours" if row.ours else "bar"}" x="{x(0)}" y="{middle - BAR / 2}" width="{max(1.0, round(end - x(0), 1))}" height="{BAR}" rx="2"/>',

@@ -72,3 +72,10 @@ def test_an_axis_of_nothing_has_a_length():
 )
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text
+
+
+def test_long_labels_have_room():
+    label = "a label of thirty-six characters now"
+    root = ET.fromstring(bars("a title", "a unit", [*ROWS, Bar(label, Spread(1.0, 1.0, 1.0))]))
+    place = next(float(each.get("x")) for each in root.iter(f"{SVG}text") if each.text == label)
+    assert place > 7 * len(label)  # it ends there
