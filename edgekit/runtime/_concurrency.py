@@ -11,6 +11,7 @@ RETRY_S = 10.0
 GAIN = 0.05
 """Another limit must bring this much more to be kept: more at once costs memory and each run its latency."""
 _LEAST_RUNS = 8  # in a window, before its rate means anything
+_CLEARLY_LESS = 4 * GAIN  # a step down that costs so much ends before its window: what waits meanwhile would be late
 
 
 class ConcurrencyLimit:
@@ -45,8 +46,12 @@ class ConcurrencyLimit:
             return
         self._rows += rows
         self._runs += 1
-        if now_s - self._since_s >= WINDOW_S and self._runs >= _LEAST_RUNS:
-            self._judge(self._rows / (now_s - self._since_s), now_s)
+        lasted_s = now_s - self._since_s
+        if self._runs < _LEAST_RUNS or lasted_s <= 0:
+            return
+        rate = self._rows / lasted_s
+        if lasted_s >= WINDOW_S or (self.limit < self._settled and rate < self._settled_rate * (1 - _CLEARLY_LESS)):
+            self._judge(rate, now_s)
             self._begin(now_s)
 
     def _begin(self, now_s: float) -> None:

@@ -127,6 +127,23 @@ def test_concurrency_finds_back_when_the_device_changes():
     assert limit.limit == 1
 
 
+def test_a_step_down_that_costs_much_is_short():
+    limit = ConcurrencyLimit(2)
+
+    def rate(count):
+        return 1000.0 * count
+
+    now_s = saturate(limit, rate, 3 * RETRY_S)
+    assert limit.limit == 2
+    lower_s = 0.0
+    for _ in range(20_000):
+        before_s, low = now_s, limit.limit == 1
+        now_s = saturate(limit, rate, 1e-3, now_s)
+        lower_s += (now_s - before_s) * low
+    assert now_s > 2 * RETRY_S
+    assert 0 < lower_s < WINDOW_S / 4  # it was tried, and not for a window
+
+
 def test_an_idle_model_learns_nothing():
     limit = ConcurrencyLimit(4)
     for turn in range(1000):
