@@ -419,7 +419,7 @@ class ModelRepository:
     def _trial(self, name: str, state: ModelState) -> Trial:
         assert state.rollout is not None
         known = self.trials.get(name)
-        return known if known is not None and known.begun == state.rollout else Trial(name, state.rollout, time.time())
+        return known if known is not None and known.begun == state.rollout else Trial(name, state.rollout, time.time(), state.progress)
 
     def _resolve(self, name: str, version: str) -> FoundBundle | None:
         """What a request asks for, as it lies on disk."""

@@ -20,7 +20,18 @@ import msgspec
 from edgekit.errors import UsageError
 from edgekit.runtime._binomial import at_least, more_than_beside, upper_bound
 
-__all__ = ["Counts", "Observations", "Rollout", "RolloutDecision", "RolloutLimits", "decide_rollout", "resume_rollout", "start_rollout"]
+__all__ = [
+    "Counts",
+    "Observations",
+    "Progress",
+    "Rollout",
+    "RolloutDecision",
+    "RolloutLimits",
+    "decide_rollout",
+    "progress_of",
+    "resume_rollout",
+    "start_rollout",
+]
 
 Mode = Literal["canary", "split", "shadow"]
 Action = Literal["hold", "advance", "promote", "rollback"]
@@ -107,6 +118,21 @@ class Observations(NamedTuple):
     problem: str = ""
 
 
+class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The running step as a server wrote it down, for the process after it.
+
+    Attributes:
+        rollout: with what the guard had spent.
+        elapsed_s: of the step.
+        baseline, candidate: what was counted in it.
+    """
+
+    rollout: Rollout
+    elapsed_s: float
+    baseline: Counts
+    candidate: Counts
+
+
 class RolloutDecision(NamedTuple):
     """What happens, the state after it, and why in one sentence."""
 
@@ -146,9 +172,25 @@ def start_rollout(
     return _at_step(Rollout(known, baseline, candidate, steps, limits), 0, now_s)
 
 
-def resume_rollout(rollout: Rollout, now_s: float) -> Rollout:
-    """The rollout in a process that has counted nothing yet: its step begins again. What risk was spent stays spent."""
-    return _at_step(rollout, rollout.step, now_s)
+def progress_of(rollout: Rollout, seen: Observations, now_s: float) -> Progress:
+    """What to write down of the running step."""
+    return Progress(rollout, now_s - rollout.step_since_s, seen.baseline, seen.candidate)
+
+
+def resume_rollout(rollout: Rollout, now_s: float, progress: Progress | None = None) -> tuple[Rollout, Observations]:
+    """The rollout in a process that begins at ``now_s``, and what counts as seen.
+
+    Without ``progress`` of this very step the step begins again; what risk was spent stays spent. The time in between counts for nothing.
+    """
+    if progress is None or _identity(progress.rollout) != _identity(rollout):
+        return _at_step(rollout, rollout.step, now_s), Observations()
+    resumed = msgspec.structs.replace(progress.rollout, step_since_s=now_s - progress.elapsed_s)
+    return resumed, Observations(progress.baseline, progress.candidate)
+
+
+def _identity(rollout: Rollout) -> Rollout:
+    """What stays the same throughout a step."""
+    return msgspec.structs.replace(rollout, step_since_s=0.0, looks=0, next_look=0, gates=0, next_gate=0)
 
 
 def decide_rollout(rollout: Rollout, seen: Observations, now_s: float) -> RolloutDecision:

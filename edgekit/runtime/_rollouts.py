@@ -25,6 +25,7 @@ __all__ = ["Rollouts"]
 
 _log = logging.getLogger(__name__)
 _INTERVAL_S = 0.25  # between looks at the counts and at the store: an operator waits for neither, and both cost microseconds
+_KEEP_S = 10.0  # between two writings of a trial's counts: what a killed server loses of them, and one small file in that time for a device's flash
 _EVENTS = {"promoted": "promote", "rolled_back": "rollback"}
 
 
@@ -68,6 +69,8 @@ class Rollouts:
             shadows, self._shadows = list(self._shadows.values()), {}
         for shadow in shadows:
             shadow.close()
+        for trial in self._repository.trials.values():
+            self._keep(trial, self._clock(), 0.0)
 
     def seen(self, trial: Trial, request: InferRequest, answer: InferResponse | Exception, seconds: float) -> None:
         """Count an answer to a request that took part in a trial; of a shadow, pass a copy on. An answer from the result cache says nothing new."""
@@ -88,6 +91,7 @@ class Rollouts:
             decision = decide_rollout(trial.rollout, trial.seen(), now_s)
             if decision.action == "hold":
                 trial.rollout = decision.rollout
+                self._keep(trial, now_s, _KEEP_S)
             else:
                 self._do(trial, decision, now_s)
         with self._lock:
@@ -143,6 +147,20 @@ class Rollouts:
             return
         self._repository.tell(decision.action, name, rollout.candidate, decision.reason)
 
+    def _keep(self, trial: Trial, now_s: float, interval_s: float) -> None:
+        """Write down what was counted, for a process that goes on with this one's rollout."""
+        if isinstance(self._repository.store, PathStore) or trial.stopped:
+            return
+        progress = trial.to_keep(now_s, interval_s)
+        if progress is None:
+            return
+        try:
+            self._repository.update(
+                trial.name, lambda model: msgspec.structs.replace(model, progress=progress) if _same_trial(model, trial) else model
+            )
+        except EdgeKitError as exc:  # a full disk, say: the next writing has it all
+            _log.error("what was counted of the rollout of model %s cannot be written down: %s", trial.name, exc)
+
     def _note_missing(self, trial: Trial) -> None:
         """A candidate that should be loaded and could not be."""
         if problem := self._repository.problem(trial.name, trial.rollout.candidate):
@@ -181,7 +199,7 @@ def _same_trial(model: ModelState, trial: Trial) -> bool:
 
 
 def _replaced(model: ModelState, trial: Trial, rollout: Rollout) -> ModelState:
-    return msgspec.structs.replace(model, rollout=rollout) if _same_trial(model, trial) else model
+    return msgspec.structs.replace(model, rollout=rollout, progress=None) if _same_trial(model, trial) else model
 
 
 def _ended(model: ModelState, trial: Trial, result: str, reason: str, now_s: float) -> ModelState:

@@ -8,7 +8,7 @@ import threading
 
 from edgekit.errors import DeadlineError, OverloadedError, RequestError
 from edgekit.protocol import InferRequest, InferResponse
-from edgekit.runtime._rollout import Counts, Observations, Rollout, resume_rollout
+from edgekit.runtime._rollout import Counts, Observations, Progress, Rollout, progress_of, resume_rollout
 
 __all__ = ["SPLIT_KEY", "Trial", "split_position"]
 
@@ -28,22 +28,25 @@ class Trial:
     Args:
         name: of the model.
         rollout: as the repository's state has it.
-        now_s: seconds since the Unix epoch; the step counts from here, since nothing was seen before.
+        now_s: seconds since the Unix epoch.
+        progress: of the step, as an earlier process wrote it down.
 
     Attributes:
         rollout: with what the guard has spent so far.
         stopped: no request goes to the candidate any more; set before the decision is written down.
     """
 
-    def __init__(self, name: str, rollout: Rollout, now_s: float) -> None:
+    def __init__(self, name: str, rollout: Rollout, now_s: float, progress: Progress | None = None) -> None:
         self.name = name
         self.begun = rollout
-        self.rollout = resume_rollout(rollout, now_s)
+        self.rollout, seen = resume_rollout(rollout, now_s, progress)
         self.stopped = False
         self._salt = f"{name}\0{rollout.candidate}"
         self._unnamed = itertools.count()
         self._lock = threading.Lock()
-        self._counts = {rollout.baseline: [0, 0, 0], rollout.candidate: [0, 0, 0]}
+        self._counts = {rollout.baseline: [*seen.baseline], rollout.candidate: [*seen.candidate]}
+        self._kept = seen
+        self._kept_s = now_s
         self._problem = ""
 
     def choose(self, request: InferRequest) -> str:
@@ -86,6 +89,14 @@ class Trial:
         with self._lock:
             baseline, candidate = (Counts(*self._counts[version]) for version in (self.rollout.baseline, self.rollout.candidate))
         return Observations(baseline, candidate, self._problem)
+
+    def to_keep(self, now_s: float, interval_s: float) -> Progress | None:
+        """The step's progress, where that changed and was not asked for within ``interval_s``."""
+        seen = self.seen()
+        if now_s - self._kept_s < interval_s or seen == self._kept:
+            return None
+        self._kept, self._kept_s = seen, now_s
+        return progress_of(self.rollout, seen, now_s)
 
     def step(self, rollout: Rollout, begun: Rollout) -> None:
         """Go on with the next step; ``begun`` is how the state has it."""

@@ -13,7 +13,7 @@ import msgspec
 
 from edgekit.errors import BundleError, NotFoundError, UsageError
 from edgekit.runtime._found import version_key
-from edgekit.runtime._rollout import Rollout
+from edgekit.runtime._rollout import Progress, Rollout
 
 __all__ = [
     "CANARY",
@@ -74,6 +74,7 @@ class ModelState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         versions: what is installed; empty for models that are served from where they lie.
         labels: name to version.
         rollout: under way, or none.
+        progress: of its running step, as the server wrote it down last; of several servers, any of them.
         previous: the version that was ``stable`` before the present one: where a rollback by hand goes.
         last: how the last rollout ended.
     """
@@ -81,6 +82,7 @@ class ModelState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[str, InstalledVersion] = {}
     labels: dict[str, str] = {}
     rollout: Rollout | None = None
+    progress: Progress | None = None
     previous: str = ""
     last: Outcome | None = None
 
@@ -213,7 +215,7 @@ def with_rollout(model: ModelState, name: str, rollout: Rollout, versions: Colle
         assert version  # an empty one would take the label away
         if model.labels.get(label) != version:
             model = set_label(model, name, label, version, versions)
-    return msgspec.structs.replace(model, rollout=rollout)
+    return msgspec.structs.replace(model, rollout=rollout, progress=None)
 
 
 def end_rollout(model: ModelState, result: str, reason: str, now_s: float) -> ModelState:
@@ -225,7 +227,7 @@ def end_rollout(model: ModelState, result: str, reason: str, now_s: float) -> Mo
     if result == "promoted":
         labels[STABLE], previous = rollout.candidate, rollout.baseline
     outcome = Outcome(result, rollout.baseline, rollout.candidate, reason, now_s)
-    return msgspec.structs.replace(model, labels=labels, rollout=None, previous=previous, last=outcome)
+    return msgspec.structs.replace(model, labels=labels, rollout=None, progress=None, previous=previous, last=outcome)
 
 
 def choose_removals(state: RepositoryState, needed_bytes: int, spare: Collection[tuple[str, str]] = ()) -> list[tuple[str, str]]:

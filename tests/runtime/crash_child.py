@@ -12,8 +12,11 @@ import signal
 import sys
 from pathlib import Path
 
+import msgspec
+
+from edgekit.runtime._rollout import Counts, Observations, progress_of, start_rollout
 from edgekit.runtime._store import FolderStore
-from edgekit.runtime._versions import set_label, with_model
+from edgekit.runtime._versions import set_label, with_model, with_rollout
 
 
 def label(store, name, text, version):
@@ -24,10 +27,23 @@ def label(store, name, text, version):
     store.update(change)
 
 
+def progress(store, name, baseline, candidate):
+    """What a server writes down of a rollout that is under way."""
+    rollout = start_rollout("canary", baseline, candidate, 0.0)
+    counted = progress_of(rollout, Observations(Counts(30), Counts(20)), 5.0)
+
+    def change(state):
+        model = with_rollout(state.models[name], name, rollout, state.models[name].versions)
+        return with_model(state, name, msgspec.structs.replace(model, progress=counted))
+
+    store.update(change)
+
+
 OPERATIONS = {
     "install": lambda store, source, *labels: store.install(source, labels),
     "make-room": lambda store, source, *labels: store.install(source, labels, make_room=True),
     "label": label,
+    "progress": progress,
     "remove": lambda store, name, version: store.remove(name, version),
 }
 

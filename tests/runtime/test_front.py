@@ -236,6 +236,46 @@ def test_a_rollout_goes_on_after_a_restart(serving, tmp_path):
     again.close()
 
 
+def test_counts_go_on_after_a_kill(serving, tmp_path):
+    serving.front.repository_load("scale", {"rollout": "canary", "version": "2", **QUICK, "min_requests": 100})
+    trial = serving.repository.trials["scale"]
+    answer = serving.front.infer(InferRequest("scale", [Tensor("x", X)], "2"))
+    clock = time.time()
+    serving.front._rollouts._clock = lambda: clock
+
+    def later(requests, after_s):
+        nonlocal clock
+        clock += after_s
+        for _ in range(requests):
+            trial.record("2", answer, 0.0)
+            trial.record("1", answer, 0.0)
+        serving.check()
+
+    later(30, 5.0)
+    assert serving.store.state().models["scale"].progress is None  # not so often
+    later(30, 10.0)
+    later(5, 5.0)  # lost with the process
+    again = Serving(tmp_path / "repository").start()  # what a killed process left is what lies there
+    resumed = again.repository.trials["scale"]
+    assert resumed.seen() == (Counts(60), Counts(60), "")
+    assert (resumed.rollout.looks, resumed.rollout.next_look) == (2, 80)
+    for _ in range(60):
+        resumed.record("2", answer, 0.0)
+    again.check()
+    assert again.kinds() == ["advance"]  # after 120 requests in two processes
+    assert again.store.state().models["scale"].progress is None
+    again.close()
+
+
+def test_counts_are_written_down_at_the_end(serving):
+    serving.front.repository_load("scale", {"rollout": "split", "version": "2", **QUICK})
+    serving.repository.trials["scale"].record("2", DeadlineError("model scale", "late"), 0.0)
+    serving.front.close()
+    assert serving.store.state().models["scale"].progress.candidate == Counts(1, 0, 1)
+    serving.front.repository_load("scale", {"rollout": "stop"})
+    assert serving.store.state().models["scale"].progress is None
+
+
 def test_shadows_change_no_answer_and_measure_agreement(tmp_path, bundles):
     for candidate, agrees in (("2 near", True), ("2", False)):
         store = FolderStore(tmp_path / candidate)

@@ -11,7 +11,7 @@ from scipy.stats import binom, hypergeom
 
 from edgekit.errors import UsageError
 from edgekit.runtime._binomial import at_least, at_most, more_than_beside, upper_bound
-from edgekit.runtime._rollout import Counts, Observations, RolloutLimits, decide_rollout, resume_rollout, start_rollout
+from edgekit.runtime._rollout import Counts, Observations, RolloutLimits, decide_rollout, progress_of, resume_rollout, start_rollout
 
 QUICK = RolloutLimits(min_requests=50, min_step_s=0.0)
 
@@ -130,8 +130,20 @@ def test_a_restart_keeps_what_risk_was_spent():
     rollout = start_rollout("canary", "1", "2", 0.0)
     rollout = decide_rollout(rollout, Observations(Counts(), Counts(20)), 1.0).rollout
     assert (rollout.looks, rollout.next_look) == (1, 40)
-    resumed = resume_rollout(rollout, 50.0)
+    resumed, seen = resume_rollout(rollout, 50.0)
     assert (resumed.looks, resumed.next_look, resumed.step_since_s) == (1, 20, 50.0)
+    assert seen == Observations()
+
+
+def test_a_restart_goes_on_where_the_step_was_written_down():
+    rollout = start_rollout("canary", "1", "2", 0.0)
+    counted = Observations(Counts(900, 1, 2), Counts(50, 0, 1))
+    later = decide_rollout(rollout, counted, 7.0).rollout
+    resumed, seen = resume_rollout(rollout, 100.0, progress_of(later, counted, 8.0))
+    assert seen == counted
+    assert (resumed.looks, resumed.next_look, resumed.step_since_s) == (1, 80, 92.0)
+    other = start_rollout("canary", "1", "2", 0.0, share=0.25)
+    assert resume_rollout(other, 100.0, progress_of(later, counted, 8.0))[1] == Observations()
 
 
 counts = st.builds(

@@ -152,6 +152,7 @@ OPERATIONS = {
     "make room": ["make-room", "3", "stable"],
     "label": ["label", "=scale", "=stable", "=2"],
     "remove": ["remove", "=scale", "=2"],
+    "progress": ["progress", "=scale", "=1", "=2"],
 }
 
 
