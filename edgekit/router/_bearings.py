@@ -46,6 +46,7 @@ class Bearings:
         self._device = Device(options.workers, options.queue, Breaker(random_source=random_source))
         self._cloud = CloudTier(endpoints, budgets, random_source)
         self._hedges = HedgeAllowance(options.hedge_share)
+        self._rescues = HedgeAllowance(options.hedge_share)
         self._throttle = HedgeThrottle()
         self._retries = RetryBudget(options.retries)
         self._sequences = Sequences()
@@ -152,8 +153,8 @@ class Bearings:
         """Whether the first tier's predicted 95th percentile came true, as far as that is known."""
         tiers = open_.decision.tiers
         estimate = open_.edge if tiers and tiers[0] is Tier.EDGE else open_.cloud
-        if not tiers or estimate is None or not estimate.known:
-            return
+        if not tiers or estimate is None or not estimate.known or estimate.slow_s >= open_.ask.limit_s - open_.ask.accepted_s:
+            return  # nothing was predicted
         within = now - open_.ask.accepted_s <= estimate.slow_s
         if within and tier is not tiers[0]:
             return  # the first one might have made it still
@@ -186,12 +187,13 @@ class Bearings:
         at = min(at, now + OVERDUE * slow_s) if at > now else min(open_.until_s - cloud.typical_s, now + slow_s)
         return at if at > now else math.inf
 
-    def _rescue_s(self, open_: Open) -> float:
-        """When to look at a request that the cloud has: the last moment at which the device makes it at its 95th percentile."""
+    def _rescue_s(self, open_: Open, now: float, slow_s: float) -> float:
+        """When to look at a request that the cloud has, which takes ``slow_s`` at its 95th percentile: as `_hedge_s`, with the tiers exchanged."""
         edge = open_.edge
         if not open_.edge_left or open_.bound or not edge.known:
             return math.inf
-        return open_.until_s - max(edge.service_s, edge.slow_s - edge.wait_s)
+        at = open_.until_s - max(edge.service_s, edge.slow_s - edge.wait_s)
+        return min(at, now + OVERDUE * slow_s) if slow_s else at
 
     def _plan(self, open_: Open, now: float) -> None:
         """Be woken for a request at the next moment that matters to it."""

@@ -21,7 +21,7 @@ import msgspec
 
 from edgekit.router._bearings import Bearings
 from edgekit.router._decide import HOPELESS, LIKELY, SURE, Health, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
-from edgekit.router._device import LATE, Place
+from edgekit.router._device import LATE, Place, pause_s
 from edgekit.router._events import Action, Ask, Cancel, Deliver, Failure, FailureKind, Refuse, RunEdge, SendCloud
 from edgekit.router._open import Open, Sent
 from edgekit.router._retry import retry_at
@@ -69,6 +69,9 @@ class Course(Bearings):
         ):
             tiers = (Tier.CLOUD, Tier.EDGE)
             open_.decision = decision = msgspec.structs.replace(decision, tiers=tiers, reason=Reason.CLOUD_TRIED, late=False)
+        if open_.cloud is None and edge.wait_s > 0.0 and edge.p_meet < IN_TIME:
+            # One in twenty or more of such will be set aside for others that can still be in time.
+            open_.edge = edge = msgspec.structs.replace(edge, slow_s=ask.limit_s - now)
         if ask.sequence and self._begin_bound(open_, now, out):
             return
         if decision.late and self._hopeless(open_, now):
@@ -160,7 +163,7 @@ class Course(Bearings):
         out.append(SendCloud(self._attempt, ask.request, endpoint, ask.limit_s))
         if not open_.run and not open_.held:
             self._offloaded(ask, now)
-            open_.look_s = self._rescue_s(open_)
+            open_.look_s = self._rescue_s(open_, now, slow_s)
         return True
 
     def _feed(self, now: float, out: list[Action]) -> None:
@@ -285,7 +288,7 @@ class Course(Bearings):
         if not (edge.health is Health.OK or failing) or edge.p_meet < HOPELESS:
             return
         if (1.0 - p_cloud) * edge.p_meet < GAIN:
-            again_s = now + 0.25 * edge.typical_s
+            again_s = now + pause_s(edge.typical_s, open_.until_s - now)
             open_.look_s = again_s if again_s < open_.until_s - edge.typical_s else math.inf
         else:
             self._second_on_device(open_, sent, p_cloud < 0.5 * edge.p_meet, now, False, out)
@@ -341,13 +344,17 @@ class Course(Bearings):
             open_.run = 0
 
     def _late_in_cloud(self, open_: Open, place: Place, now: float, out: list[Action]) -> bool:
-        """The device did not come to it in time, and others wait that it may still be in time for: a late answer is the cloud's, if it has one."""
+        """The device did not come to it in time, and others wait that it may still be in time for: a late answer is the cloud's.
+
+        As seldom as hedges: it buys nobody an answer in time, and a cloud that is slow itself would only get slower.
+        """
         ask = open_.ask
-        if open_.bound or ask.limit_s - now < ask.sla_s:
+        if open_.bound or ask.limit_s - now < ask.sla_s or not self._rescues.allows:
             return False
         indices, clouds = self._offers(ask, open_.tried, ask.limit_s - now, now, open_.edge.service_s)
         for index, cloud in zip(indices, clouds, strict=True):
             if cloud.health is Health.OK and cloud.p_meet >= LIKELY and self._send(open_, index, cloud, now, out):
+                self._rescues.take()
                 self._device.remove(place)
                 open_.place = None
                 return True

@@ -14,7 +14,7 @@ from edgekit.router._events import Ask
 from edgekit.router._services import Calibration, ProbePlan, ServiceBook
 from edgekit.router._window import ServiceWindow
 
-__all__ = ["Device", "Place"]
+__all__ = ["LATE", "Device", "Place", "pause_s"]
 
 LATE = 1 << 20  # added to the priority of a request that cannot meet its deadline
 Place = tuple[int, float, int, float]
@@ -166,7 +166,7 @@ class Device:
         wait_s, runs = self.wait(place[0], place[1], place[2], now)
         p50 = window.quantiles(now)[0] * factor
         p_meet = _probability(window, factor, until_s - now - wait_s, runs, p50, now)
-        return p_meet, now + max(0.25 * p50, 0.5 * wait_s)
+        return p_meet, now + max(pause_s(p50, until_s - now), 0.5 * wait_s)
 
     def still_running(self, attempt: int, until_s: float, now: float) -> tuple[float, float]:
         """``(probability that a request that runs ends by until_s, given that it has not yet, when to ask again)``."""
@@ -177,7 +177,7 @@ class Device:
                 return 0.0, now
         p50, p95 = window.quantiles(now)
         p_meet = window.still((until_s - started_s) / factor, (now - started_s) / factor, now)
-        return p_meet, max(started_s + p95 * factor, now + 0.25 * p50 * factor)
+        return p_meet, max(started_s + p95 * factor, now + pause_s(p50 * factor, until_s - now))
 
     def probe_due(self, now: float) -> bool:
         """True when a shadow should run now. Never while requests run or wait: they are samples themselves."""
@@ -196,6 +196,11 @@ class Device:
             self.breaker.start_probe()
             self.breaker.probe_ended(True, now)
         self.breaker.succeeded()
+
+
+def pause_s(typical_s: float, left_s: float) -> float:
+    """How long to wait before something that takes ``typical_s`` and has ``left_s`` left is looked at again: often enough to act, seldom enough to cost nothing."""
+    return max(0.25 * typical_s, 0.1 * left_s, 0.001)
 
 
 def _probability(window: ServiceWindow, factor: float, budget_s: float, runs: float, p50: float, now: float) -> float:

@@ -23,6 +23,7 @@ OVERDUE = 2.0
 PRIOR_SIGMA = 1.0
 PRIOR_WEIGHT = 2.0
 Z95 = 1.645
+SHORT = 9  # samples of a network that tell a drift: on a lossy link two of three answers may come late by chance
 # How much farther than to the 99th percentile it is from the median to what is counted on at the last moment. 1.33 is the 99.9th percentile of a normal
 # distribution; networks have longer tails. 1.8 lost the fewest requests of 1.33, 1.6 and 1.8 in the simulator's scenarios, at the same cloud share.
 BEYOND_P99 = 1.8
@@ -81,10 +82,11 @@ class CloudEstimator:
     def succeeded(self, model: str, payload_bytes: int, latency_s: float, now: float) -> None:
         """An attempt was answered after ``latency_s``."""
         self.in_flight -= 1
-        payload = self._payloads.setdefault(model, _Payload())
+        payload = self._payloads.get(model)
+        if payload is None:
+            payload = self._payloads[model] = _Payload()
         payload.add(payload_bytes, latency_s)
-        base = max(latency_s - payload_bytes * payload.s_per_byte, 1e-6)
-        self._windows.setdefault(model, ServiceWindow()).add(base, now)
+        self._sample(model, latency_s - payload_bytes * payload.s_per_byte, now)
         self._observe(latency_s, now)
         self._failure = self.failure_share(now) * (1.0 - FAILURE_GAIN)
         self._failure_at_s = now
@@ -102,7 +104,7 @@ class CloudEstimator:
         """An answer came after its deadline, at which it was counted as failed; how long it took is known all the same."""
         payload = self._payloads.get(model)
         transfer_s = payload_bytes * payload.s_per_byte if payload is not None else 0.0
-        self._windows.setdefault(model, ServiceWindow()).add(max(latency_s - transfer_s, 1e-6), now)
+        self._sample(model, latency_s - transfer_s, now)
 
     def cancelled(self, elapsed_s: float, slow_s: float, now: float) -> bool:
         """An attempt was given up because the other tier answered first.
@@ -174,6 +176,12 @@ class CloudEstimator:
     def cost_s(self, now: float) -> float:
         """Peak-EWMA latency times load: compares endpoints of equal probability."""
         return self._peak_s * math.exp(-max(0.0, now - self._peak_at_s) / EWMA_DECAY_S) * (self.in_flight + 1)
+
+    def _sample(self, model: str, base_s: float, now: float) -> None:
+        window = self._windows.get(model)
+        if window is None:
+            window = self._windows[model] = ServiceWindow(SHORT)
+        window.add(max(base_s, 1e-6), now)
 
     def _observe(self, latency_s: float, now: float) -> None:
         """Up at once, down slowly."""

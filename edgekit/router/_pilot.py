@@ -35,6 +35,7 @@ class Pilot(SecondOpinions):
         """A request came."""
         out: list[Action] = []
         self._hedges.requested()
+        self._rescues.requested()
         self._retries.requested(now)
         if ask.digest and self._share(ask):
             return out

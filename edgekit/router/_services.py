@@ -29,8 +29,14 @@ class ServiceBook:
 
     def add(self, model: str, payload_bytes: int, service_s: float, now: float) -> None:
         """Count one run that ended at ``now``."""
-        classes = self._windows.setdefault(model, {})
-        classes.setdefault(size_class(payload_bytes), ServiceWindow()).add(service_s, now)
+        classes = self._windows.get(model)
+        if classes is None:
+            classes = self._windows[model] = {}
+        size = size_class(payload_bytes)
+        window = classes.get(size)
+        if window is None:
+            window = classes[size] = ServiceWindow()
+        window.add(service_s, now)
 
     def window(self, model: str, payload_bytes: int) -> tuple[ServiceWindow | None, float]:
         """The window of this size, or of the nearest known one with a factor: twice the time for twice the size, never less for a smaller one."""

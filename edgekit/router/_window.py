@@ -34,7 +34,11 @@ REFRESH_EVERY = 16  # quantiles are recomputed after this many samples, or a sli
 
 
 class ServiceWindow:
-    """Durations of one kind of work, in seconds. Time is an argument. Not safe from several threads."""
+    """Durations of one kind of work, in seconds. Time is an argument. Not safe from several threads.
+
+    Args:
+        short: samples in the short average, whose median over the window's is the drift.
+    """
 
     __slots__ = (
         "_count",
@@ -52,12 +56,14 @@ class ServiceWindow:
         "_ranks",
         "_reference",
         "_refresh_at",
+        "_short",
         "_since",
         "_sums",
         "_values",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, short: int = SHORT) -> None:
+        self._short = short
         self._histogram = RotatingHistogram(WINDOW_S)
         self._kept: deque[float] = deque(maxlen=KEPT)
         self._outside = 0  # length of the run: positive above the quartiles, negative below
@@ -87,7 +93,7 @@ class ServiceWindow:
             self._restart(now)
         if self._since >= REFRESH_EVERY or self._count < REFRESH_EVERY or now >= self._refresh_at:
             self._refresh(now)
-        short = sorted(list(self._kept)[-SHORT:])
+        short = sorted(list(self._kept)[-self._short :])
         middle = short[len(short) // 2]
         self._drift = min(MAX_DRIFT, middle / max(self._p50, 1e-9)) if middle > self._q3 else 1.0  # within the quartiles it is noise
 
