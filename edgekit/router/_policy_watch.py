@@ -125,6 +125,7 @@ class Operator:
             return
         seen = _content(path)
         if seen == self._seen:
+            self._problem = ""
             return
         try:
             policy = read_policy(path)
@@ -133,8 +134,7 @@ class Operator:
             if str(exc) != self._problem:
                 _log.error("the policy file is wrong, the one before stays in force: %s", exc)
                 self._metrics.reloaded(accepted=False)
-            self._problem = str(exc)
-            self._seen = seen
+            self._problem = str(exc)  # tried again every time: what stands in the way may be another process
             return
         self._seen, self._problem = seen, ""
         self.policy = policy

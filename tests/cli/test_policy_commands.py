@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/policy.toml"
 
 
@@ -41,3 +43,22 @@ def test_a_wrong_file_is_one_line(edgekit, tmp_path):
     missing = edgekit("policy", "check", tmp_path / "none.toml")
     assert (missing.status, missing.error.count("\n")) == (1, 0)
     assert "no such file" in missing.error
+
+
+WRONG = {
+    "a state without a policy": (["--budget-state", "b.json"], 2, "--budget-state: given without --policy"),
+    "no such file": (["--policy", "{folder}/none.toml"], 1, "none.toml: no such file"),
+    "a wrong file": (["--policy", "{folder}/wrong.toml"], 2, "wrong.toml line 1: default.sla_ms: 0; expected milliseconds"),
+    "a damaged ledger": (["--policy", "{folder}/right.toml", "--budget-state", "{folder}/wrong.toml"], 1, "not a ledger of budgets"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_route_refuses_in_one_line(edgekit, tmp_path, what):
+    (tmp_path / "wrong.toml").write_text("default.sla_ms = 0")
+    (tmp_path / "right.toml").write_text("budget.per_day.dollars = 3")
+    flags, status, line = WRONG[what]
+    done = edgekit("route", "--edge", "http://127.0.0.1:9", "--sla-ms", "50", *(flag.format(folder=tmp_path) for flag in flags))
+    assert done.status == status
+    assert line in done.error
+    assert "\n" not in done.error

@@ -82,6 +82,16 @@ def test_a_mistake_changes_nothing_and_is_told_once(operator, file, telemetry, c
     assert points["edgekit.route.policy.reloads", "accepted"] == 1.0
 
 
+def test_the_file_as_it_was_is_right_again(operator, file):
+    before, content = operator.policy, file.read_text()
+    file.write_text("[")
+    operator.turn()
+    assert operator.problem
+    file.write_text(content)
+    operator.turn()
+    assert (operator.problem, operator.policy) == ("", before)
+
+
 def test_the_same_content_is_no_change(operator, file):
     before = operator.policy
     file.write_text(file.read_text())
@@ -132,8 +142,11 @@ def test_a_policy_without_a_budget_needs_no_ledger(file, tmp_path):
     assert [both[0].budgets.spend(ONE, time.monotonic()) for _ in range(2)] == [True, False]
     assert "another process keeps its budgets here" in both[1].problem
     assert both[1].policy.limits.hour.requests is None
-    for operator in both:
-        operator.close()
+    both[0].close()
+    both[1].turn()  # the ledger is free now
+    assert both[1].problem == ""
+    assert not both[1].budgets.spend(ONE, time.monotonic())
+    both[1].close()
 
 
 def test_no_file_no_thread():
