@@ -211,6 +211,7 @@ class Driver:
         self._opinions.audited(attempt, result.outputs if isinstance(result, Answer) else None)
         with self._lock:
             self._handles.pop(attempt, None)
+            self._dead.discard(attempt)  # it ended before it could be cancelled
             call = self._of.get(attempt)
             if call is not None:
                 call.results[attempt] = result
