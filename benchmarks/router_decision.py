@@ -1,6 +1,7 @@
 """What the router costs: microseconds a decision, what `Router.infer` adds to `Session.run`, and what the router as a server adds to the edge server.
 
-Decision: both estimates and `decide`, on estimators that have seen 3,000 requests, while new samples keep coming in (recording them is timed apart).
+Decision: `Pilot.accept`, from the request to the first action, on a pilot that has seen 3,000 requests, while answers keep coming in (recording them is timed
+apart).
 Added latency: the same request in turns, directly and through the router; the figure is the median of the differences of neighbours, which a drift of the machine
 leaves alone. In process, the price is mostly the hand-over to the worker thread and back. As a server, edge server, router and client share one
 process and its interpreter lock here, so the real price is lower.
@@ -29,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from edgekit.bundle import Bundle
 from edgekit.converters import build
 from edgekit.protocol import InferRequest, Tensor, connect
-from edgekit.router import CloudEstimator, LocalEstimator, RequestFacts, Router, decide, margin_s, serve_router
+from edgekit.router import Pilot, PilotOptions, Router, serve_router
+from edgekit.router._events import Ask, Check, RunEdge, SendCloud
 from edgekit.runtime import load, serve_bundles
 
 SLA_S = 0.05
@@ -43,31 +45,32 @@ def quantiles_us(nanoseconds: list[int]) -> dict[str, float]:
 
 
 def measure_decisions(count: int, endpoints: int) -> dict[str, dict[str, float]]:
-    """Quantiles of estimates plus decision, and of recording one answer of each tier."""
+    """Quantiles of accepting a request (estimates, decision, first action) and of recording its answer, on a pilot that has seen 3,000 requests."""
     source = random.Random(1)
-    local, clouds = LocalEstimator(), [CloudEstimator() for _ in range(endpoints)]
+    pilot = Pilot(PilotOptions(), endpoints, random.Random(2))
+    pilot.seed_edge("m", SIZES[0], [0.007] * 5, 0.0)
+    for check in pilot.tick(0.0):
+        if isinstance(check, Check):
+            pilot.checked(check.endpoint, True, 0.02, 0.0)
     now, decisions, records = 0.0, [], []
-    for turn in range(3_000 + count):
-        now += 0.01
-        size = source.choice(SIZES)
-        service_s, latency_s = 0.007 * math.exp(source.gauss(0, 0.4)), 0.03 * math.exp(source.gauss(0, 0.4))
+    for request in range(1, 3_000 + count):
+        now += 0.06
+        ask = Ask(request, "m", source.choice(SIZES), now, now + SLA_S, now + SLA_S + 1.0, SLA_S)
         started = time.perf_counter_ns()
-        ticket = local.enqueue("m", size, now)
-        local.start(ticket, "m", size, now)
-        local.finish(ticket, "m", size, now + service_s)
-        for cloud in clouds:
-            cloud.start()
-            cloud.succeeded("m", size, latency_s, now)
-        recorded = time.perf_counter_ns()
-        facts = RequestFacts(now + SLA_S, now + SLA_S + 1.0, SLA_S)
-        budget_s = SLA_S - margin_s(SLA_S)
-        estimate = local.estimate("m", size, budget_s, now)
-        decide(facts, estimate, [cloud.estimate("m", size, budget_s, now, device_service_s=estimate.service_s) for cloud in clouds], now)
-        ended = time.perf_counter_ns()
-        if turn >= 3_000:
-            records.append(recorded - started)
-            decisions.append(ended - recorded)
-    return {"decision_us": quantiles_us(decisions), "record_us": quantiles_us(records)}
+        actions = pilot.accept(ask, now)
+        decided = time.perf_counter_ns()
+        for action in actions:
+            if isinstance(action, RunEdge | SendCloud):
+                took_s = (0.007 if isinstance(action, RunEdge) else 0.03) * math.exp(source.gauss(0, 0.2))
+                before = time.perf_counter_ns()
+                pilot.answered(action.attempt, now + took_s)
+                records.append(time.perf_counter_ns() - before)
+        decisions.append(decided - started)
+        if pilot.next_at() <= now:
+            for check in pilot.tick(now):
+                if isinstance(check, Check):
+                    pilot.checked(check.endpoint, True, 0.02, now)
+    return {"decision_us": quantiles_us(decisions[3_000:]), "record_us": quantiles_us(records[3_000:])}
 
 
 def in_turns(direct: Callable[[], object], routed: Callable[[], object], pairs: int) -> dict[str, float]:

@@ -28,7 +28,7 @@ class PilotOptions(msgspec.Struct, frozen=True):
     Attributes:
         workers: requests that the device runs at the same time.
         queue: requests that may wait for the device.
-        hedge_share: hedges as a share of the requests.
+        hedge_share: hedges as a share of the requests; half as many may be sent to the cloud for a late answer.
         retries: how much may be tried again.
     """
 
@@ -46,7 +46,7 @@ class Bearings:
         self._device = Device(options.workers, options.queue, Breaker(random_source=random_source))
         self._cloud = CloudTier(endpoints, budgets, random_source)
         self._hedges = HedgeAllowance(options.hedge_share)
-        self._rescues = HedgeAllowance(options.hedge_share)
+        self._rescues = HedgeAllowance(options.hedge_share / 2)
         self._throttle = HedgeThrottle()
         self._retries = RetryBudget(options.retries)
         self._sequences = Sequences()
