@@ -30,6 +30,7 @@ from edgekit.protocol._types import InferRequest, InferResponse, ModelMetadata, 
 __all__ = ["Chunks", "chunks_of", "end_event", "error_event", "read_body", "result_event"]
 
 _OWN = ("chunk", "hop", "axis", "stream_input")
+_MAX_COLONS = 1 << 16  # more than any request has keys
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _PARAMETERS = msgspec.json.Decoder(Parameters)
 
@@ -81,6 +82,7 @@ def read_body(body: Any, header_length: str | None, metadata: ModelMetadata, ver
     """
     if header_length is not None:
         return decode_request(body, header_length, metadata.name, version, limits)
+    _check_json(body, limits)
     try:
         document = _OBJECT.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -161,6 +163,14 @@ def end_event(chunks: Chunks) -> bytes:
 
 def _event(document: dict[str, Any]) -> bytes:
     return b"data: " + msgspec.json.encode(document) + b"\n\n"
+
+
+def _check_json(body: Any, limits: Limits) -> None:
+    """Refuse what would take long to read: other requests wait meanwhile."""
+    if len(body) > limits.json_bytes:
+        raise RequestError("request body", f"{len(body)} bytes of JSON", f"at most {limits.json_bytes}", "send the tensors in binary form")
+    if (keys := bytes(body).count(b":")) > _MAX_COLONS:
+        raise RequestError("request body", f"{keys} colons", "inputs and their values, and little else", "send text in binary form")
 
 
 def _parameters(raw: msgspec.Raw | None) -> Parameters:

@@ -22,9 +22,8 @@ from edgekit.protocol._byte_budget import ByteBudget, Charge
 from edgekit.protocol._classification import LabelsOf
 from edgekit.protocol._compression import LEAST_BYTES, QUICK_BYTES, WINDOW_BITS, accepted_coding, compress
 from edgekit.protocol._deadline import DEADLINE_HEADER, absolute_deadline, timeout_from_header
-from edgekit.protocol._events_stream import EventStream, prepare
+from edgekit.protocol._events_stream import EventStreams
 from edgekit.protocol._extensions import Extensions
-from edgekit.protocol._generate import Chunks
 from edgekit.protocol._http_body import BufferPool
 from edgekit.protocol._http_codec import HEADER_LENGTH, HttpMessage, decode_request, encode_response
 from edgekit.protocol._http_connection import Connection
@@ -93,6 +92,7 @@ class Application:
         self._max_in_flight = max_in_flight
         self._in_pool = 0
         self.budget = ByteBudget(connections.buffered_bytes)
+        self._events = EventStreams(core, limits, self.budget, _JSON_COST, self, self._ask, self._call_in_loop, self._reply_to)
         self._heads: SightedCache[bytes, Call] = SightedCache(_CACHED_HEADS)
         self._plans: SightedCache[bytes, Plan] = SightedCache(_CACHED_PLANS)
         self._answers: SightedCache[tuple[Hashable, ...], bytes] = SightedCache(_CACHED_ANSWERS)
@@ -155,7 +155,7 @@ class Application:
             if call.error is not None:
                 raise call.error
             if call.streams:
-                self._control.submit(self._run_prepare, exchange, bytes(data[start:stop]))
+                self._control.submit(self._events.prepare, exchange, memoryview(data)[start:stop])
             elif not call.infers:
                 self._begin_control(exchange, bytes(data[start:stop]))
             elif self._submit is None:
@@ -330,19 +330,6 @@ class Application:
         self.finish(exchange, answer)
 
     # Events.
-
-    def _run_prepare(self, exchange: Exchange, body: bytes) -> None:
-        try:
-            chunks, stateful = prepare(self._core, exchange, body, self._message_limits)
-        except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
-            self.post(exchange, exc)
-        else:
-            self._call_in_loop(self._begin_events, exchange, chunks, stateful)
-
-    def _begin_events(self, exchange: Exchange, chunks: Chunks, stateful: bool) -> None:
-        stream = EventStream(exchange, chunks, stateful, self._ask, self._call_in_loop, self.finish, self.date, self._reply_to)
-        exchange.wake = stream.pump
-        stream.pump()
 
     def _ask(self, request: InferRequest, done: Callable[[InferResponse | Exception], None]) -> None:
         """Give a request to the core; the answer may come in any thread."""

@@ -1,5 +1,6 @@
 """Server-sent events over a real server: order, errors, pipelining, clients that leave or do not read."""
 
+import gzip
 import http.client
 import json
 import socket
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from edgekit.errors import DeadlineError
-from edgekit.protocol import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata, serve
+from edgekit.protocol import InferRequest, InferResponse, Limits, ModelMetadata, Tensor, TensorMetadata, serve
+from edgekit.protocol._byte_budget import ByteBudget
 from edgekit.protocol._events_stream import EventStream
 from edgekit.protocol._generate import chunks_of
 from tests.protocol.conftest import EchoCore, SubmittingEcho
+from tests.protocol.waiting import until
 
 PATH = "/v2/models/echo/generate_stream"
 LIMIT_S = 30
@@ -235,16 +238,12 @@ def test_a_client_that_does_not_read_is_waited_for():
         wake=None,
         settle=settled.append,
     )
-    stream = EventStream(
-        exchange,
-        chunks_of(request, metadata),
-        False,
-        lambda request, done: asked.append((request, done)),
-        lambda work, *arguments: work(*arguments),
-        None,
-        b"",
-        None,
+    host = types.SimpleNamespace(
+        ask=lambda request, done: asked.append((request, done)),
+        tell=lambda stream, answer: stream.answered(answer),
+        handler=types.SimpleNamespace(date=b""),
     )
+    stream = EventStream(host, exchange, chunks_of(request, metadata), False)
     stream.pump()
     stream.pump()
     assert len(asked) == 1
@@ -271,3 +270,38 @@ def test_what_is_not_offered(port, line, status):
     with socket.create_connection(("127.0.0.1", port), LIMIT_S) as sock:
         sock.sendall(head + body)
         assert sock.recv(65536).split(b" ")[1] == status
+
+
+def test_what_a_body_takes_is_given_back(port, chunked, monkeypatch):
+    """The budget holds what JSON becomes while it is read, and its tensors until the answer is out."""
+    budgets = []
+    take = ByteBudget.take
+
+    def noted(budget, count):
+        budgets.append((budget, count))
+        return take(budget, count)
+
+    monkeypatch.setattr(ByteBudget, "take", noted)
+    body = body_of(4000)
+    post(port, body)
+    assert max(count for _, count in budgets) >= 16 * len(body)
+    assert any(count == 16000 for _, count in budgets)
+    post(port, b"{" + body)
+    chunked.fails_at = 0
+    post(port, body)
+    until(lambda: all(budget.used == 0 for budget, _ in budgets))
+
+
+def test_a_body_that_would_be_too_much_is_refused():
+    core = BlockingCore()
+    with serve(core, ("127.0.0.1", 0), None, limits=Limits(json_bytes=1000)) as server:
+        assert post(server.http_port, body_of(8))[0] == 200
+        status, _, document = post(server.http_port, body_of(1000))
+        assert status == 400
+        assert "at most 1000; send the tensors in binary form" in document["error"]
+        packed = gzip.compress(body_of(1000))
+        status, _, document = post(server.http_port, packed, **{"Content-Encoding": "gzip"})
+        assert status in (400, 413)
+    with serve(core, ("127.0.0.1", 0), None) as server:
+        status, _, document = post(server.http_port, b'{"x": "' + b":" * 70_000 + b'"}')
+        assert (status, "70001 colons" in document["error"]) == (400, True)
