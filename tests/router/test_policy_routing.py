@@ -1,6 +1,9 @@
 """A policy at work: a real edge server and a real second server as the cloud, with the router between them, seen from outside."""
 
 import contextlib
+import json
+import subprocess
+import sys
 import threading
 import time
 
@@ -265,3 +268,29 @@ def test_the_router_as_a_server_keeps_the_policy_and_the_metrics_tell(policy, ti
     finally:
         client.close()
         server.stop()
+
+
+def test_a_budget_holds_through_kill_9_of_the_router(policy, tiers, scripts):
+    """Routers as processes of their own, each killed while its budget is half spent; the last one meets what is left."""
+    policy.write("budget.per_hour.requests = 5\n")
+    edge, cloud = (f"http://127.0.0.1:{server.http_port}" for server in tiers)
+    tiers[0].stop(0.0)
+    command = [sys.executable, "-m", "edgekit", "route", "--edge", edge, "--cloud", cloud, "--sla-ms", "10000", "--http", "127.0.0.1:0"]
+    command += ["--grpc", "off", "--policy", str(policy.file), "--budget-state", str(policy.state), "--json"]
+    answered = 0
+    for requests in (2, 2, 3):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                told = ""
+                while not told.rstrip().endswith("}"):
+                    line = process.stdout.readline()
+                    assert line
+                    told += line
+                client = connect(f"http://127.0.0.1:{json.loads(told)['http']}")
+                for _ in range(requests):
+                    with contextlib.suppress(EdgeKitError):
+                        answered += client.infer(InferRequest("m", [Tensor("x", X)]), 60.0).parameters["edgekit_tier"] == "cloud"
+                client.close()
+            finally:
+                process.kill()
+    assert (answered, scripts[1].calls) == (5, 5)
