@@ -382,7 +382,14 @@ class ModelRepository:
         # A version whose new content cannot be loaded goes on with the old one.
         old = {key: model for key, model in self._loaded.get(name, {}).items() if key in present and (name, key) in self._problems}
         self._catalogue = {**self._catalogue, name: present}
-        self._replace(name, self._left(name, {**old, **kept}) | opened)
+        versions = self._left(name, {**old, **kept}) | opened
+        if missing and not versions and self._loaded.get(name):
+            # What was removed is better than nothing, until something that is there can be loaded.
+            _log.error(
+                "model %s: no version that is there can be loaded; what was removed goes on: %s", name, ", ".join(self._loaded[name])
+            )
+            return
+        self._replace(name, versions)
 
     def _replace(self, name: str, versions: Mapping[str, LoadedModel]) -> None:
         with self._switching:

@@ -368,6 +368,23 @@ def test_without_the_stable_version_the_last_good_one_serves(serving, tmp_path, 
     again.close()
 
 
+def test_what_was_removed_goes_on_until_something_else_can(serving, bundles, caplog):
+    serving.store.install(bundles / "3", ["stable"])
+    broken = serving.store.state().models["scale"].versions["3"]
+    (serving.store.folder / broken.folder / "model.onnx").write_bytes(b"")
+    for version in ("1", "2"):
+        serving.store.remove("scale", version)
+    serving.repository.follow()
+    assert serving.ask() == (1.0, "1")  # the stable one before
+    assert serving.ask(version="2") == (2.0, "2")
+    assert "what was removed goes on: 1, 2" in caplog.text
+    serving.store.install(bundles / "2", ["stable"])
+    serving.repository.follow()
+    assert serving.ask() == (2.0, "2")
+    with pytest.raises(NotFoundError):
+        serving.ask(version="1")
+
+
 def test_lazy_loading(tmp_path, bundles):
     store = FolderStore(tmp_path / "repository")
     store.install(bundles / "1", ["stable"])
