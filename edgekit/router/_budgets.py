@@ -180,9 +180,12 @@ class Book:
     """What was spent, and whether there is more. Not safe from several threads.
 
     Its time never goes back: a smaller ``now`` is taken as the largest one seen.
+
+    Attributes:
+        limited: there is a limit at all.
     """
 
-    __slots__ = ("_day", "_hour", "_limits", "_now", "_per_day", "_per_hour")
+    __slots__ = ("_day", "_hour", "_limits", "_now", "_per_day", "_per_hour", "limited")
 
     def __init__(self, limits: BudgetLimits = FREE_OF_LIMITS, state: BookState | None = None) -> None:
         self._hour, self._day = (_Window(*SPANS[name]) for name in ("hour", "day"))
@@ -201,6 +204,7 @@ class Book:
     def set_limits(self, limits: BudgetLimits) -> None:
         """Other limits from now on. What was spent stays spent: under a lower limit nothing more goes until enough has aged."""
         self._limits = limits
+        self.limited = limits.any
         self._per_hour, self._per_day = limits.hour.amount, limits.day.amount
 
     def left(self, now: float) -> tuple[float, float, float]:
@@ -308,6 +312,8 @@ class Budgets:
 
     def may_spend(self, cost: Cost, now: float) -> bool:
         """True when ``cost`` is left in every window."""
+        if not self._book.limited:
+            return True
         with self._lock:
             return self._book.may_spend(amount_of(cost), now + self._ahead_s)
 
@@ -369,7 +375,7 @@ class Budgets:
     def close(self, now: float) -> None:
         """Write what was really spent, so that no lease is lost, and let the ledger go."""
         if self._ledger is not None:
-            if self._book.limits.any:
+            if self._book.limited:
                 self._write(_NOTHING, now + self._ahead_s, last=True)
             self._ledger.close()
             self._ledger = None
@@ -379,7 +385,7 @@ class Budgets:
         with self._lock:
             if not self._book.may_spend(amount, at_s):
                 return False
-            if self._ledger is not None and self._book.limits.any:
+            if self._ledger is not None and self._book.limited:
                 if not all(_covers(lease, amount) for lease in self._leases):
                     return None
                 self._leases = [(a - amount[0], b - amount[1], c - amount[2]) for a, b, c in self._leases]
