@@ -79,6 +79,7 @@ class Soak(msgspec.Struct):
     rss_slope_kb_per_min: float
     sockets_open_afterwards: int | None
     held: dict[str, list[float | None]] = {}
+    rss_mb_by_tenths: list[float] = []
 
 
 def session_overhead(record: Record) -> Section:
@@ -217,4 +218,11 @@ def soak(record: Record) -> Section:
         lines += ["", f"What the process held, from the first reading to the last: {told_held}."]
     wrong = f"{found.wrong_count} wrong" if found.crashed is None else f"the server ended with {found.crashed}"
     aim = Aim(f"soak of {found.seconds:,.0f} s: wrong answers, crashes", "none", wrong, found.crashed is None and not found.wrong_count)
-    return Section(lines, {}, [aim])
+    pictures = {}
+    if found.rss_mb_by_tenths:
+        rows = [
+            Bar(f"after {tenth * found.seconds / 10:,.0f} s", once(value), ours=True) for tenth, value in enumerate(found.rss_mb_by_tenths)
+        ]
+        pictures["bench-soak.svg"] = bars("Resident memory during the soak", "MB", rows)
+        lines += ["", *picture("bench-soak.svg", "Resident memory of the server, at ten moments of the soak")[:1]]
+    return Section(lines, pictures, [aim])

@@ -50,6 +50,7 @@ OTHERS = {
         "rss_mb": {"start": 80.0, "end": 90.0, "most": 91.0},
         "rss_slope_kb_per_min": -12.0,
         "sockets_open_afterwards": 1,
+        "rss_mb_by_tenths": [80.0 + tenth for tenth in range(10)],
         "held": {"python_blocks": [10.0, None, 12.0]},
     },
 }  # fmt: skip

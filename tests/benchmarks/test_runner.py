@@ -57,7 +57,7 @@ def test_what_leaves_no_result_says_why(scripts, entry, why):
 
 
 def test_what_takes_too_long_is_ended_with_all_that_it_started(scripts):
-    assert _runner.run(Entry("hangs", "too long", limit_s=1.0), [], scripts) == (None, "not done within 1 s")
+    assert _runner.run(Entry("hangs", "too long", limit_s=0.6), [], scripts) == (None, "not done within 0.6 s")
     started = scripts.parent / "hangs.py.pid"
     if started.exists():  # not yet, on a machine that is very busy
         ended(int(started.read_text()))
