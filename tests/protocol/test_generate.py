@@ -92,6 +92,36 @@ def test_bodies_that_are_no_request(body, message):
         read_body(body, None, LISTENS, "", Limits())
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=12,
+)
+KEYS = st.sampled_from(["input", "x", "a", "rate", "inputs", "outputs", "id", "parameters", "other", ""])
+PARAMETERS = st.dictionaries(st.sampled_from(["chunk", "hop", "axis", "stream_input", "sequence_id", "own"]), JSON, max_size=4)
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@given(document=st.dictionaries(KEYS, JSON, max_size=4), parameters=PARAMETERS, metadata=st.sampled_from([LISTENS, OPEN, TWO]))
+def test_any_json_is_a_request_or_refused(document, parameters, metadata):
+    """Whatever a stranger sends: chunks that the model's input takes, or one line."""
+    for body in (document, {**document, "parameters": parameters}):
+        try:
+            request = read_body(json.dumps(body).encode(), None, metadata, "", Limits())
+            chunks = chunks_of(request, metadata)
+        except RequestError:
+            continue
+        assert all(arrays(part)[chunks.name].shape[chunks.axis] == chunks.chunk for part in chunks.requests())
+
+
+@settings(max_examples=50)
+@given(body=st.binary(max_size=40), header=st.none() | st.sampled_from(["0", "5", "40", "-1", "x"]))
+def test_any_bytes_are_refused(body, header):
+    with pytest.raises(RequestError):
+        chunks_of(read_body(body, header, LISTENS, "", Limits()), LISTENS)
+
+
 @pytest.mark.parametrize(
     ("metadata", "parameters", "message"),
     [
