@@ -383,12 +383,11 @@ class ModelRepository:
         old = {key: model for key, model in self._loaded.get(name, {}).items() if key in present and (name, key) in self._problems}
         self._catalogue = {**self._catalogue, name: present}
         versions = self._left(name, {**old, **kept}) | opened
-        if missing and not versions and self._loaded.get(name):
+        last = self._routes.get(name, {}).get("")
+        if missing and not versions and last is not None:
             # What was removed is better than nothing, until something that is there can be loaded.
-            _log.error(
-                "model %s: no version that is there can be loaded; what was removed goes on: %s", name, ", ".join(self._loaded[name])
-            )
-            return
+            _log.error("model %s: no version that is there can be loaded; version %s, which was removed, goes on", name, last.version)
+            versions = {last.version: last}
         self._replace(name, versions)
 
     def _replace(self, name: str, versions: Mapping[str, LoadedModel]) -> None:

@@ -375,9 +375,10 @@ def test_what_was_removed_goes_on_until_something_else_can(serving, bundles, cap
     for version in ("1", "2"):
         serving.store.remove("scale", version)
     serving.repository.follow()
-    assert serving.ask() == (1.0, "1")  # the stable one before
-    assert serving.ask(version="2") == (2.0, "2")
-    assert "what was removed goes on: 1, 2" in caplog.text
+    assert serving.ask() == (1.0, "1")  # what answered before
+    assert "version 1, which was removed, goes on" in caplog.text
+    with pytest.raises(NotFoundError):
+        serving.ask(version="2")
     serving.store.install(bundles / "2", ["stable"])
     serving.repository.follow()
     assert serving.ask() == (2.0, "2")
