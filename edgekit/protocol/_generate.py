@@ -178,7 +178,7 @@ def _parameters(raw: msgspec.Raw | None) -> Parameters:
         return {}
     try:
         found: Parameters = _PARAMETERS.decode(raw)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise RequestError("key 'parameters'", shorten(str(exc), 160), "an object of numbers, texts and flags") from exc
     return found
 
@@ -188,7 +188,7 @@ def _text(raw: msgspec.Raw | None) -> str:
         return ""
     try:
         return msgspec.json.decode(raw, type=str)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise RequestError("key 'id'", shorten(str(exc), 160), "a text") from exc
 
 

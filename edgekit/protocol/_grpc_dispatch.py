@@ -225,7 +225,6 @@ class Dispatcher:
 
     def _run_blocking(self, inference: Inference) -> None:
         """In a thread: decode and infer."""
-        answer: InferResponse | Exception
         charge = Charge(self.budget)
         try:
             if inference.cancelled:
@@ -234,17 +233,18 @@ class Dispatcher:
             assert inference.request is not None
             answer = self._core.infer(inference.request)
         except Exception as exc:  # noqa: BLE001 - becomes the call's status
-            answer = exc
-        self._deliver(inference, _Threaded(answer, charge))
+            self._deliver(inference, _Threaded(exc, charge))
+        else:
+            self._deliver(inference, _Threaded(answer, charge))
 
     def _run_control(self, call: Call, message: Message) -> None:
-        answer: bytes | Exception
         try:
             raw = inflate(message, min(_CONTROL_BYTES, self.message_limit_bytes))
             answer = self.control.answer(call.head.path, raw, local=call.connection.local)
         except Exception as exc:  # noqa: BLE001 - becomes the call's status
-            answer = exc
-        self._deliver(call, answer)
+            self._deliver(call, exc)
+        else:
+            self._deliver(call, answer)
 
     def _deliver(self, what: Inference | Call, answer: Any) -> None:
         """Any thread: an answer for the loop to write."""
@@ -339,16 +339,14 @@ class Dispatcher:
             if call.kind == STREAM:
                 self.pump(call)
             return
+        if isinstance(answer, Exception):
+            self._refuse(inference, answer)
+            return
         try:
-            if isinstance(answer, Exception):
-                raise answer
             message = answer.message if isinstance(answer, _Packed) else self._message(inference, answer)
         except Exception as exc:  # noqa: BLE001 - becomes the call's status, or the stream's answer
-            if call.kind != STREAM or not inference.readable:  # the latter is no message that could be answered
-                call.running.pop(inference, None)
-                call.connection.fail(call, exc)
-                return
-            message = prefixed(self._stream_error(inference, exc))
+            self._refuse(inference, exc)
+            return
         if message is None:
             return  # a thread compresses it
         if call.kind != STREAM:
@@ -356,6 +354,19 @@ class Dispatcher:
             call.connection.send(call, message)
             call.connection.finish(call, _decision(answer.parameters))
             return
+        self._answer_in_order(inference, message)
+
+    def _refuse(self, inference: Inference, error: Exception) -> None:
+        """Answer with an error. Never raised again: with a frame of ours in its traceback, it and all that it saw would wait for the collector."""
+        call = inference.call
+        if call.kind == STREAM and inference.readable:
+            self._answer_in_order(inference, prefixed(self._stream_error(inference, error)))
+        else:  # in a stream, no message that could be answered
+            call.running.pop(inference, None)
+            call.connection.fail(call, error)
+
+    def _answer_in_order(self, inference: Inference, message: Sequence[Part]) -> None:
+        call = inference.call
         call.running[inference] = message
         self._send_in_order(call)
         self.pump(call)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
+import msgspec
+
 from edgekit.errors import EdgeKitError, OverloadedError
 from edgekit.protocol._access import Access
 from edgekit.protocol._byte_budget import ByteBudget, Charge
@@ -59,7 +61,7 @@ class Application:
         core: what answers.
         limits: of one message.
         connections: of connections.
-        max_in_flight: threads for a core that cannot submit, and most requests in them.
+        max_in_flight: most requests that wait for the pool's threads or are in them; as many threads for a core that cannot submit.
         access: the token is checked here, TLS is the listener's.
         extensions: of the server.
     """
@@ -82,6 +84,9 @@ class Application:
         self._submit = cast("SubmittingCore", core).submit if hasattr(core, "submit") else None
         self._step = cast("SteppingCore", core).step if hasattr(core, "step") else None
         self._message_limits = limits
+        self._json_limits = msgspec.structs.replace(
+            limits, body_bytes=min(limits.body_bytes, limits.json_bytes)
+        )  # of bodies that are JSON alone
         self._access = access
         self._regions = extensions.regions
         self._labels_of: LabelsOf = lambda name, version: core.class_labels(name, version)  # noqa: PLW0108 - looked up when it is needed
@@ -211,6 +216,7 @@ class Application:
     def _begin_decoding(self, exchange: Exchange, body: memoryview, json_bytes: int) -> None:
         """A request on the full path: in the pool when that takes long, as it may for a small body that is compressed."""
         if exchange.call.packed or json_bytes > _QUICK_BYTES or len(body) > _QUICK_COPY_BYTES:
+            self._enter_pool()
             self._pool.submit(self._run_decode, exchange, body)
         else:
             self._submit_now(exchange, self._decode(exchange, body), None)
@@ -244,26 +250,32 @@ class Application:
 
     def _run_decode(self, exchange: Exchange, body: memoryview) -> None:
         charge = Charge(self.budget)
-        try:
+        try:  # an error is handed on where it is caught: kept in a variable, it and all that it saw would wait for the collector
+            if exchange.connection is None:
+                raise OverloadedError("request", "the client has left")
             request = self._decode(exchange, body, charge)
         except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
-            charge.give_back()
-            self.post(exchange, exc)
-            return
-        self._call_in_loop(self._submit_decoded, exchange, request, charge)
+            self._call_in_loop(self._decoded, exchange, exc, charge)
+        else:
+            self._call_in_loop(self._decoded, exchange, request, charge)
 
-    def _submit_decoded(self, exchange: Exchange, request: InferRequest, charge: Charge) -> None:
-        if exchange.connection is None:
+    def _decoded(self, exchange: Exchange, found: InferRequest | Exception, charge: Charge) -> None:
+        self._in_pool -= 1
+        if isinstance(found, Exception) or exchange.connection is None:
             charge.give_back()
         else:
             exchange.reserved += charge.taken
-        self._submit_now(exchange, request, None)
+        if isinstance(found, Exception):
+            self.finish(exchange, found)
+        else:
+            self._submit_now(exchange, found, None)
 
     def _decode(self, exchange: Exchange, body: memoryview, charge: Charge | None = None) -> InferRequest:
         """The request in a body; ``charge`` holds what it takes beside the body, and may be left out for a small one."""
         call = exchange.call
-        plain = decompress(body, call.encoding, self._message_limits, charge)
-        json_bytes = min(len(plain), call.json_bytes or len(plain))
+        limits = self._message_limits if call.json_bytes or call.header_length else self._json_limits
+        plain = decompress(body, call.encoding, limits, charge)
+        json_bytes = min(len(plain), _number(call.header_length) or len(plain))
         if charge is None or json_bytes > self._message_limits.json_bytes:
             return self._read(exchange, plain)
         with charge.meanwhile(json_bytes * _JSON_COST):
@@ -297,35 +309,39 @@ class Application:
 
     def _run_encode(self, exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
         try:
-            answer: Reply | Exception = self._reply(exchange.call, request, response)
+            answer = self._reply(exchange.call, request, response)
         except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
-            answer = exc
-        self.post(exchange, answer)
+            self.post(exchange, exc)
+        else:
+            self.post(exchange, answer)
 
     def _reply(self, call: Call, request: InferRequest, response: InferResponse) -> Reply:
         """The answer on the full path, any thread."""
         return _reply(encode_response(response, request, self._regions, self._labels_of), response, call.answer_coding)
 
     def _begin_blocking(self, exchange: Exchange, body: memoryview) -> None:
-        if self._in_pool >= self._max_in_flight:
-            raise OverloadedError("server", f"{self._in_pool} requests are under way", f"at most {self._max_in_flight}", "try again later")
-        self._in_pool += 1
+        self._enter_pool()
         exchange.accepted_s = exchange.accepted_s or time.monotonic()
         self._pool.submit(self._run_blocking, exchange, body)
 
+    def _enter_pool(self) -> None:
+        """One more request for the pool; raises `OverloadedError` when it has enough."""
+        if self._in_pool >= self._max_in_flight:
+            raise OverloadedError("server", f"{self._in_pool} requests are under way", f"at most {self._max_in_flight}", "try again later")
+        self._in_pool += 1
+
     def _run_blocking(self, exchange: Exchange, body: memoryview) -> None:
-        answer: Reply | Exception
         charge = Charge(self.budget)
         try:
             request = self._decode(exchange, body, charge)
-            response = self._core.infer(request)
-            answer = self._reply(exchange.call, request, response)
+            answer = self._reply(exchange.call, request, self._core.infer(request))
         except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
-            answer = exc
-        charge.give_back()
-        self._call_in_loop(self._leave_pool, exchange, answer)
+            self._call_in_loop(self._leave_pool, exchange, exc, charge)
+        else:
+            self._call_in_loop(self._leave_pool, exchange, answer, charge)
 
-    def _leave_pool(self, exchange: Exchange, answer: Reply | Exception) -> None:
+    def _leave_pool(self, exchange: Exchange, answer: Reply | Exception, charge: Charge) -> None:
+        charge.give_back()
         self._in_pool -= 1
         self.finish(exchange, answer)
 
@@ -382,10 +398,11 @@ class Application:
 
     def _run_control(self, exchange: Exchange, request: ControlRequest) -> None:
         try:
-            answer: Reply | Exception = self._controls.answer(request)
+            answer = self._controls.answer(request)
         except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
-            answer = exc
-        self.post(exchange, answer)
+            self.post(exchange, exc)
+        else:
+            self.post(exchange, answer)
 
     def _refusal(self, call: Call, error: Exception) -> bytes:
         return self._render(call, self._reply_to(call, error))
@@ -427,9 +444,12 @@ class Application:
 
 def _json_bytes(head: RequestHead) -> int:
     """Length of the JSON part where it is sound and the body needs no unpacking, else 0: the full path says what is wrong."""
-    text = head.fields.get(HEADER_LENGTH.lower(), "")
-    sound = text.isascii() and text.isdigit() and len(text) < 10 and "content-encoding" not in head.fields
-    return int(text) if sound else 0
+    return _number(head.fields.get(HEADER_LENGTH.lower())) if "content-encoding" not in head.fields else 0
+
+
+def _number(text: str | None) -> int:
+    """A length as a field has it; 0 for what is none."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _size(response: InferResponse) -> int:

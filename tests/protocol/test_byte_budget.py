@@ -1,18 +1,22 @@
 """What small bodies may cost: memory is counted, and what would take too much is refused while others are answered."""
 
 import contextlib
+import gc
 import gzip
 import http.client
 import json
 import threading
 
+import grpc
+import numpy as np
 import pytest
 
 from edgekit.errors import OverloadedError, RequestError
-from edgekit.protocol import Limits
+from edgekit.protocol import InferRequest, Limits, Tensor, serve
 from edgekit.protocol._byte_budget import ByteBudget, Charge
 from edgekit.protocol._compression import WINDOW_BITS, inflate
-from edgekit.protocol._http_codec import decode_request
+from edgekit.protocol._grpc_messages import message_classes
+from edgekit.protocol._http_codec import decode_request, encode_request
 from edgekit.protocol._http_exchange import ConnectionLimits
 from edgekit.protocol._http_server import HttpTransport
 from edgekit.protocol._tensors import array_from_raw
@@ -108,6 +112,22 @@ def test_what_comes_out_of_small_bodies_is_counted(submitting_core, echo_core, a
 
 
 @pytest.mark.slow
+def test_compressed_tensors_are_not_counted_as_json(submitting_core):
+    x = np.arange(500_000, dtype=np.float32)
+    transport = HttpTransport(submitting_core, "127.0.0.1", 0, Limits(), 8, connections=ConnectionLimits(buffered_bytes=4 * x.nbytes))
+    try:
+        message = encode_request(InferRequest("echo", [Tensor("x", x)]))
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", transport.port, timeout=30)) as connection:
+            fields = {**message.headers(), "Content-Encoding": "gzip"}
+            connection.request("POST", "/v2/models/echo/infer", gzip.compress(message.body, 1), fields)
+            answer = connection.getresponse()
+            assert answer.status == 200
+            assert answer.read().endswith(x.tobytes())
+    finally:
+        transport.stop(0)
+
+
+@pytest.mark.slow
 def test_who_leaves_while_its_body_is_read_holds_nothing(submitting_core, ask):
     transport = HttpTransport(submitting_core, "127.0.0.1", 0, Limits(), 8)
     try:
@@ -189,3 +209,30 @@ def test_what_is_inflated_is_counted_before_it_is_there():
                 inflate("body", data, WINDOW_BITS["gzip"], 64 << 20, charge)
         charge.give_back()
         assert budget.used == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["submitting", "blocking"])
+def test_a_refused_request_is_not_kept_for_the_collector(submitting_core, echo_core, kind):
+    """An error holds the frames that it went through, and they hold the request: nothing may hold the error in a circle."""
+    core = submitting_core if kind == "submitting" else echo_core
+    good = encode_request(InferRequest("echo", [Tensor("x", np.zeros(100_000, np.float32))]))
+    bad = good.body[: good.header_length] + good.body[good.header_length : -4]
+    message = message_classes()["ModelInferRequest"](model_name="echo")
+    message.inputs.add(name="x", datatype="INT32", shape=[1]).contents.int_contents.extend(range(100_000))
+    with serve(core, ("127.0.0.1", 0), ("127.0.0.1", 0)) as server:
+        gc.collect()
+        gc.disable()
+        try:
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=30)) as connection:
+                for headers, body in ((good.headers(), bad), ({"Content-Encoding": "gzip", **good.headers()}, gzip.compress(bad))):
+                    connection.request("POST", "/v2/models/echo/infer", body, headers)
+                    answer = connection.getresponse()
+                    assert (answer.status, answer.read()[:2]) == (400, b'{"')
+            with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+                infer = channel.unary_unary(INFER, lambda sent: sent.SerializeToString())
+                with pytest.raises(grpc.RpcError, match="100000 values"):
+                    infer(message, timeout=30)
+            until(lambda: not [found for found in gc.get_objects() if isinstance(found, RequestError)])
+        finally:
+            gc.enable()

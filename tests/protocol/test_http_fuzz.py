@@ -100,6 +100,22 @@ def test_good_requests_are_all_answered_however_they_are_cut(server, chosen, dat
     assert conversation(server.http_port, raw, data.draw(st.integers(0, len(raw)))) == expected
 
 
+def events(body):
+    return b"POST /v2/models/echo/generate_stream HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+FOUND = {
+    "bytes that are not UTF-8 in a parameter": events(b'{"x": [0.5], "parameters": {"sequence_i\xb0": 5}}'),
+    "the same as an id": events(b'{"x": [0.5], "id": "\xb0"}'),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_longer_runs_found(server, name):
+    """Of ``python -m tests.protocol.fuzz``: each was answered with 500."""
+    assert conversation(server.http_port, FOUND[name], 0) == [400]
+
+
 def test_the_server_is_well_after_all_that(server):
     for _ in range(3):
         assert conversation(server.http_port, MESSAGES[0], 10) == [200]
