@@ -27,7 +27,7 @@ class SequenceCounts:
         self._bytes = meter.gauge("edgekit.sequence.bytes", "By") if meter is not None else None
 
     def add(self, change: str, model: str, version: str) -> None:
-        """Count one ``change``: begin, end, expire, drain or refuse (the version is the one asked for, then)."""
+        """Count one ``change``: begin, end, expire, drain or refuse."""
         with self._lock:
             self._seen[model, version, change] += 1
         if self._changes is not None:

@@ -7,6 +7,7 @@ leaves the state as it was before the request.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -96,8 +97,7 @@ class SequenceCore(DelegatingCore):
             place.control = control
             now = self._enter(place)
         except EdgeKitError as exc:
-            if isinstance(exc, OverloadedError):
-                self._counts.add("refuse", request.model_name, request.model_version)
+            self._count_refusal(request, exc)
             done(exc)
         else:
             if now:
@@ -143,6 +143,13 @@ class SequenceCore(DelegatingCore):
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def _count_refusal(self, request: InferRequest, error: EdgeKitError) -> None:
+        """Of models that are there only: strangers choose the names."""
+        if isinstance(error, OverloadedError):
+            with contextlib.suppress(NotFoundError):
+                model = self._repository.get(request.model_name, request.model_version)
+                self._counts.add("refuse", model.name, model.version)
 
     def _is_plain(self, request: InferRequest) -> bool:
         """The model is loaded and has no states: the parameters are for somebody else."""

@@ -162,10 +162,12 @@ def test_telemetry_counts_sequences(tmp_path):
     repository.load_all()
     whole.infer(ask(values(1)[0], 1, start=True))
     answers = []
-    whole.submit(ask(values(1)[0], 2, start=True), answers.append)
+    for model in ("cell", "a name that a stranger made up"):
+        whole.submit(ask(values(1)[0], 2, start=True, model=model), answers.append)
     whole.infer(ask(values(1)[0], 1, end=True))
     points = {point.name: point for point in meter.collect(time.time_ns())}
+    assert "stranger" not in str(points)
     whole.close()
     core.close()
     assert {"edgekit.sequence.changes", "edgekit.sequence.open", "edgekit.sequence.bytes"} <= set(points)
-    assert type(answers[0]).__name__ == "OverloadedError"
+    assert [type(answer).__name__ for answer in answers] == ["OverloadedError"] * 2
