@@ -165,9 +165,10 @@ def test_telemetry_counts_sequences(tmp_path):
     for model in ("cell", "a name that a stranger made up"):
         whole.submit(ask(values(1)[0], 2, start=True, model=model), answers.append)
     whole.infer(ask(values(1)[0], 1, end=True))
-    points = {point.name: point for point in meter.collect(time.time_ns())}
+    points = meter.collect(time.time_ns())
     assert "stranger" not in str(points)
     whole.close()
     core.close()
-    assert {"edgekit.sequence.changes", "edgekit.sequence.open", "edgekit.sequence.bytes"} <= set(points)
+    assert {"edgekit.sequence.changes", "edgekit.sequence.open", "edgekit.sequence.bytes"} <= {point.name for point in points}
+    assert {"begin", "refuse"} <= {point.attributes.get("edgekit.change") for point in points}
     assert [type(answer).__name__ for answer in answers] == ["OverloadedError"] * 2
