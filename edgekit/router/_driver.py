@@ -242,8 +242,8 @@ class Driver:
                 result = owner.results.get(action.attempt) if owner is not None else None  # type: ignore[union-attr]
                 if call is not None:
                     over.append(call)
-                    if isinstance(action, Deliver) and action.reason is Reason.LOCAL_UNSURE and action.tier is Tier.CLOUD:
-                        self._escalated(call, action.attempt)
+                    if isinstance(action, Deliver) and action.reason is Reason.LOCAL_UNSURE:
+                        self._escalated(call, action)
             bound.append((action, call, work, result))
         self._keep_probe()
         for call in over:
@@ -276,11 +276,13 @@ class Driver:
         # Its own time, and nothing that would make a server take it for the client's request.
         return msgspec.structs.replace(work, version=version, deadline_s=action.limit_s, limit_s=action.limit_s, id="", parameters={})
 
-    def _escalated(self, call: Call, attempt: int) -> None:
-        cloud = call.results.get(attempt)
-        for other, device in call.results.items():
-            if other != attempt and isinstance(device, Answer) and isinstance(cloud, Answer):
-                self._opinions.escalated(call.work.model, device.outputs, cloud.outputs)
+    def _escalated(self, call: Call, action: Deliver) -> None:
+        """A second opinion was asked for; both answers are in ``call`` if the cloud's came in time."""
+        cloud = call.results.get(action.attempt) if action.tier is Tier.CLOUD else None
+        answers = [result for attempt, result in call.results.items() if attempt != action.attempt or cloud is None]
+        device = next((result for result in answers if isinstance(result, Answer)), None)
+        if device is not None:
+            self._opinions.escalated(call.work.model, device.outputs, cloud.outputs if isinstance(cloud, Answer) else None)
 
     def _keep_probe(self) -> None:
         """Keep the inputs that the pilot's next shadow probe wants, beyond the end of their request."""

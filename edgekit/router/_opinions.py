@@ -57,9 +57,11 @@ class Opinions:
         if found is not None and cloud is not None:
             self._wait(*found, cloud)
 
-    def escalated(self, model: str, device: Outputs, cloud: Outputs) -> None:
-        """The client gets the cloud's answer in place of the device's."""
-        self._wait(model, "escalation", device, _copied(cloud))
+    def escalated(self, model: str, device: Outputs, cloud: Outputs | None) -> None:
+        """The client gets the cloud's answer in place of the device's; or the device's after all, when there is none."""
+        self._metrics.escalated(model, "edge" if cloud is None else "cloud")
+        if cloud is not None:
+            self._wait(model, "escalation", device, _copied(cloud))
 
     def compare(self) -> None:
         """Compare what waits."""

@@ -57,7 +57,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PrioritySection(_Section, frozen=True):
-    """``[default.priority.N]`` and ``[models.NAME.priority.N]``: requests whose parameter ``priority`` is N (see `edgekit.runtime`: 1 is the most urgent).
+    """``[default.priority.N]`` and ``[models.NAME.priority.N]``: requests whose parameter ``priority`` is N (1 is the most urgent, 2 the default).
 
     Attributes:
         sla_ms: within how many milliseconds of its acceptance a request must be answered, unless it brings a deadline.

@@ -82,8 +82,8 @@ class _Reader:
         sides += [(("models", name), model) for name, model in file.models.items()]
         for path, side in sides:
             for text in side.priority:
-                if not (text.isascii() and text.isdecimal() and len(text) < 10 and text == str(int(text))):
-                    raise self._wrong((*path, "priority", text), text, "a priority: 0 for real time, or a larger whole number")
+                if not (text.isascii() and text.isdecimal() and text[0] != "0" and len(text) < 10):
+                    raise self._wrong((*path, "priority", text), text, "a priority: 1 for the most urgent, 2 for the default, or more")
         for name, model in file.models.items():
             self._check_data(file, name, model)
 

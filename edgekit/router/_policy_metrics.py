@@ -27,6 +27,7 @@ class PolicyMetrics:
         self._valid = meter.gauge("edgekit.route.policy.valid", "1", "1 while the policy file is the policy in force")
         self._reloads = meter.counter("edgekit.route.policy.reloads", "{reload}", "changes of the policy file, by outcome")
         self._agreement = meter.counter("edgekit.route.agreement", "{answer}", "answers of both tiers compared, by reason and result")
+        self._escalations = meter.counter("edgekit.route.escalations", "{request}", "unsure answers escalated, by whose the client got")
         self._unsure = meter.counter("edgekit.route.confidence.missing", "{answer}", "answers that the cascade's output said nothing about")
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str], list[int]] = {}  # (model, why) -> [compared, agreed]
@@ -52,6 +53,10 @@ class PolicyMetrics:
             counts[0] += 1
             counts[1] += agreed
         self._agreement.add(1, {"edgekit.model": model, "edgekit.reason": why, "edgekit.agreed": agreed})
+
+    def escalated(self, model: str, tier: str) -> None:
+        """The cloud was asked about an unsure answer, and the client has the answer of ``tier``."""
+        self._escalations.add(1, {"edgekit.model": model, "edgekit.tier": tier})
 
     def no_confidence(self, model: str) -> None:
         """The policy wants to know how sure an answer is, and the answer does not say."""

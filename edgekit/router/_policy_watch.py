@@ -59,6 +59,7 @@ class Operator:
         self._metrics = metrics
         self._on_change = on_change or (lambda _policy: None)
         self._problem = ""
+        self._models: frozenset[str] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.policy = NO_POLICY
@@ -71,9 +72,11 @@ class Operator:
         self.policy = read_policy(path)
         self._limit(self.policy, time.monotonic())
 
-    def start(self) -> None:
-        """Begin to follow the file."""
+    def start(self, models: frozenset[str] | None = None) -> None:
+        """Begin to follow the file; ``models`` are those that the device has, where that is known."""
+        self._models = models
         if self._path is not None:
+            self._name_unknown(self.policy)
             self._thread = threading.Thread(target=self._loop, name="edgekit-router-policy", daemon=True)
             self._thread.start()
 
@@ -138,9 +141,15 @@ class Operator:
             return
         self._seen, self._problem = seen, ""
         self.policy = policy
+        self._name_unknown(policy)
         self._on_change(policy)
         self._metrics.reloaded(accepted=True)
         _log.info("the policy file was read again")
+
+    def _name_unknown(self, policy: Policy) -> None:
+        """A model of the file that the device does not have may be the cloud's, or a slip of the pen that keeps no data on the device."""
+        for model in sorted(set(policy.file.models) - (self._models or set(policy.file.models))):
+            _log.warning("the policy names model %r, which the device does not have", model)
 
     def _rule_of(self, model: str) -> ConfidenceRule | None:
         return self.policy.confidence_rule(model)

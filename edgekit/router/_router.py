@@ -22,7 +22,7 @@ from edgekit.errors import DeadlineError, EdgeKitError, NotFoundError, Overloade
 from edgekit.protocol import InferenceClient, Parameters, connect
 from edgekit.router._decide import TierEstimate
 from edgekit.router._driver import Call, Driver, Finish
-from edgekit.router._edge import EdgeTarget, open_edge
+from edgekit.router._edge import EdgeTarget, SessionRunner, open_edge
 from edgekit.router._events import Ask, Explanation
 from edgekit.router._metrics import HasMeter, Outcome, RouterMetrics
 from edgekit.router._pilot import Pilot, PilotOptions
@@ -150,7 +150,7 @@ class Router:
         clients = [client for client, _ in self._clients]
         self._driver = Driver(pilot, self.runner, clients, self._breaker_changed, self._operator.opinions)
         self._driver.start()
-        self._operator.start()
+        self._operator.start(frozenset([self.runner.model]) if isinstance(self.runner, SessionRunner) else None)
         if tally is not None:
             tally.explain = self.explain
 

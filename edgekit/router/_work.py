@@ -51,14 +51,14 @@ class Asked(msgspec.Struct, frozen=True):
     """What a request's parameters ask of the router.
 
     Attributes:
-        priority: as the client says it: 0 (none) and 2 are the default, 1 is the most urgent.
+        priority: 1 is the most urgent, 2 the default, more is less urgent.
         sequence: id of its sequence; empty for none.
         sequence_end: the last of its sequence.
         split_key: requests of one key get one version.
         plain: nothing but the inputs can change its answer.
     """
 
-    priority: int = 0
+    priority: int = DEFAULT_LEVEL
     sequence: str = ""
     sequence_end: bool = False
     split_key: str = ""
@@ -86,7 +86,7 @@ def read_asked(parameters: Parameters | None) -> Asked:
         raise RequestError(f"parameter {PRIORITY_PARAMETER!r}", str(priority)[:40], "0 (default), 1 (highest) or a larger whole number")
     sequence = parameters.get(SEQUENCE_ID) or ""
     return Asked(
-        priority,
+        priority or DEFAULT_LEVEL,
         str(sequence),
         bool(parameters.get(SEQUENCE_END)),
         str(parameters.get(SPLIT_KEY) or ""),

@@ -119,6 +119,7 @@ BAD = {
     "[models.m]\nsla_ms = true": "line 2: models.m.sla_ms: True; expected milliseconds",
     "[models.m]\ndata = 'edge'": "line 2: models.m.data: 'edge'; expected \"edge-only\" or",
     "[models.m]\npriority.high.sla_ms = 3": "line 2: models.m.priority.high: 'high'; expected a priority",
+    "[default.priority.0]\nsla_ms = 3": "line 1: default.priority.0: '0'; expected a priority",
     "[default.priority.01]\nsla_ms = 3": "line 1: default.priority.01: '01'; expected a priority",
     "[default.priority.1]": "line 1: default.priority.1: no sla_ms; expected milliseconds",
     "[models.m.cascade]\nkind = 'score'": "line 1: models.m.cascade: no below; expected a number",

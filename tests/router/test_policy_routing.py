@@ -146,7 +146,16 @@ def test_an_unsure_answer_is_given_when_the_cloud_fails(policy, scripts):
         until(lambda: router.route({"x": X}).tier == "cloud")
         scripts[1].mode = UsageError("cloud", "broken")
         result = router.route({"x": X})
-        assert (result.tier, result.reason, result.late) == ("edge", "local_unsure", False)
+        assert (result.tier, result.reason) == ("edge", "local_unsure")
+    told = [point.attributes for point in policy.meter.collect(10**18) if point.name == "edgekit.route.escalations"]
+    assert sorted(attributes["edgekit.tier"] for attributes in told) == ["cloud", "edge"]
+
+
+def test_a_model_that_the_device_does_not_have_is_named(bundle, tmp_path, caplog):
+    (tmp_path / "p.toml").write_text('models.tiny_mpl.data = "edge-only"\nmodels.tiny_mlp.sla_ms = 70\n')
+    with Router(bundle, sla_ms=1000, policy=tmp_path / "p.toml") as router:
+        router.infer({"x": X})
+    assert [record.getMessage() for record in caplog.records] == ["the policy names model 'tiny_mpl', which the device does not have"]
 
 
 def test_shadows_run_behind_the_answer_and_name_their_version(policy, scripts):
