@@ -3,7 +3,7 @@
 python -m benchmarks                        the list
 python -m benchmarks NAME [ARGUMENT…]       one of them; NAME --help says what it measures, how, and its arguments
 python -m benchmarks all [--full] [NAME…]   what `make bench` runs, or those named; --full takes two hours instead of half an hour
-python -m benchmarks keep [NAME…]           take the newest results into docs/benchmarks, and write the page
+python -m benchmarks keep [NAME…]           take results into docs/benchmarks (those the page shows, or those named), and write the page
 python -m benchmarks page                   write docs/benchmarks.md and its pictures from docs/benchmarks/*.json
 
 Results go to benchmarks/results/NAME.json, with the machine, the commit and the load average.
@@ -60,10 +60,13 @@ def run_all(arguments: list[str]) -> int:
 
 
 def keep(names: list[str]) -> int:
+    from benchmarks import _page
+
     records = _runner.read(_runner.RESULTS)
     if missing := set(names) - set(records):
         return usage(f"{', '.join(sorted(missing))}: no result in benchmarks/results; run it first")
-    for name in names or records:
+    shown = {topic.name for topic in _page.TOPICS}
+    for name in names or [name for name in records if name in shown]:
         _runner.write(records[name], _runner.KEPT)
     return page()
 

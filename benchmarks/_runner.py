@@ -93,11 +93,12 @@ def read_document(raw: bytes) -> dict[str, object] | None:
 
 
 def run_all(entries: Iterable[Entry], *, full: bool, folder: Path = RESULTS) -> list[Outcome]:
-    """One after the other; what cannot run here is said and left out, and the rest goes on."""
+    """One after the other; what cannot run here is said and left out, and the rest goes on. Earlier results of these benchmarks are dropped, so that all are of this run."""
     outcomes = []
     for entry in entries:
         print(f"== {entry.name}: {entry.about}", file=sys.stderr, flush=True)
         began = time.perf_counter()
+        (folder / f"{entry.name}.json").unlink(missing_ok=True)
         _, why = run(entry, entry.arguments(full=full), folder)
         outcomes.append(Outcome(entry.name, time.perf_counter() - began, why))
         if why:

@@ -79,9 +79,11 @@ def test_a_result_that_is_not_in_order_is_kept_and_told(scripts):
 
 
 def test_the_rest_goes_on(scripts, capsys):
+    _runner.run(Entry("good", ""), [], scripts)
+    (scripts / "good.json").rename(scripts / "silent.json")  # of an earlier run
     outcomes = _runner.run_all([Entry("silent", "one"), Entry("good", "two", quick=("1",), full=("2",))], full=True, folder=scripts)
     assert [(each.name, each.why) for each in outcomes] == [("silent", "ended with 3 and no result"), ("good", "")]
-    assert _runner.read(scripts)["good"].document == {"arguments": ["2"]}
+    assert {name: record.document for name, record in _runner.read(scripts).items()} == {"good": {"arguments": ["2"]}}
     assert "silent: ended with 3 and no result" in capsys.readouterr().err
     assert "ok" in _runner.summary(outcomes)
 
@@ -122,11 +124,14 @@ def test_keeping_results_writes_the_page(tmp_path, monkeypatch, make_record, sid
     monkeypatch.setattr(_runner, "KEPT", tmp_path / "docs" / "benchmarks")
     for name in ("serve", "serve_grpc"):
         _runner.write(make_record(name, side_by_side), _runner.RESULTS)
+    _runner.write(make_record("builds", {"rows": []}), _runner.RESULTS)  # of which the page shows nothing
     assert command_line.main(["keep", "serve"]) == 0
     assert [path.name for path in _runner.KEPT.iterdir()] == ["serve.json"]
     assert "**edgekit**" in (tmp_path / "docs" / "benchmarks.md").read_text()
     assert (tmp_path / "docs" / "images" / "bench-http.svg").is_file()
     assert "wrote docs/benchmarks.md" in capsys.readouterr().out
+    assert command_line.main(["keep"]) == 0
+    assert {path.stem for path in _runner.KEPT.iterdir()} == {"serve", "serve_grpc"}
 
 
 def test_every_entry_has_a_script_and_a_line():
