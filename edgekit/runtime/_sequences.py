@@ -246,7 +246,11 @@ class SequenceCore(DelegatingCore):
         if sequence is None:
             place.done(answer)
             return
-        told, kept = answer, place.taken(answer)
+        told, kept = answer, None
+        try:
+            kept = place.taken(answer)
+        except Exception as exc:  # noqa: BLE001 - the sequence must not stand still, whatever an engine answers
+            told = exc
         with self._wake:
             if kept is not None:
                 try:

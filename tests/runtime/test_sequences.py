@@ -12,6 +12,7 @@ from edgekit.protocol import InferRequest, RequestedOutput, Tensor
 from edgekit.runtime import ModelRepository, RuntimeCore, SequenceLimits, load
 from edgekit.runtime._sequence_table import SequenceTable, read_control
 from edgekit.runtime._sequences import SequenceCore
+from edgekit.runtime._states import States
 from tests.runtime.serving_bundles import write_scale
 from tests.runtime.stateful_bundles import WIDTH, cell_model, told_apart, values, write_cell
 
@@ -191,6 +192,24 @@ def test_an_error_leaves_the_state_as_it_was(serve_core):
     with pytest.raises(RequestError, match="float64"):
         core.infer(ask(xs[1].astype(np.float64)))
     np.testing.assert_allclose(output(core.infer(ask(xs[1]))), told_apart(cell_model(), xs)[1], **CLOSE)
+
+
+def test_an_answer_without_its_state_is_an_error_and_the_sequence_goes_on(serve_core, monkeypatch):
+    """An engine that breaks its word costs this answer, and no client waits for ever."""
+    core, _ = serve_core()
+    xs = values(2)
+    core.infer(ask(xs[0], start=True))
+
+    class Broken(States):
+        def after(self, outputs):
+            raise KeyError("s_next")
+
+    model = core._repository.get("cell")
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "states", Broken(model.signature))
+        with pytest.raises(KeyError):
+            core.infer(ask(xs[1]))
+    np.testing.assert_allclose(output(core.infer(ask(xs[1], end=True))), told_apart(cell_model(), xs)[1], **CLOSE)
 
 
 def test_a_start_that_fails_opens_nothing(serve_core):
