@@ -219,7 +219,7 @@ def _tensors(side: str, entries: Any, raws: Any, limits: Limits, regions: Shared
         thing = tensor_thing(side, entry.name)
         shape = list(entry.shape)
         if not here:
-            if entry.HasField("contents"):
+            if entry.contents.ListFields():  # MLServer's client sends empty ones beside raw bytes
                 raise RequestError(thing, "contents beside a shared memory region", "one of them")
             assert regions is not None
             array = regions.read(thing, parameters, entry.datatype, shape)
@@ -227,7 +227,7 @@ def _tensors(side: str, entries: Any, raws: Any, limits: Limits, regions: Shared
             continue
         refuse_unsupported(thing, parameters)
         if len(raws):
-            if entry.HasField("contents"):
+            if entry.contents.ListFields():  # MLServer's client sends empty ones beside raw bytes
                 raise RequestError(thing, f"both contents and raw_{side}_contents", "one of them")
             array = array_from_raw(thing, entry.datatype, shape, next(left), limits)
         else:

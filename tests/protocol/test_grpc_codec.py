@@ -120,3 +120,11 @@ def test_a_parameter_beyond_64_bits_is_refused():
 def test_metadata_round_trip():
     metadata = ModelMetadata("m", ["1", "2"], "p", [TensorMetadata("x", "FP32", [-1, 4])], [TensorMetadata("y", "BYTES", [])])
     assert decode_metadata(wire(encode_metadata(metadata))) == metadata
+
+
+def test_empty_contents_beside_raw_ones_are_none():
+    """As MLServer's client sends them."""
+    message = request(raw=[np.float32(7).tobytes()])
+    message.inputs[0].contents.SetInParent()
+    assert message.inputs[0].HasField("contents")
+    assert decode_request(message).inputs[0].data.tolist() == [7]
