@@ -60,3 +60,26 @@ def told_apart(model, xs):
         y, s, n = session.run(["y", "s_next", "n_next"], {"x": x, "s": s, "n": n})
         answers.append(y)
     return np.stack(answers)
+
+
+def write_memory(path):
+    """A bundle whose state grows: ``past [1,T,2]`` and ``x [1,1,2]`` to ``present [1,T+1,2]`` and ``total [1,1,2]``, the sum of all so far."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Concat", ["past", "x"], ["present"], axis=1),
+            helper.make_node("ReduceSum", ["present", "axis"], ["total"], keepdims=1),
+        ],
+        "memory",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 2]),
+            helper.make_tensor_value_info("past", TensorProto.FLOAT, [1, "T", 2]),
+        ],
+        [
+            helper.make_tensor_value_info("total", TensorProto.FLOAT, [1, 1, 2]),
+            helper.make_tensor_value_info("present", TensorProto.FLOAT, [1, "U", 2]),
+        ],
+        [helper.make_tensor("axis", TensorProto.INT64, [1], [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    sample = {"x": np.ones((1, 1, 2), np.float32), "past": np.zeros((1, 0, 2), np.float32)}
+    return write_serving_bundle(path, model, "memory", "1", sample, [StatePair("past", "present", (1, 0, 2))])

@@ -14,7 +14,7 @@ from edgekit.runtime._sequence_table import SequenceTable, read_control
 from edgekit.runtime._sequences import SequenceCore
 from edgekit.runtime._states import States
 from tests.runtime.serving_bundles import write_scale
-from tests.runtime.stateful_bundles import WIDTH, cell_model, told_apart, values, write_cell
+from tests.runtime.stateful_bundles import WIDTH, cell_model, told_apart, values, write_cell, write_memory
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # rows side by side are summed in another order
 
@@ -368,6 +368,20 @@ def test_states_are_bounded_in_bytes(serve_core):
         core.infer(ask(values(1)[0], 2, start=True))
     core.infer(ask(None, 1, end=True))
     core.infer(ask(values(1)[0], 2, start=True))
+
+
+def test_a_state_may_grow_within_the_limit(serve_core, tmp_path):
+    """It begins with nothing at all; each request adds 8 bytes. Beyond the limit the sequence ends, and what it took is free."""
+    core, _ = serve_core(SequenceLimits(state_bytes=1024 + 5 * 8), paths=[write_memory(tmp_path / "memory").path])
+    x = np.ones((1, 1, 2), np.float32)
+    for index in range(5):
+        assert output(core.infer(ask(x, start=index == 0, model="memory")), "total").tolist() == [[[index + 1, index + 1]]]
+    with pytest.raises(OverloadedError, match="at most 1064"):
+        core.infer(ask(x, model="memory"))
+    with pytest.raises(RequestError, match="no sequence 7 is open"):
+        core.infer(ask(x, model="memory"))
+    assert core._table.bytes == 0
+    core.infer(ask(x, start=True, model="memory"))
 
 
 def test_too_many_waiting_requests_are_refused(serve_core):
