@@ -108,7 +108,7 @@ class Bearings:
         if failure.kind is FailureKind.REQUEST:
             endpoint.refused(now)
         else:
-            endpoint.failed(now, failure.retry_after_s)
+            endpoint.failed(now, failure.retry_after_s, failure.kind is FailureKind.OVERLOADED)
         self._plan_check(sent.endpoint)
 
     def _device_failed(self, attempt: int, failure: Failure, open_: Open | None, now: float) -> None:

@@ -22,6 +22,7 @@ __all__ = ["CHECK_EVERY_S", "Endpoint"]
 CHECK_EVERY_S = 5.0
 # What an attempt that is past the 99.9th percentile leaves of the trust in an endpoint: it hangs, or that was one in a thousand.
 DOUBT = 0.3
+KEEP_OVERLOADED, KEEP_MISSED = 0.9, 0.97  # of the limit on what is in flight
 TRY_EVERY_S = 0.3  # how often a request that the device would most likely miss tries an endpoint that is not expected to make it either
 TRY_CHAIN = 6  # tries in quick succession once one was in time; enough to restart the window
 _FAILING = TierEstimate(0.0, 0.0, 0.0, False, Health.FAILING)
@@ -132,14 +133,15 @@ class Endpoint:
     def answered_late(self, ask: Ask, latency_s: float, now: float) -> None:
         """An answer to an attempt that was counted as failed at its deadline."""
         self._alive_s = max(self._alive_s, now - latency_s)
+        self.limit.answered(latency_s, self.estimator.in_flight, now)
         self.estimator.late(ask.model, ask.payload_bytes, latency_s, now)
 
-    def failed(self, now: float, retry_after_s: float | None = None) -> None:
-        """An attempt failed, or missed its deadline."""
+    def failed(self, now: float, retry_after_s: float | None = None, overloaded: bool = False) -> None:
+        """An attempt failed, or missed its deadline; ``overloaded``: it was refused for that (a packet that is lost and sent again is no queue)."""
         self._in_time = 0
         self.estimator.failed(now, retry_after_s)
         self.breaker.failed(now)
-        self.limit.dropped()
+        self.limit.dropped(KEEP_OVERLOADED if overloaded else KEEP_MISSED)
 
     def refused(self, now: float) -> None:
         """It answered that the request itself is wrong: it works."""

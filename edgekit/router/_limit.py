@@ -14,7 +14,7 @@ FLOOR = 3.0
 FIRST = 20.0  # Netflix's initial limit
 MOST = 1000.0
 SMOOTHING = 0.2  # Netflix's: how far one window of samples moves the limit
-TOLERANCE = 2.0  # latencies up to twice the least are noise, not a queue (Gradient2's tolerance is 1.5; networks are noisier)
+TOLERANCE = 1.5  # Gradient2's: medians up to this many times the least are noise, not a queue
 WINDOW = 16  # samples a step
 FORGET_S = 60.0  # the least latency is of this long (Envoy recalculates its minRTT every 60 s)
 
@@ -22,14 +22,13 @@ FORGET_S = 60.0  # the least latency is of this long (Envoy recalculates its min
 class ConcurrencyLimit:
     """Limit on the attempts in flight at one endpoint."""
 
-    __slots__ = ("_least_s", "_next_least_s", "_samples", "_since_s", "_sum_s", "value")
+    __slots__ = ("_least_s", "_next_least_s", "_samples", "_since_s", "value")
 
     def __init__(self) -> None:
         self.value = FIRST
         self._least_s = self._next_least_s = math.inf
         self._since_s = -math.inf
-        self._samples = 0
-        self._sum_s = 0.0
+        self._samples: list[float] = []
 
     def allows(self, in_flight: int) -> bool:
         """One more may be sent."""
@@ -41,17 +40,17 @@ class ConcurrencyLimit:
             self._least_s, self._next_least_s, self._since_s = self._next_least_s, math.inf, now
         self._next_least_s = min(self._next_least_s, latency_s)
         self._least_s = min(self._least_s, self._next_least_s)
-        self._samples += 1
-        self._sum_s += latency_s
-        if self._samples < WINDOW:
+        self._samples.append(latency_s)
+        if len(self._samples) < WINDOW:
             return
-        gradient = max(0.5, min(1.0, TOLERANCE * self._least_s * self._samples / max(self._sum_s, 1e-9)))
-        self._samples, self._sum_s = 0, 0.0
+        middle_s = sorted(self._samples)[WINDOW // 2]  # a few packets that were lost and sent again are no queue
+        gradient = max(0.5, min(1.0, TOLERANCE * self._least_s / max(middle_s, 1e-9)))
+        self._samples.clear()
         if gradient == 1.0 and in_flight < self.value / 2:
             return  # not used, so nothing is known about a higher one
         wanted = self.value * gradient + math.sqrt(self.value)
         self.value = min(MOST, max(FLOOR, self.value + SMOOTHING * (wanted - self.value)))
 
-    def dropped(self) -> None:
-        """An attempt was refused for overload, or timed out."""
-        self.value = max(FLOOR, self.value * 0.9)
+    def dropped(self, keep: float) -> None:
+        """An attempt was refused for overload, or had no answer in time: keep that share of the limit."""
+        self.value = max(FLOOR, self.value * keep)

@@ -98,6 +98,7 @@ def test_repository_operations_are_refused(core):
         core.repository_unload("tiny_mlp", {})
 
 
+@pytest.mark.slow  # waits for a health check
 def test_ready_when_either_tier_is(clients):
     edge, cloud = clients
     with Router(edge, cloud, sla_ms=100, model="m") as router:
