@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 __all__ = ["Steps"]
 
@@ -16,22 +17,19 @@ class Steps:
     earlier, which is what the oracle's bound rests on.
 
     Args:
-        points: ``(time, value)``, times ascending, the first at 0; values at least 0.
+        points: ``(time, value)``, times ascending, the first at 0; values at least 0. Those that change nothing are left out.
     """
 
     __slots__ = ("_done", "times", "values")
 
     def __init__(self, points: Iterable[tuple[float, float]]) -> None:
         listed = list(points)
-        self.times: list[float] = [time_s for time_s, _ in listed]
-        self.values: list[float] = [value for _, value in listed]
-        if (
-            not listed
-            or self.times[0] != 0.0
-            or any(a >= b for a, b in zip(self.times, self.times[1:], strict=False))
-            or min(self.values) < 0.0
-        ):
+        ascending = all(first[0] < second[0] for first, second in pairwise(listed))
+        if not listed or listed[0][0] != 0.0 or not ascending or min(value for _, value in listed) < 0.0:
             raise ValueError("steps: expected times that ascend from 0 and values that are not negative")
+        real = listed[:1] + [second for first, second in pairwise(listed) if second[1] != first[1]]
+        self.times = [time_s for time_s, _ in real]
+        self.values = [value for _, value in real]
         self._done = [0.0]  # the integral up to each breakpoint
         for index in range(1, len(self.times)):
             self._done.append(self._done[-1] + self.values[index - 1] * (self.times[index] - self.times[index - 1]))

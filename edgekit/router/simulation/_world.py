@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from edgekit.router._decide import Tier
-from edgekit.router._events import Action, Ask, Cancel, Check, Deliver, Failure, FailureKind, Refuse, RunEdge, SendCloud, Steering
+from edgekit.router._events import Action, Ask, Cancel, Deliver, Failure, FailureKind, Refuse, RunEdge, SendCloud, Steering
 from edgekit.router.simulation._outcome import Outcome
 from edgekit.router.simulation._trace import State, Trace
 
@@ -98,20 +98,19 @@ class World:
 
     def _perform(self, actions: Sequence[Action], now: float) -> None:
         for action in actions:
-            kind = type(action)
-            if kind is Deliver:
-                self._deliver(action, now)  # type: ignore[arg-type]
-            elif kind is RunEdge:
-                self._run_edge(action, now)  # type: ignore[arg-type]
-            elif kind is SendCloud:
-                self._send(action, now)  # type: ignore[arg-type]
-            elif kind is Cancel:
-                self._sent.pop(action.attempt, None)  # type: ignore[union-attr]
-            elif kind is Refuse:
-                self._close(action.request - 1, now)  # type: ignore[union-attr]
-                self.outcome.refused[action.request - 1] = True  # type: ignore[union-attr]
-            elif kind is Check:
-                self._check(action.endpoint, now)  # type: ignore[union-attr]
+            if isinstance(action, Deliver):
+                self._deliver(action, now)
+            elif isinstance(action, RunEdge):
+                self._run_edge(action, now)
+            elif isinstance(action, SendCloud):
+                self._send(action, now)
+            elif isinstance(action, Cancel):
+                self._sent.pop(action.attempt, None)
+            elif isinstance(action, Refuse):
+                self._close(action.request - 1, now)
+                self.outcome.refused[action.request - 1] = True
+            else:
+                self._check(action.endpoint, now)
 
     def _happen(self, event: _Event) -> None:
         now, _, kind, attempt, request, endpoint = event
@@ -184,7 +183,7 @@ class World:
         end = server.speed.when(max(now, free[0]), server.work_s[request])
         heapq.heapreplace(free, end)
         changes = server.state.changes(now, end)
-        if changes:  # it ends well, or it would have no more changes; whatever ran on it is lost
+        if changes:  # from well to not well: what runs on it is lost
             self._lose(attempt, request, endpoint, changes[0], limit)
             return
         if end > limit:

@@ -25,6 +25,7 @@ def test_values_and_breakpoints():
     assert list(steps.changes(0.0, 2.5)) == [2.0]
     assert list(steps.changes(2.0, 9.0)) == [3.0]
     assert steps.integral(2.5) == 2.25
+    assert Steps([(0.0, 1.0), (2.0, 1.0), (3.0, 0.0)]).times == [0.0, 3.0]  # a breakpoint is a change
 
 
 def test_work_over_a_change_and_work_that_is_never_done():
