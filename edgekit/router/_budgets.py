@@ -411,7 +411,7 @@ class Budgets:
                     self._leases = [_both(*self._leases)]
                 self.failures += 1
                 if self.failures == 1:
-                    _log.error("the budgets' ledger cannot be written, so no more is spent than it covers", extra={"error": str(exc)})
+                    _log.error("the budgets' ledger cannot be written, so no more is spent than it covers: %s", exc)
                 return False
             with self._lock:
                 self._leases = self._leases[-1:]

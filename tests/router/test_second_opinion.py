@@ -174,7 +174,7 @@ EVENTS = st.lists(
 TERMS = [UNSURE, Terms(escalate_below=0.5, escalate_every_s=0.001, audit_share=0.5), Terms(edge_only=True, escalate_below=1.0), Terms()]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(EVENTS, st.randoms(use_true_random=False))
 def test_every_request_ends_once_and_second_opinions_never_make_it_late(events, source):
     budgets = Budgets(Book(BudgetLimits(Limit(requests=12))))
