@@ -36,7 +36,7 @@ _INLINE_CORES_S = 2.5e-4
 """The same where other cores could run the batch meanwhile. What the hand-over costs, the other core gives back from there on."""
 _ONE_CORE_S = 10e-3
 """On one core, the longest batch that runs in the thread of a transport that comes back for the rest (`Dispatcher.step`): a worker would take the core from it
-anyway, at the price of the hand-over and of a switch for each piece of a request that arrives meanwhile. Health may wait so long."""
+anyway, at the price of the hand-over and of a switch for each piece of a request that arrives meanwhile (ADR 0027 has figures). Health may wait so long."""
 _ONE_BATCH = math.ulp(0.0)
 """A budget that the first batch uses up: a caller that waits for its own answer does not go on to serve others."""
 

@@ -129,9 +129,10 @@ def alone(count):
 ROWS = {
     "brief ones all": (1e-4, 9, math.inf, 9),
     "brief ones, as long as the caller has": (1e-4, 9, 0.5e-3, 5),
-    "of long ones a part": (1.5e-3, 8, math.inf, 3),
+    "of long ones a part": (1.5e-3, 8, math.inf, 4),
     "of a short queue less, so that nobody waits for who came with it": (1.5e-3, 3, math.inf, 1),
-    "very long ones never": (4e-3, 40, math.inf, 1),
+    "of long ones at most ten milliseconds": (1.5e-3, 40, math.inf, 6),
+    "very long ones never": (6e-3, 40, math.inf, 1),
 }
 
 
