@@ -29,7 +29,7 @@ ALIKE = (
 )
 KEPT = 16  # newest samples that survive an idle window
 STALE_WEIGHT = 4  # how many samples those are worth
-CAUTION = 0.25
+CAUTION = 0.25  # every duration is believed to be longer by this over the root of the number of samples
 REFRESH_EVERY = 16  # quantiles are recomputed after this many samples, or a slice of the window
 
 
@@ -41,6 +41,7 @@ class ServiceWindow:
     """
 
     __slots__ = (
+        "_caution",
         "_count",
         "_drift",
         "_far",
@@ -71,6 +72,7 @@ class ServiceWindow:
         self._since = 0  # samples since the last refresh
         self._refresh_at = -math.inf
         self._drift = 1.0
+        self._caution = 1.0 + CAUTION
         self._count = 0
         # What the last refresh saw: distinct values, ascending, and how many samples are at most each. A decision only bisects.
         self._values: list[float] = []
@@ -104,7 +106,7 @@ class ServiceWindow:
         self._refresh_if_old(now)
         if budget_s <= 0.0:
             return 0.0
-        within = self._ranks[bisect_right(self._values, budget_s / (self._drift * self.caution))]
+        within = self._ranks[bisect_right(self._values, budget_s / (self._drift * self._caution))]
         return within / self._ranks[-1]
 
     def quantiles(self, now: float) -> tuple[float, float]:
@@ -158,11 +160,6 @@ class ServiceWindow:
         """Short over long average, 1 to 4."""
         return self._drift
 
-    @property
-    def caution(self) -> float:
-        """Factor on every duration for what few samples cannot tell: 1 + CAUTION / sqrt(n), our choice; 1.25 after one sample, 1.025 after a hundred."""
-        return 1.0 + CAUTION / math.sqrt(max(1, self.samples))
-
     def _stepped(self, value_s: float) -> bool:
         if not self._outside:
             self._reference = (self._q1, self._p50, self._q3)  # as they were before a run, which must not move what it is measured by
@@ -193,9 +190,13 @@ class ServiceWindow:
 
     def _refresh(self, now: float) -> None:
         self._since = 0
-        self._refresh_at = now + WINDOW_S / 6  # a slice of the histogram
         window = self._histogram.snapshot(now)
         self._count = window.count
+        self._refresh_at = (
+            now + WINDOW_S / 6 if window.count else math.inf
+        )  # a slice of the histogram; nothing changes by itself once all is forgotten
+        # For what few samples cannot tell, our choice: 1.25 after one sample, 1.025 after a hundred.
+        self._caution = 1.0 + CAUTION / math.sqrt(max(1, self.samples))
         if window.count:
             base = 2.0 ** (2.0**-window.scale)
             buckets = sorted(window.buckets.items())
