@@ -16,6 +16,7 @@ import logging
 import math
 import threading
 from collections import deque
+from operator import add
 from typing import Protocol
 
 import msgspec
@@ -183,9 +184,10 @@ class Book:
 
     Attributes:
         limited: there is a limit at all.
+        lease: what is worth leasing at once; infinite where there is no limit.
     """
 
-    __slots__ = ("_day", "_hour", "_limits", "_now", "_per_day", "_per_hour", "limited")
+    __slots__ = ("_day", "_hour", "_limits", "_now", "_per_day", "_per_hour", "lease", "limited")
 
     def __init__(self, limits: BudgetLimits = FREE_OF_LIMITS, state: BookState | None = None) -> None:
         self._hour, self._day = (_Window(*SPANS[name]) for name in ("hour", "day"))
@@ -205,7 +207,8 @@ class Book:
         """Other limits from now on. What was spent stays spent: under a lower limit nothing more goes until enough has aged."""
         self._limits = limits
         self.limited = limits.any
-        self._per_hour, self._per_day = limits.hour.amount, limits.day.amount
+        self._per_hour, self._per_day = hour, day = limits.hour.amount, limits.day.amount
+        self.lease = _part(hour[0], day[0]), _part(hour[1], day[1]), _part(hour[2], day[2])
 
     def left(self, now: float) -> tuple[float, float, float]:
         """What could be spent at once; infinite where there is no limit, below 0 after a limit was lowered."""
@@ -290,13 +293,16 @@ def resumed(saved: Saved | None, limits: BudgetLimits, boot: str, monotonic_s: f
 class Budgets:
     """A `Book` for several threads, covered by a ledger. See the module's text; the interface is `edgekit.router._events.Budgets`.
 
-    `spend` writes to the ledger itself when the lease does not cover a cost, which takes an fsync; `renew`, called from elsewhere once a second, keeps that rare.
-    When the ledger cannot be written, what the lease does not cover is not spent.
+    `spend` writes to the ledger itself when the lease does not cover a cost, which takes an fsync; `renew`, called from elsewhere when ``short`` is set, keeps that
+    rare. When the ledger cannot be written, what the lease does not cover is not spent.
 
     Args:
         book: from here on only touched by this object.
         ledger: ``None`` to forget everything at the end of the process.
         ahead_s: what to add to ``now`` for the book's time, from `resumed`.
+
+    Attributes:
+        short: set when less than half a lease is left.
     """
 
     def __init__(self, book: Book, ledger: Ledger | None = None, ahead_s: float = 0.0) -> None:
@@ -308,6 +314,7 @@ class Budgets:
         # What may still be spent: of the ledger as it is on disk and, during a write, of the one that may be there by now.
         self._leases: list[tuple[float, float, float]] = [_NOTHING]
         self._kept_s = -math.inf
+        self.short = threading.Event()
         self.failures = 0
 
     def may_spend(self, cost: Cost, now: float) -> bool:
@@ -357,8 +364,7 @@ class Budgets:
         """Lease anew when less than half is left; the time that an fsync takes is spent here and not on a request's way."""
         with self._lock:
             at_s = now + self._ahead_s
-            wanted = _lease(self._book, _NOTHING, at_s)
-            short = any(2 * left < want for left, want in zip(self._leases[-1], wanted, strict=True) if want < math.inf)
+            short = _is_short(self._leases[-1], _lease(self._book, _NOTHING, at_s))
         if short:
             self._write(_NOTHING, at_s)
 
@@ -389,6 +395,8 @@ class Budgets:
                 if not all(_covers(lease, amount) for lease in self._leases):
                     return None
                 self._leases = [(a - amount[0], b - amount[1], c - amount[2]) for a, b, c in self._leases]
+                if _is_short(self._leases[-1], self._book.lease):
+                    self.short.set()
             self._book.take(amount, at_s)
             return True
 
@@ -428,10 +436,15 @@ def _both(one: tuple[float, float, float], other: tuple[float, float, float]) ->
 
 
 def _lease(book: Book, need: Amount, at_s: float) -> tuple[float, float, float]:
-    """``need`` and a twentieth of the smaller limit, as far as that is left."""
-    hour, day, left = book.limits.hour.amount, book.limits.day.amount, book.left(at_s)
-    wanted = [
-        math.inf if limit == math.inf else max(0, min(left[index], need[index] + int(limit) // LEASE_SHARE))
-        for index, limit in enumerate(map(min, hour, day))
-    ]
-    return wanted[0], wanted[1], wanted[2]
+    """``need`` and the book's lease, as far as that is left."""
+    requests, size, dollars = (max(0, min(*pair)) for pair in zip(book.left(at_s), map(add, need, book.lease), strict=True))
+    return requests, size, dollars
+
+
+def _part(hour: float, day: float) -> float:
+    smaller = min(hour, day)
+    return smaller if smaller == math.inf else int(smaller) // LEASE_SHARE
+
+
+def _is_short(left: tuple[float, float, float], lease: tuple[float, float, float]) -> bool:
+    return 2 * left[0] < lease[0] or 2 * left[1] < lease[1] or 2 * left[2] < lease[2]

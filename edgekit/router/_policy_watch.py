@@ -60,7 +60,7 @@ class Operator:
         self._on_change = on_change or (lambda _policy: None)
         self._problem = ""
         self._models: frozenset[str] | None = None
-        self._stop = threading.Event()
+        self._closed = False
         self._thread: threading.Thread | None = None
         self.policy = NO_POLICY
         self.budgets = Budgets(Book())
@@ -81,7 +81,7 @@ class Operator:
             self._thread.start()
 
     def turn(self) -> None:
-        """What the thread does every second."""
+        """What the thread does every second, and when a lease runs short."""
         now = time.monotonic()
         try:
             self._follow(now)
@@ -111,16 +111,18 @@ class Operator:
 
     def close(self) -> None:
         """End the thread and write down what was spent. May be called twice."""
-        self._stop.set()
+        self._closed = True
+        self.budgets.short.set()
         if self._thread is not None:
             self._thread.join()
         self.opinions.compare()
         self.budgets.close(time.monotonic())
 
     def _loop(self) -> None:
-        self.turn()
-        while not self._stop.wait(EVERY_S):
+        while not self._closed:
             self.turn()
+            self.budgets.short.wait(EVERY_S)
+            self.budgets.short.clear()
 
     def _follow(self, now: float) -> None:
         path = self._path

@@ -234,7 +234,9 @@ def test_the_lease_is_renewed_before_it_is_short():
     assert spend_all(budgets, ONE, world.monotonic_s, 20) == 20
     budgets.renew(world.monotonic_s)
     assert saves == []  # more than half is left
+    assert not budgets.short.is_set()
     assert spend_all(budgets, ONE, world.monotonic_s, 20) == 20
+    assert budgets.short.is_set()
     budgets.renew(world.monotonic_s)
     assert saves == [1]
     assert spend_all(budgets, ONE, world.monotonic_s, 50) == 50
