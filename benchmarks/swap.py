@@ -1,20 +1,21 @@
 """What clients notice of a hot swap: latency while new versions are installed, loaded, warmed and switched to, beside the same load in quiet.
 
 The server is a process of its own that follows a repository; so is the load, our client with several connections, which sends half of what the server took
-in the warm-up, on a schedule (a saturated machine has no room for a load, so it would show the load's share of the processor and nothing else). Quiet and swapping phases take turns, so that what else the machine does hits both. In a swapping phase, a version is installed with the
-label ``stable`` as often as the server follows, from a third process, as an operator would. Every answer is checked to be that of an installed version.
+in the warm-up, on a schedule (a saturated machine has no room for a load, so it would show the load's share of the processor and nothing else). A third process is the operator: every
+now and then it installs a version with the label ``stable``, removes the other, and waits. A request belongs to a swap when it was due between the operator's first step and a moment after the
+first answer of the new version; all others are quiet. So both kinds come from the same seconds, and what else the machine does hits both. Every answer is checked to be that of an installed version.
 
 What it does not show: a network; a device with one core, where loading takes turns with serving; engines that compile at load (TensorRT), which do so in
 a child process or once.
 
 Run ``python -m benchmarks swap [--model tiny|large] [--seconds S] [--rounds N] [--connections N] [--threads N]``; prints JSON. ``p99_ratio`` is the median over rounds of
-swapping p99 by the p99 of the quiet phases around it.
+the p99 of requests during swaps by that of the quiet ones of the same round; ``quiet_to_quiet`` is the same for every other pause between swaps by the rest: the noise.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import bisect
 import json
 import statistics
 import subprocess
@@ -33,6 +34,9 @@ from edgekit.protocol import InferRequest, Tensor, connect
 from edgekit.runtime import EngineOptions, FolderStore, RepositoryOptions, serve_bundles
 
 WARM_UP_S = 1.0
+AFTER_S = 0.1  # in which the version that went is unloaded
+Answer = tuple[float, float, str]  # due, answered, by which version
+Swap = tuple[float, str]  # began, version that comes
 SIZES = {"tiny": (8, 64), "large": (768, 2048)}  # inputs and hidden width: 5 kB and 20 MB of weights
 
 
@@ -80,8 +84,8 @@ def run_server(repository: str, threads: int) -> None:
 
 
 def run_load(url: str, connections: int, inputs: int) -> None:
-    """Role of the load process: for each line of input (seconds and requests per second, 0 for as many as can be), latencies as JSON with the versions that
-    answered. A request that is sent late counts from when it was due.
+    """Role of the load process: for each line of input (seconds and requests per second, 0 for as many as can be), for each request when it was due and answered
+    (seconds of the monotonic clock) and by which version, as JSON. A request that is sent late counts from when it was due.
     """
     x = np.linspace(0, 1, inputs, dtype=np.float32)[None]
     clients = [connect(url) for _ in range(connections)]
@@ -89,49 +93,46 @@ def run_load(url: str, connections: int, inputs: int) -> None:
     for line in sys.stdin:
         seconds, rate = map(float, line.split())
         pace = connections / rate if rate else 0.0
-        latencies: list[list[float]] = [[] for _ in clients]
-        versions: set[str] = set()
-        end = time.perf_counter() + seconds
+        answers: list[list[Answer]] = [[] for _ in clients]
+        begin = time.monotonic()
 
-        def work(client: Any, mine: list[float], due: float, end: float = end, versions: set[str] = versions, pace: float = pace) -> None:
+        def work(client: Any, mine: list[Answer], due: float, end: float = begin + seconds, pace: float = pace) -> None:
             while due < end:
-                if (early := due - time.perf_counter()) > 0:
+                if (early := due - time.monotonic()) > 0:
                     time.sleep(early)
-                started = due if pace else time.perf_counter()
-                versions.add(client.infer(request, 10.0).model_version)
-                now = time.perf_counter()
-                mine.append(now - started)
+                started = due if pace else time.monotonic()
+                version = client.infer(request, 10.0).model_version
+                now = time.monotonic()
+                mine.append((started, now, version))
                 due = due + pace if pace else now
 
-        begin = time.perf_counter()
         threads = [
             threading.Thread(target=work, args=(client, mine, begin + pace * index / connections))
-            for index, (client, mine) in enumerate(zip(clients, latencies, strict=True))
+            for index, (client, mine) in enumerate(zip(clients, answers, strict=True))
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        print(json.dumps({"latencies": [value for mine in latencies for value in mine], "versions": sorted(versions)}), flush=True)
+        print(json.dumps([answer for mine in answers for answer in mine]), flush=True)
 
 
-def run_installer(repository: str, *bundles: str) -> None:
-    """Role of the operator: for each line of input (seconds), install versions in turn; says how many."""
+def run_installer(repository: str, every_s: float, *bundles: str) -> None:
+    """Role of the operator: for each line of input (seconds), install versions in turn; says for each swap when it began and which version comes."""
     store = FolderStore(repository)
     turn = 0
     for line in sys.stdin:
         end = time.monotonic() + float(line)
-        done = 0
-        while time.monotonic() < end:
+        swaps: list[Swap] = []
+        time.sleep(every_s / 2)
+        while (began := time.monotonic()) < end - every_s:
             turn += 1
-            # Away with the other version, so that the server really loads it again.
             version = turn % 2
+            swaps.append((began, str(version + 1)))
             store.install(bundles[version], ["stable"])
-            name = "mlp"
-            store.remove(name, str(2 - version))
-            done += 1
-            time.sleep(max(0.0, min(0.5, end - time.monotonic())))  # the server looks every 0.25 s
-        print(done, flush=True)
+            store.remove("mlp", str(2 - version))  # so that the server really loads it again
+            time.sleep(max(0.0, began + every_s - time.monotonic()))
+        print(json.dumps(swaps), flush=True)
 
 
 def role(*arguments: str) -> subprocess.Popen[str]:
@@ -149,17 +150,31 @@ def answer(process: subprocess.Popen[str]) -> Any:
     return json.loads(process.stdout.readline())
 
 
-def phase(load: subprocess.Popen[str], installer: subprocess.Popen[str] | None, seconds: float, rate: float) -> dict[str, Any]:
-    ask(load, f"{seconds} {rate}")
-    if installer is not None:
-        ask(installer, str(seconds - 0.3))
-    found = answer(load)
-    latencies = found["latencies"]
-    row = {f"p{p}_ms": round(float(np.percentile(latencies, p)) * 1e3, 3) for p in (50, 95, 99)}
-    row |= {"max_ms": round(max(latencies) * 1e3, 3), "requests": len(latencies), "versions": found["versions"]}
-    if installer is not None:
-        row["swaps"] = answer(installer)
-    return row
+def windows(answers: list[Answer], swaps: list[Swap]) -> list[tuple[float, float]]:
+    """When each swap began and ended: a moment after the first answer of the version that came; without one, when the next swap began."""
+    found = []
+    starts = [began for began, _ in swaps] + [float("inf")]
+    for (began, version), following in zip(swaps, starts[1:], strict=True):
+        end = min((done for due, done, answered_by in answers if due >= began and answered_by == version), default=following)
+        found.append((began, min(end + AFTER_S, following)))
+    return found
+
+
+def judge(answers: list[Answer], swaps: list[Swap]) -> dict[str, Any]:
+    """One round: latencies of requests during swaps, and of the quiet ones."""
+    spans = windows(answers, swaps)
+    during: list[float] = []
+    quiet: tuple[list[float], list[float]] = ([], [])
+    for due, done, _ in answers:
+        swap = bisect.bisect(spans, (due, float("inf"))) - 1
+        (during if swap >= 0 and due <= spans[swap][1] else quiet[swap % 2]).append((done - due) * 1e3)
+    told = {
+        kind: {f"p{p}_ms": round(float(np.percentile(found, p)), 3) for p in (50, 95, 99)}
+        | {"max_ms": round(max(found), 3), "requests": len(found)}
+        for kind, found in (("quiet", quiet[0] + quiet[1]), ("swapping", during))
+    }
+    told["swapping"] |= {"swaps": len(swaps), "mean_swap_ms": round(statistics.mean(end - began for began, end in spans) * 1e3, 1)}
+    return told | {"quiet_to_quiet": round(float(np.percentile(quiet[0], 99) / np.percentile(quiet[1], 99)), 3)}
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -174,36 +189,39 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         load = role(
             "--load", f"http://127.0.0.1:{port}", "--connections", str(arguments.connections), "--inputs", str(SIZES[arguments.model][0])
         )
-        installer = role("--installer", repository, "--bundles", *bundles)
+        installer = role("--installer", repository, "--every", str(arguments.every), "--bundles", *bundles)
         processes += [load, installer]
-        most = phase(load, None, WARM_UP_S, 0.0)["requests"] / WARM_UP_S
+        most = 0.0
+        for _ in range(2):  # the first one warms the clients as well
+            ask(load, f"{WARM_UP_S} 0")
+            most = max(most, len(answer(load)) / WARM_UP_S)
         rate = most * arguments.utilisation
-        rounds = [
-            {"quiet": phase(load, None, arguments.seconds, rate), "swapping": phase(load, installer, arguments.seconds, rate)}
-            for _ in range(arguments.rounds)
-        ]
-        last = phase(load, None, arguments.seconds, rate)
+        rounds = []
+        for _ in range(arguments.rounds):
+            ask(load, f"{arguments.seconds} {rate}")
+            ask(installer, str(arguments.seconds))
+            answers, swaps = answer(load), answer(installer)
+            rounds.append(judge([(due, done, version) for due, done, version in answers], [(began, version) for began, version in swaps]))
     finally:
         for process in processes:
             process.communicate()
-    quiet = [one["quiet"]["p99_ms"] for one in rounds] + [last["p99_ms"]]
-    ratios = [one["swapping"]["p99_ms"] / ((quiet[index] + quiet[index + 1]) / 2) for index, one in enumerate(rounds)]
+    ratios = [one["swapping"]["p99_ms"] / one["quiet"]["p99_ms"] for one in rounds]
     return {
         "most_requests_per_s": round(most),
         "requests_per_s": round(rate),
         "p99_ratio": round(statistics.median(ratios), 3),
         "p99_ratios": [round(ratio, 3) for ratio in ratios],
-        "quiet_to_quiet": [round(after / before, 3) for before, after in itertools.pairwise(quiet)],
+        "quiet_to_quiet": [one["quiet_to_quiet"] for one in rounds],
         "swaps": sum(one["swapping"]["swaps"] for one in rounds),
         "rounds": rounds,
-        "last_quiet": last,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(SIZES), default="tiny")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each phase")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each round")
+    parser.add_argument("--every", type=float, default=1.5, help="seconds between two swaps")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument(
@@ -220,7 +238,7 @@ def main() -> None:
     if arguments.load:
         return run_load(arguments.load, arguments.connections, arguments.inputs)
     if arguments.installer:
-        return run_installer(arguments.installer, *arguments.bundles)
+        return run_installer(arguments.installer, arguments.every, *arguments.bundles)
     with tempfile.TemporaryDirectory() as folder:
         results = measure(arguments, Path(folder))
     options = {"model": arguments.model, "seconds": arguments.seconds, "connections": arguments.connections, "threads": arguments.threads}
