@@ -108,6 +108,8 @@ def test_names_and_labels(serving):
     ("parameters", "line"),
     [
         ({"colour": "red"}, "parameter 'colour': not supported; expected one of version, label"),
+        ({"config": "{}", "file:1/model.edgekit": "UEs="}, "parameter 'config': not supported; .*; put bundles into the repository"),
+        ({"file:1/model.edgekit": "UEs="}, "parameter 'file:1/model.edgekit': not supported; .*; put bundles into the repository"),
         ({"share": "much"}, "parameters of the load request"),
         ({"label": "stable"}, "no version given"),
         ({"version": "9"}, "no version '9'"),
