@@ -26,7 +26,7 @@ class PilotOptions(msgspec.Struct, frozen=True):
     """Settings of a `Pilot`.
 
     Attributes:
-        workers: requests that the device runs at the same time.
+        workers: requests that the device runs at the same time; 0 to learn it.
         queue: requests that may wait for the device.
         hedge_share: hedges as a share of the requests; half as many may be sent to the cloud for a late answer.
         retries: how much may be tried again.
@@ -149,8 +149,8 @@ class Bearings:
             out.append(RunEdge(self._attempt, ask.request, shadow=True))
         self._plan_probe(now)
 
-    def _calibrate(self, open_: Open, tier: Tier, now: float) -> None:
-        """Whether the first tier's predicted 95th percentile came true, as far as that is known."""
+    def _calibrate(self, open_: Open, tier: Tier | None, now: float) -> None:
+        """Whether the first tier's predicted 95th percentile came true, as far as that is known; ``tier`` answered, or nobody."""
         tiers = open_.decision.tiers
         estimate = open_.edge if tiers and tiers[0] is Tier.EDGE else open_.cloud
         if not tiers or estimate is None or not estimate.known or estimate.slow_s >= open_.ask.limit_s - open_.ask.accepted_s:

@@ -427,6 +427,7 @@ class Course(Bearings):
     def _end(self, open_: Open, now: float, out: list[Action], kind: FailureKind | None = None, attempt: int = 0) -> None:
         """Nobody answers: tell the request's own fault, else what the device said, else the cloud, else that time ran out."""
         waits = bool(open_.run or open_.sent is not None or open_.place is not None)
+        self._calibrate(open_, None, now)
         self._close(open_, None, now, out)
         told = None
         for one in (open_.edge_failure, open_.cloud_failure):

@@ -11,7 +11,8 @@ from bisect import bisect_left, insort
 from edgekit.router._breaker import Breaker
 from edgekit.router._decide import Health, TierEstimate
 from edgekit.router._events import Ask
-from edgekit.router._services import Calibration, ProbePlan, ServiceBook
+from edgekit.router._limit import ConcurrencyLimit
+from edgekit.router._services import Calibration, ProbePlan, ServiceBook, size_class
 from edgekit.router._window import ServiceWindow
 
 __all__ = ["LATE", "Device", "Place", "pause_s"]
@@ -20,6 +21,7 @@ LATE = 1 << 20  # added to the priority of a request that cannot meet its deadli
 # A wait is believed this much longer before a request joins the queue: what a slowdown costs that is not seen yet. Of 1, 1.12 and 1.2 the simulator's scenarios
 # lost the fewest requests with 1.2, and sent the least to the cloud for it with 1.12.
 WAIT_DOUBT = 1.12
+LEARNED_HEADROOM = 0.5  # a server that runs one request at a time settles at two in flight: the next one is there when it has answered
 Place = tuple[int, float, int, float]
 """Of a request that waits: ``(priority, deadline, request, expected service time)``; the queue's order is the tuples' own."""
 
@@ -30,13 +32,14 @@ class Device:
     """Queue, workers and estimates of the device.
 
     Args:
-        workers: requests that run at the same time.
+        workers: requests that run at the same time; 0 to learn it from how service times grow with it, which suits a server.
         capacity: requests that may wait.
         breaker: of the device.
     """
 
     def __init__(self, workers: int, capacity: int, breaker: Breaker) -> None:
-        self.workers = workers
+        self.workers = max(1, workers)
+        self._limit = None if workers else ConcurrencyLimit(first=1.0, floor=1.0, headroom=LEARNED_HEADROOM)
         self.breaker = breaker
         self.book = ServiceBook()
         self.probes = ProbePlan()
@@ -108,9 +111,16 @@ class Device:
             now: the time.
             until_s: for one that was given up, or refused as hopeless by an edge server: it would have taken at least until then.
         """
+        running = len(self._running)
         entry = self._running.pop(attempt, None)
-        if entry is not None:
-            self.seed(entry[3].model, entry[3].payload_bytes, max(now, until_s) - entry[0], now)
+        if entry is None:
+            return
+        started_s, _, _, ask = entry
+        service_s = max(now, until_s) - started_s
+        self.seed(ask.model, ask.payload_bytes, service_s, now)
+        if self._limit is not None:
+            self._limit.answered((ask.model, size_class(ask.payload_bytes)), service_s, running, now)
+            self.workers = int(self._limit.value)
 
     def seed(self, model: str, payload_bytes: int, service_s: float, now: float) -> None:
         """Count one measured run."""

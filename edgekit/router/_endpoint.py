@@ -16,6 +16,7 @@ from edgekit.router._decide import Health, TierEstimate
 from edgekit.router._estimators import CloudEstimator
 from edgekit.router._events import Ask
 from edgekit.router._limit import ConcurrencyLimit
+from edgekit.router._services import size_class
 
 __all__ = ["CHECK_EVERY_S", "Endpoint"]
 
@@ -125,7 +126,7 @@ class Endpoint:
         """An answer in time."""
         self._in_time += 1
         self._alive_s = max(self._alive_s, now - latency_s)
-        self.limit.answered(latency_s, self.estimator.in_flight, now)
+        self._count(ask, latency_s, now)
         self.estimator.succeeded(ask.model, ask.payload_bytes, latency_s, now)
         self.breaker.succeeded()
         self._heard_s = now
@@ -133,8 +134,11 @@ class Endpoint:
     def answered_late(self, ask: Ask, latency_s: float, now: float) -> None:
         """An answer to an attempt that was counted as failed at its deadline."""
         self._alive_s = max(self._alive_s, now - latency_s)
-        self.limit.answered(latency_s, self.estimator.in_flight, now)
+        self._count(ask, latency_s, now)
         self.estimator.late(ask.model, ask.payload_bytes, latency_s, now)
+
+    def _count(self, ask: Ask, latency_s: float, now: float) -> None:
+        self.limit.answered((ask.model, size_class(ask.payload_bytes)), latency_s, self.estimator.in_flight, now)
 
     def failed(self, now: float, retry_after_s: float | None = None, overloaded: bool = False) -> None:
         """An attempt failed, or missed its deadline; ``overloaded``: it was refused for that (a packet that is lost and sent again is no queue)."""

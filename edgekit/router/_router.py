@@ -41,7 +41,8 @@ class RouterOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an operator may change.
 
     Attributes:
-        workers: requests that the device runs at the same time. More than it has instances would only queue where the router cannot see them.
+        workers: requests that the device runs at the same time. More than it has instances would only queue where the router cannot see them. 0, for an edge
+            server: learned from how its answers slow down when more are under way.
         queue: requests that may wait for the device.
         grace_ms: how long after its deadline a late answer is still worth waiting for; ``None`` for four times the SLA, at least a second.
         warm_up: measure a few runs of the bundle's golden sample first, so that the first request meets an estimate.
@@ -53,8 +54,8 @@ class RouterOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm_up: bool = True
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.queue < 1 or (self.grace_ms is not None and not 0 <= self.grace_ms < 1e9):
-            raise UsageError("router options", str(self), "workers >= 1, queue >= 1 and grace_ms >= 0")
+        if self.workers < 0 or self.queue < 1 or (self.grace_ms is not None and not 0 <= self.grace_ms < 1e9):
+            raise UsageError("router options", str(self), "workers >= 0, queue >= 1 and grace_ms >= 0")
 
 
 class RouteResult(msgspec.Struct, frozen=True):
@@ -138,6 +139,8 @@ class Router:
             undo.callback(self._operator.close)
             self.runner = open_edge(edge, model)
             undo.callback(self.runner.close)
+            if not self.options.workers and isinstance(self.runner, SessionRunner):
+                raise UsageError("workers", "0", "1 or more for a model in this process; only an edge server's can be learned")
             self._clients = _clients(cloud)
             undo.callback(self._close_clients)
             present = self._operator.policy

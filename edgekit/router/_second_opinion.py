@@ -61,7 +61,7 @@ class SecondOpinions(Course):
         self._plan(open_, now)
         return True
 
-    def _calibrate(self, open_: Open, tier: Tier, now: float) -> None:
+    def _calibrate(self, open_: Open, tier: Tier | None, now: float) -> None:
         if not open_.held:  # the device's time was noted when its answer came
             super()._calibrate(open_, tier, now)
 

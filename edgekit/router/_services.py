@@ -105,7 +105,7 @@ class Calibration:
     __slots__ = ("_log",)
 
     SHARE = 0.05
-    STEP = 0.04  # our choice: one miss widens by 4 %, twenty hits take that back
+    STEP = 0.06  # our choice: one miss widens by 6 %, twenty hits take that back
     LEAST, MOST = math.log(0.6), math.log(4.0)
 
     def __init__(self) -> None:
