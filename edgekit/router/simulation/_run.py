@@ -60,7 +60,7 @@ def simulate(
     seed: int = 1,
     seeds: int = DEFAULT_SEEDS,
     requests: int = DEFAULT_REQUESTS,
-    jobs: int = 0,
+    jobs: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Drive policies over traces in virtual time.
@@ -72,7 +72,7 @@ def simulate(
         seed: of the first trace; the next ones count up.
         seeds: traces a scenario.
         requests: a trace; of a recorded one, at most so many.
-        jobs: processes; 0 for one a core.
+        jobs: processes; 0 for one a core. With more than one, a script calls this below ``if __name__ == "__main__"``.
         progress: told the name of each scenario that is done.
 
     Raises:
