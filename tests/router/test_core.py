@@ -1,5 +1,6 @@
 """The router behind real HTTP and gRPC servers, between real servers of both tiers; and a cloud that dies, hangs or refuses under load."""
 
+import queue
 import re
 import socket
 import threading
@@ -11,6 +12,7 @@ import pytest
 from edgekit.errors import BindError, DeadlineError, NotFoundError, RequestError, UsageError
 from edgekit.protocol import InferRequest, RequestedOutput, Tensor, connect, serve
 from edgekit.router import Router, RouterCore, RouterOptions, serve_router
+from edgekit.runtime import serve_bundles
 
 X = np.arange(8, dtype=np.float32).reshape(1, 8)
 ANY = ("127.0.0.1", 0)
@@ -263,3 +265,39 @@ def test_a_slow_device_is_left_for_the_cloud_and_found_again(tiers, scripts):
         while router.route({"x": X}).tier != "edge" and time.monotonic() < until:
             threading.Event().wait(0.01)
         assert [router.route({"x": X}).tier for _ in range(5)] == ["edge"] * 5
+
+
+@pytest_slow
+def test_requests_of_one_stream_are_routed_at_once_and_answered_in_order(clients):
+    tritonclient = pytest.importorskip("tritonclient.grpc")
+    edge, _ = clients
+    edge.script.mode = "hang"
+    answers = queue.Queue()
+    server = serve_router(edge, None, 60_000, None, ANY, model="m", options=RouterOptions(workers=4))
+    client = tritonclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
+    try:
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        tensor = tritonclient.InferInput("x", [1, 8], "FP32")
+        tensor.set_data_from_numpy(X)
+        for number in range(4):
+            client.async_stream_infer("m", [tensor], request_id=str(number))
+        until(lambda: edge.script.calls == 4)  # none waits for the answer to the one before
+        edge.script.release()
+        told = [answers.get(timeout=15.0) for _ in range(4)]
+        assert [error for _, error in told] == [None] * 4
+        assert [result.get_response().id for result, _ in told] == ["0", "1", "2", "3"]
+        assert "reason=" in told[0][0].get_response().parameters["edgekit_decision"].string_param
+    finally:
+        client.stop_stream()
+        client.close()
+        server.stop()
+
+
+@pytest_slow
+@pytest.mark.parametrize("named", [False, True])
+def test_the_index_of_a_router_before_an_edge_server(bundle, named):
+    with serve_bundles([bundle.path], ANY, None) as edge:
+        with Router(url(edge), None, sla_ms=1000, model="tiny_mlp" if named else "") as router:
+            entries = RouterCore(router).repository_index()
+            assert [(entry.name, entry.version, entry.state) for entry in entries] == [("tiny_mlp", "1", "READY")]
+        edge.stop()
