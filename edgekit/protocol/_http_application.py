@@ -278,7 +278,7 @@ class Application:
         json_bytes = min(len(plain), _number(call.header_length) or len(plain))
         if charge is None or json_bytes > self._message_limits.json_bytes:
             return self._read(exchange, plain)
-        with charge.meanwhile(json_bytes * _JSON_COST):
+        with charge.meanwhile(min(json_bytes * _JSON_COST, self.budget.most // 2)):  # on a small machine one at a time
             return self._read(exchange, plain)
 
     def _read(self, exchange: Exchange, plain: bytes | bytearray | memoryview) -> InferRequest:

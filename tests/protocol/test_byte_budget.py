@@ -88,7 +88,7 @@ def ask():
 def test_what_comes_out_of_small_bodies_is_counted(submitting_core, echo_core, ask, kind):
     core = submitting_core if kind == "submitting" else echo_core
     body, size = packed(100_000)
-    most = 16 * size + 3 * size + 10_000  # one is read, with all its numbers, while two others wait
+    most = 7 * size  # half of it for the numbers of one that is read, while two others wait
     transport = HttpTransport(core, "127.0.0.1", 0, Limits(), 8, connections=ConnectionLimits(buffered_bytes=most))
     budget = transport._application.budget
     try:
