@@ -20,7 +20,7 @@ import math
 import msgspec
 
 from edgekit.router._bearings import Bearings
-from edgekit.router._decide import HOPELESS, LIKELY, SURE, Health, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
+from edgekit.router._decide import GUESS, HOPELESS, LIKELY, SURE, Health, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
 from edgekit.router._device import LATE, Place, pause_s
 from edgekit.router._events import Action, Ask, Cancel, Deliver, Failure, FailureKind, Refuse, RunEdge, SendCloud
 from edgekit.router._open import Open, Sent
@@ -69,7 +69,8 @@ class Course(Bearings):
         ):
             tiers = (Tier.CLOUD, Tier.EDGE)
             open_.decision = decision = msgspec.structs.replace(decision, tiers=tiers, reason=Reason.CLOUD_TRIED, late=False)
-        if open_.cloud is None and edge.wait_s > 0.0 and edge.p_meet < IN_TIME:
+        useless = open_.cloud is None or open_.cloud.p_meet < GUESS
+        if useless and edge.wait_s > 0.0 and edge.p_meet < IN_TIME:
             # One in twenty or more of such will be set aside for others that can still be in time.
             open_.edge = edge = msgspec.structs.replace(edge, slow_s=ask.limit_s - now)
         if ask.sequence and self._begin_bound(open_, now, out):

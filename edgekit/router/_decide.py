@@ -18,6 +18,7 @@ from typing import Protocol
 import msgspec
 
 __all__ = [
+    "GUESS",
     "HOPELESS",
     "LIKELY",
     "SURE",
@@ -35,6 +36,8 @@ __all__ = [
 SURE = 0.99
 HEDGED = 0.9
 LIKELY = 0.8
+# A cloud that is less likely than this is not asked for being likelier than a device that has no chance; what it can do now is found out by tries.
+GUESS = 0.1
 # Below this no tier is said to make it: with a window of some hundred samples it cannot be told from zero.
 HOPELESS = 0.01
 MARGIN_FLOOR_S = 0.002
@@ -58,7 +61,7 @@ class Reason(enum.Enum):
     LOCAL_QUEUED = "local_queued"
     """The device is likely to get to it in time; while it waits it can still be handed to the cloud."""
     LOCAL_LIKELIER = "local_likelier"
-    """The device is not sure to answer in time, and no cloud endpoint is likelier to."""
+    """The device is not sure to answer in time, and no cloud endpoint is likelier to, or likely at all."""
     CLOUD_TRIED = "cloud_tried"
     """No tier is likely to make it; the cloud, since nothing recent is known of it."""
     LOCAL_TOO_SLOW = "local_too_slow"
@@ -262,7 +265,7 @@ def _order(local: TierEstimate, cloud: TierEstimate | None, any_cloud: bool) -> 
         return edge_first, Reason.LOCAL_FITS
     if cloud is None:
         return edge_first, Reason.CLOUD_OPEN_BREAKER if any_cloud else Reason.OFFLINE
-    if cloud.p_meet > local.p_meet:
+    if cloud.p_meet > max(GUESS, local.p_meet):
         return (Tier.CLOUD, Tier.EDGE), Reason.LOCAL_TOO_SLOW
     return edge_first, Reason.LOCAL_LIKELIER
 
