@@ -15,33 +15,36 @@ __all__ = ["may_rise", "run_behind"]
 
 T = TypeVar("T")
 
-_PATIENCE_S = 2.0  # then the work goes on beside the others, where the system allows that: on a full machine it would hardly come to an end
-_NICENESS = 10  # where there is no idle policy (musl): a tenth of the weight of a thread that serves (sched(7))
+_PATIENCE_S = 2.0  # then idle work goes on beside the others: on a full machine it would hardly come to an end
+_NICENESS = 10  # a tenth of the weight of a thread that serves (sched(7)); enough to finish, too little to be noticed
 _TASKS = Path("/proc/self/task")
 
 
-def run_behind(work: Callable[[], T], *, starts_threads: bool = False) -> T:
+def run_behind(work: Callable[[], T], *, idle: bool = True, starts_threads: bool = False) -> T:
     """Run ``work`` where threads that serve go before it, and return what it returns or raise what it raises.
 
     On Linux a thread is made for it under the idle policy (sched(7)): it gets the processor when nobody else wants it, and gives it up at once when somebody does. A thread
     that serves waited for one that loads under niceness 10 until its slice was over. (20 MB of weights, two cores with others at work, a request's p99
-    from 12.4 ms without a load: 14.2 ms, 19.5 under niceness 10, 26.1 with neither.) Elsewhere ``work`` just runs.
+    from 12.4 ms without a load: 14.2 ms, 19.5 under niceness 10, 26.1 with neither.) On a full machine an idle thread hardly gets on, so it is taken back after two seconds; a process that may not do
+    that (`may_rise`) gets niceness 10 instead. On other systems ``work`` just runs.
 
     Keep Python code in ``work`` short: whoever holds the interpreter's lock and waits for a processor holds up all threads that serve.
 
     Args:
         work: called once.
+        idle: under the idle policy where that can be; otherwise nice.
         starts_threads: it makes threads that stay, an engine's pool for instance, which inherit the policy. They are raised when it is done; where the system
-            does not allow that (`may_rise`), ``work`` just runs.
+            does not allow that, ``work`` just runs.
     """
-    if not sys.platform.startswith("linux") or (starts_threads and not may_rise()):
+    if not sys.platform.startswith("linux") or (starts_threads and not (idle and may_rise())):
         return work()
-    job = _Job(work)
+    idle = idle and may_rise()
+    job = _Job(work, _idle if idle else _nice)
     before = _tasks() if starts_threads else set()
     thread = threading.Thread(target=job.run, name="edgekit-behind", daemon=True)
     thread.start()
-    thread.join(_PATIENCE_S)
-    if thread.is_alive() and may_rise():
+    thread.join(_PATIENCE_S if idle else None)
+    if thread.is_alive():
         for task in _tasks() - before if starts_threads else {job.task}:
             _rise(task)
     thread.join()
@@ -54,15 +57,16 @@ def run_behind(work: Callable[[], T], *, starts_threads: bool = False) -> T:
 class _Job(Generic[T]):
     """Work in a thread of its own."""
 
-    def __init__(self, work: Callable[[], T]) -> None:
+    def __init__(self, work: Callable[[], T], sink: Callable[[int], None]) -> None:
         self.task = 0
         self._work = work
+        self._sink = sink
         self._results: list[T] = []
         self._error: BaseException | None = None
 
     def run(self) -> None:
         self.task = threading.get_native_id()
-        _sink(self.task)
+        self._sink(self.task)
         try:
             self._results.append(self._work())
         except BaseException as exc:  # noqa: BLE001 - raised again in the caller's thread
@@ -83,8 +87,12 @@ def may_rise() -> bool:
 
     def attempt() -> None:
         task = threading.get_native_id()
-        _sink(task)
-        answers.append(_rise(task))
+        try:
+            _idle(task)
+        except OSError:  # no such policy here (musl), or a sandbox refuses it
+            answers.append(False)
+        else:
+            answers.append(_rise(task))
 
     thread = threading.Thread(target=attempt, name="edgekit-behind")
     thread.start()
@@ -92,13 +100,13 @@ def may_rise() -> bool:
     return answers[0]
 
 
-def _sink(task: int) -> None:
-    """Put a thread of this process behind the others. What a sandbox refuses is left as it is."""
-    try:
-        os.sched_setscheduler(task, os.SCHED_IDLE, os.sched_param(0))
-    except (OSError, AttributeError):
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, task, os.getpriority(os.PRIO_PROCESS, task) + _NICENESS)
+def _idle(task: int) -> None:
+    os.sched_setscheduler(task, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _nice(task: int) -> None:
+    with contextlib.suppress(OSError):  # refused by a sandbox: then it runs as it is
+        os.setpriority(os.PRIO_PROCESS, task, os.getpriority(os.PRIO_PROCESS, task) + _NICENESS)
 
 
 def _rise(task: int) -> bool:
@@ -109,7 +117,7 @@ def _rise(task: int) -> bool:
         return os.sched_getscheduler(task) != os.SCHED_IDLE
     except ProcessLookupError:  # it has ended
         return True
-    except (OSError, AttributeError):
+    except OSError:
         return False
 
 

@@ -163,7 +163,7 @@ class FolderStore:
             UsageError: it does not fit the quota; a label that cannot be one; the version is in use with another content.
             StorageError: the folder cannot be written.
         """
-        bundle = run_behind(lambda: Bundle.open(source))
+        bundle = run_behind(lambda: Bundle.open(source), idle=False)  # a server may be at work beside this process
         name, version = bundle.manifest.name, bundle.manifest.version
         _, _, missing = self._plan(bundle, labels, make_room=make_room)  # refuses before anything is copied
         with self._staged(bundle) if missing else contextlib.nullcontext() as staged, self._writing():
@@ -230,7 +230,7 @@ class FolderStore:
                 _lock(held)
             try:
                 copy = staging / "bundle"
-                run_behind(lambda: _copy(bundle, copy))  # a server may be at work beside this process
+                run_behind(lambda: _copy(bundle, copy), idle=False)
                 yield copy
             finally:
                 shutil.rmtree(staging, ignore_errors=True)

@@ -16,10 +16,16 @@ def policy():
     return os.sched_getscheduler(threading.get_native_id())
 
 
+def niceness():
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
 @ON_LINUX
-def test_it_is_idle_and_nobody_else_becomes_so():
-    assert run_behind(policy) == os.SCHED_IDLE
-    assert policy() == os.SCHED_OTHER
+def test_it_is_idle_where_it_may_come_back_and_nobody_else_becomes_so():
+    before = niceness()
+    found = run_behind(lambda: (policy(), niceness()))
+    assert found == ((os.SCHED_IDLE, before) if may_rise() else (os.SCHED_OTHER, min(19, before + 10)))
+    assert (policy(), niceness()) == (os.SCHED_OTHER, before)
 
 
 @ON_LINUX
@@ -48,10 +54,18 @@ def test_threads_that_stay_come_back():
 
 
 @ON_LINUX
-def test_what_cannot_come_back_does_not_go(monkeypatch):
+def test_what_cannot_come_back_is_nice_and_leaves_no_slow_thread(monkeypatch):
     monkeypatch.setattr(_background, "may_rise", lambda: False)
-    assert run_behind(policy, starts_threads=True) == os.SCHED_OTHER
-    assert run_behind(policy) == os.SCHED_IDLE
+    before = niceness()
+    assert run_behind(lambda: (policy(), niceness())) == (os.SCHED_OTHER, min(19, before + 10))
+    assert run_behind(lambda: (policy(), niceness()), starts_threads=True) == (os.SCHED_OTHER, before)
+
+
+@ON_LINUX
+def test_nice_when_asked_so():
+    before = niceness()
+    assert run_behind(lambda: (policy(), niceness()), idle=False) == (os.SCHED_OTHER, min(19, before + 10))
+    assert niceness() == before
 
 
 @ON_LINUX
@@ -70,14 +84,12 @@ def test_what_takes_too_long_goes_on_beside_the_others(monkeypatch, starts_threa
 
 
 @ON_LINUX
-def test_without_the_idle_policy_it_is_nice(monkeypatch):
+def test_without_the_idle_policy_nothing_comes_back(monkeypatch):
     def refused(*_):
         raise PermissionError
 
     monkeypatch.setattr(os, "sched_setscheduler", refused)
-    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    assert run_behind(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())) == min(19, before + 10)
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+    assert not may_rise.__wrapped__()
 
 
 def test_elsewhere_it_just_runs(monkeypatch):
