@@ -35,6 +35,8 @@ _ROW_S = 1e-3
 _LONG_ROW_S = 10e-3
 """The same for a part of a longer queue: what the first waits for the last is little beside what they have waited. A run of 1.5 ms leaves the caches to the model, and a row does
 the work around the engine for all at once: 865 requests/s instead of 767 on one core (PP-OCR's angle classifier, 16 connections, `benchmarks/one_core.py`)."""
+_SHARED_S = 2e-3
+"""A worker's batch that takes so long is shared with instances that are free: handing a part to another thread costs about a quarter of it."""
 _ADVICE = "allow more time, or send fewer requests at once"
 
 
@@ -81,7 +83,7 @@ class InstanceQueue(Generic[T]):
         clock: monotonic seconds.
         max_batch: most rows that run together.
         threads: CPU threads of one run, 0 for all there are.
-        adaptive: learn how many instances are worth using at once, from one up to all; otherwise all are used.
+        adaptive: learn how many instances are worth using at once, one for each core; otherwise all are used.
 
     Attributes:
         threads: as given.
@@ -116,7 +118,9 @@ class InstanceQueue(Generic[T]):
         self._last_start_s = clock()
         self._probe_next = False
         self._closed = False
-        self._concurrency = ConcurrencyLimit(len(self._free), 1 if adaptive else len(self._free))
+        # As many as there are cores for, where that is known.
+        begin = len(self._free) // threads if threads else 1
+        self._concurrency = ConcurrencyLimit(len(self._free), max(1, begin) if adaptive else len(self._free))
         self.threads = threads
         self.times = BatchTimes(max_batch)
         self.share = Share()
@@ -434,6 +438,9 @@ class InstanceQueue(Generic[T]):
             return None
         if run_s and len(self._pending) > 1 and not self._with_deadline and not aged:
             chosen = self._in_a_row(run_s, longest_s) or chosen
+            if longest_s == math.inf and run_s >= _SHARED_S:
+                chosen = chosen[: self._share_of(len(chosen))]
+                rows = sum([self._pending[index].rows for index in chosen])
         self._since_aged = 0 if aged else self._since_aged + 1
         batch = Batch(self._free.pop(), self._remove(chosen), rows, now_s)
         batch.serial = len(batch.jobs) > 1 and batch.jobs[0].key is Waiting.ALONE
@@ -453,6 +460,11 @@ class InstanceQueue(Generic[T]):
             if pending[index].key is not Waiting.ALONE or pending[index].rows != rows:
                 return list(range(index))
         return list(range(count))
+
+    def _share_of(self, count: int) -> int:
+        """How many of a batch leave as much for each other instance that is free: a core that stands idle makes nothing cheaper."""
+        free = min(len(self._free), self._concurrency.limit - len(self._running))
+        return math.ceil(count / free)
 
     def _choose(self, now_s: float) -> tuple[list[int], bool]:
         pending, limit = self._pending, self.times.limit

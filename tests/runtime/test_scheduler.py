@@ -152,6 +152,26 @@ def test_what_cannot_run_together_may_go_in_a_row(clock, run_s, waiting, longest
     assert queue.times.p50_s == pytest.approx(before_s)  # of one run
 
 
+def test_a_long_batch_is_shared_with_instances_that_are_free(clock):
+    def taken(run_s):
+        queue = queue_of(clock, count=2, capacity=99, max_batch=8, seconds=lambda rows: run_s * (3 + rows))
+        queue.start([job() for _ in range(8)], 0.0)
+        return [len(batch.jobs) for batch in (queue.take()[0], queue.take()[0]) if batch is not None]
+
+    assert taken(1e-3) == [4, 4]
+    assert taken(1e-4) == [8]  # brief: not worth another thread
+    queue = queue_of(clock, count=2, capacity=99, max_batch=8, seconds=lambda rows: 1e-3 * (3 + rows))
+    start(queue, job())
+    queue.start([job() for _ in range(7)], 0.0)
+    assert len(queue.take()[0].jobs) == 7  # the other instance is busy
+
+
+def test_as_many_at_once_as_there_are_cores_for():
+    for cores, threads, begin in ((4, 1, 4), (4, 2, 2), (2, 4, 1), (4, 0, 1)):
+        assert InstanceQueue("m", [0] * cores, 9, threads=threads, adaptive=True).limit == begin
+    assert InstanceQueue("m", [0] * 3, 9).limit == 3
+
+
 def test_no_row_while_deadlines_wait_or_sizes_differ(clock):
     queue = queue_of(clock, capacity=99, seconds=lambda _: 1e-4)
     queue.start([*alone(4), job(clock.now_s + 1.0, key=Waiting.ALONE)], 0.0)
