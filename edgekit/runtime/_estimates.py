@@ -78,10 +78,13 @@ class BatchTimes:
         self._forget()
 
     def add(self, rows: int, seconds: float, *, restart: bool = False) -> None:
-        """Remember a run of ``rows``; ``restart`` forgets all before it."""
+        """Remember a run of ``rows``; ``restart`` forgets all before it. One of more rows than run together counts by its share: `predict` takes it back."""
         if restart:
             self._forget()
-        rung = self._rungs[min((rows - 1).bit_length(), self._top)]
+        most = 1 << self._top
+        if rows > most:
+            rows, seconds = most, seconds * most / rows
+        rung = self._rungs[(rows - 1).bit_length()]
         rung.runs += 1
         if rung.runs > _SETTLED and seconds < _BRIEF_S and rung.runs % _SAMPLED:
             return  # thousands of these in a few seconds: some tell as much as all

@@ -68,6 +68,17 @@ def test_a_size_that_fails_is_not_tried_again():
     assert times.limit == 1
 
 
+def test_a_request_of_more_rows_than_run_together_says_nothing_bad_of_small_ones():
+    times = BatchTimes(32)
+    for _ in range(8):
+        times.add(400_000, 4.0)
+    assert times.predict(400_000) == pytest.approx(4.0)
+    assert times.predict(1) <= 4.0 * 32 / 400_000 + 1e-12
+    alone = BatchTimes(1)  # a model whose requests run one by one
+    alone.add(4, 0.004)
+    assert alone.predict(1) == pytest.approx(0.001)
+
+
 def test_predictions_where_nothing_was_seen():
     times = BatchTimes(8)
     assert times.predict(3) == 0.0
