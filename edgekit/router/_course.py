@@ -53,7 +53,7 @@ class Course(Bearings):
     # The way of a request
 
     def _begin(self, ask: Ask, now: float, out: list[Action]) -> None:
-        open_ = Open(ask, margin_s(ask.sla_s))
+        open_ = Open(ask, ask.deadline_s - margin_s(ask.sla_s))
         self._open[ask.request] = self._last = open_
         if ask.digest:
             self._digests.setdefault(ask.digest, open_)

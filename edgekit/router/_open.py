@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 
-from edgekit.router._decide import Decision, TierEstimate
+import msgspec
+
+from edgekit.router._decide import Decision, Reason, TierEstimate
 from edgekit.router._device import Place
 from edgekit.router._events import Ask, Failure
 
 __all__ = ["Open", "Sent"]
+
+
+_UNDECIDED = Decision((), Reason.DEADLINE_PASSED, -1, None, 0.0, 0.0, False, 0.0, 0.0)
+_UNKNOWN = TierEstimate(0.0, 0.0, 0.0, False)
 
 
 class Sent:
@@ -31,10 +37,11 @@ class Sent:
         self.settled = False
 
 
-class Open:
-    """One request that is not over.
+class Open(msgspec.Struct, eq=False):
+    """One request that is not over. A struct, since one is made for every request.
 
     Attributes:
+        ask: the request.
         until_s: its deadline less the margin.
         decision, edge, cloud: the first decision and what it rested on.
         endpoints: that the indices of ``decision`` are of.
@@ -46,58 +53,31 @@ class Open:
         look_s: when to look again at an attempt that is under way; infinite for never.
         retry_s: when to try the cloud again; infinite for never.
         due_s: when the machine wants to be woken for it.
-        failures: ``(attempt, failure)`` of the device's and of the cloud's last one.
+        edge_failure, cloud_failure: ``(attempt, failure)`` of the device's and of the cloud's last one.
         followers: identical requests that share its answer.
         gone: its own client has left; it goes on for its followers.
         held: the device's attempt whose answer waits for a second opinion; 0 for none.
     """
 
-    __slots__ = (
-        "ask",
-        "bound",
-        "cloud",
-        "cloud_failure",
-        "decision",
-        "due_s",
-        "edge",
-        "edge_failure",
-        "edge_left",
-        "endpoints",
-        "followers",
-        "gone",
-        "hedged",
-        "held",
-        "look_s",
-        "place",
-        "retries",
-        "retry_s",
-        "run",
-        "sent",
-        "tried",
-        "until_s",
-    )
-
-    decision: Decision
-    edge: TierEstimate
-    cloud: TierEstimate | None
-
-    def __init__(self, ask: Ask, margin_s: float) -> None:
-        self.ask = ask
-        self.until_s = ask.deadline_s - margin_s
-        self.endpoints: tuple[int, ...] = ()
-        self.place: Place | None = None
-        self.run = 0
-        self.sent: Sent | None = None
-        self.edge_left = True
-        self.bound = False
-        self.tried: tuple[int, ...] = ()
-        self.look_s = math.inf
-        self.retry_s = math.inf
-        self.retries = 0
-        self.due_s = math.inf
-        self.edge_failure: tuple[int, Failure] | None = None
-        self.cloud_failure: tuple[int, Failure] | None = None
-        self.followers: list[Ask] = []
-        self.gone = False
-        self.hedged = False
-        self.held = 0
+    ask: Ask
+    until_s: float
+    decision: Decision = _UNDECIDED
+    edge: TierEstimate = _UNKNOWN
+    cloud: TierEstimate | None = None
+    endpoints: tuple[int, ...] = ()
+    place: Place | None = None
+    run: int = 0
+    sent: Sent | None = None
+    edge_left: bool = True
+    bound: bool = False
+    tried: tuple[int, ...] = ()
+    look_s: float = math.inf
+    retry_s: float = math.inf
+    retries: int = 0
+    due_s: float = math.inf
+    edge_failure: tuple[int, Failure] | None = None
+    cloud_failure: tuple[int, Failure] | None = None
+    followers: list[Ask] = []
+    gone: bool = False
+    hedged: bool = False
+    held: int = 0

@@ -100,9 +100,12 @@ class Calibration:
 
     Adaptive conformal inference (Gibbs and Candès, 2021) on a logarithmic scale: every miss widens by 19 parts, every hit narrows by one, so that over any
     long run one in twenty misses.
+
+    Attributes:
+        factor: what a predicted 95th percentile is multiplied by.
     """
 
-    __slots__ = ("_log",)
+    __slots__ = ("_log", "factor")
 
     SHARE = 0.05
     STEP = 0.06  # our choice: one miss widens by 6 %, twenty hits take that back
@@ -110,13 +113,10 @@ class Calibration:
 
     def __init__(self) -> None:
         self._log = 0.0
-
-    @property
-    def factor(self) -> float:
-        """What a predicted 95th percentile is multiplied by."""
-        return math.exp(self._log)
+        self.factor = 1.0
 
     def observe(self, within: bool) -> None:
         """A prediction came true, or did not."""
         step = self.STEP * (self.SHARE if within else self.SHARE - 1.0)
         self._log = min(self.MOST, max(self.LEAST, self._log - step))
+        self.factor = math.exp(self._log)
