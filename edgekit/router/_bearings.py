@@ -54,6 +54,7 @@ class Bearings:
         self._follows: dict[int, Open] = {}  # request -> whose answer it shares
         self._digests: dict[bytes, Open] = {}
         self._attempts: dict[int, Open] = {}  # attempts whose end matters to a request
+        self._given_up: set[int] = set()  # attempts on the device that were cancelled, until they end
         self._attempt = 0
         self._probe_ask: Ask | None = None
         self._last: Open | None = None
@@ -114,7 +115,10 @@ class Bearings:
     def _device_failed(self, attempt: int, failure: Failure, open_: Open | None, now: float) -> None:
         device = self._device
         ask = device.ask_of(attempt)
-        if failure.kind in (FailureKind.REQUEST, FailureKind.NOT_FOUND):
+        if attempt in self._given_up:
+            self._given_up.discard(attempt)
+            device.give_up(attempt, now)  # it ended since it was cancelled
+        elif failure.kind in (FailureKind.REQUEST, FailureKind.NOT_FOUND):
             device.drop(attempt)
             self._device_recovered(now)  # a refusal of the request is an answer
         elif failure.kind is FailureKind.DEADLINE:  # slow is not broken: it is a sample, and all that is known is its least value

@@ -220,7 +220,7 @@ class Course(Bearings):
         elif now >= open_.retry_s:
             open_.retry_s = math.inf
             open_.tried = ()
-            self._fall_back(open_, now, out)
+            self._fall_back(open_, now, out, paid=True)
         elif now >= open_.look_s:
             open_.look_s = math.inf
             if open_.place is not None:
@@ -340,9 +340,7 @@ class Course(Bearings):
         if self._may_hedge(open_):
             self._hedge(open_, -index, cloud, now, out)
         elif self._send(open_, -index, cloud, now, out):  # instead of the device, since hedges are used up
-            self._attempts.pop(open_.run, None)
-            out.append(Cancel(open_.run))
-            open_.run = 0
+            self._cancel_run(open_, out)
 
     def _late_in_cloud(self, open_: Open, place: Place, now: float, out: list[Action]) -> bool:
         """The device did not come to it in time, and others wait that it may still be in time for: a late answer is the cloud's.
@@ -374,8 +372,8 @@ class Course(Bearings):
         else:
             self._fall_back(open_, now, out)
 
-    def _fall_back(self, open_: Open, now: float, out: list[Action]) -> None:
-        """Nothing is under way: start what is likeliest of what is left, or end."""
+    def _fall_back(self, open_: Open, now: float, out: list[Action], *, paid: bool = False) -> None:
+        """Nothing is under way: start what is likeliest of what is left, or end. ``paid``: this is a retry, and counted as one."""
         ask = open_.ask
         if now >= ask.limit_s:
             self._end(open_, now, out)
@@ -388,7 +386,11 @@ class Course(Bearings):
         indices, clouds = self._offers(ask, open_.tried, budget_s, now, edge.service_s)
         decision = decide(RequestFacts(ask.limit_s, ask.limit_s, ask.sla_s) if late else ask, edge, clouds, now)
         if decision.tiers and decision.tiers[0] is Tier.CLOUD:
-            if self._send(open_, indices[decision.endpoint], clouds[decision.endpoint], now, out):
+            index, cloud = indices[decision.endpoint], clouds[decision.endpoint]
+            paid = (
+                paid or open_.cloud_failure is None or self._retries.try_take(now)
+            )  # another endpoint, after one has failed, is a retry too
+            if paid and self._send(open_, index, cloud, now, out):
                 self._plan(open_, now)
                 return
             decision = decide(ask, edge, (), now)
@@ -458,13 +460,17 @@ class Course(Bearings):
             self._device.remove(open_.place)
             open_.place = None
         if open_.run and winner is not Tier.EDGE:
-            self._attempts.pop(open_.run, None)
-            out.append(Cancel(open_.run))
-            open_.run = 0
+            self._cancel_run(open_, out)
         if open_.sent is not None:
             self._cancel_sent(open_, open_.sent, now, out)
         if open_.ask.sequence_end:
             self._sequences.lose(open_.ask)
+
+    def _cancel_run(self, open_: Open, out: list[Action]) -> None:
+        self._attempts.pop(open_.run, None)
+        self._given_up.add(open_.run)
+        out.append(Cancel(open_.run))
+        open_.run = 0
 
     def _cancel_sent(self, open_: Open, sent: Sent, now: float, out: list[Action]) -> None:
         self._attempts.pop(sent.attempt, None)

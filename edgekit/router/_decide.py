@@ -168,26 +168,16 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """What to do with a request, and why.
 
     Attributes:
-        tiers: order of attempts, at most two; empty when refused.
+        tiers: order in which tiers may be asked, at most two; empty when refused.
         reason: why.
         endpoint: index of the cloud endpoint that the cloud attempt uses; -1 for none.
-        hedge_at_s: absolute time at which the second tier starts if the first has not answered; ``None`` for never.
-        hedge_by_s: absolute time after which the second tier would not make it at its median; a hedge that was put off starts by then or not at all.
-        attempt_by_s: absolute time that attempts may spend until: the deadline, or the limit when ``late``.
         late: no tier can make the deadline; this is the one most likely to.
-        p_edge: probability that the device makes it.
-        p_cloud: probability that the chosen endpoint makes it, 0 without one.
     """
 
     tiers: tuple[Tier, ...]
     reason: Reason
     endpoint: int
-    hedge_at_s: float | None
-    hedge_by_s: float
-    attempt_by_s: float
     late: bool
-    p_edge: float
-    p_cloud: float
 
 
 def margin_s(sla_s: float) -> float:
@@ -206,7 +196,7 @@ def decide(facts: Facts, local: TierEstimate, clouds: Sequence[TierEstimate], no
         may_hedge: False while hedging is throttled.
     """
     if now >= facts.deadline_s:
-        return Decision((), Reason.DEADLINE_PASSED, -1, None, now, facts.deadline_s, False, local.p_meet, 0.0)
+        return Decision((), Reason.DEADLINE_PASSED, -1, False)
     endpoint = _best_endpoint(clouds)
     cloud = clouds[endpoint] if endpoint >= 0 else None
     tiers, reason = _order(local, cloud, bool(clouds))
@@ -215,15 +205,7 @@ def decide(facts: Facts, local: TierEstimate, clouds: Sequence[TierEstimate], no
             tiers, reason = (Tier.EDGE, Tier.CLOUD), Reason.LOCAL_QUEUED
         elif may_hedge and _hedge_is_enough(facts, local, cloud, now):
             tiers, reason = (Tier.EDGE, Tier.CLOUD), Reason.LOCAL_HEDGED
-    p_cloud = cloud.p_meet if cloud is not None else 0.0
-    late = bool(tiers) and _best(local, cloud) < HOPELESS
-    hedge_at, hedge_by = None, now
-    if cloud is not None and len(tiers) == 2 and not late:
-        first, second = (local, cloud) if tiers[0] is Tier.EDGE else (cloud, local)
-        hedge_by = facts.deadline_s - margin_s(facts.sla_s) - second.typical_s
-        hedge_at = _hedge_at(facts, first, second, now)
-    attempt_by = facts.limit_s if late else facts.deadline_s
-    return Decision(tiers, reason, endpoint, hedge_at, hedge_by, attempt_by, late, local.p_meet, p_cloud)
+    return Decision(tiers, reason, endpoint, bool(tiers) and _best(local, cloud) < HOPELESS)
 
 
 def _best(local: TierEstimate, cloud: TierEstimate | None) -> float:
@@ -274,18 +256,3 @@ def _hedge_is_enough(facts: Facts, local: TierEstimate, cloud: TierEstimate, now
     """The device is likely, and done more often than not before the cloud must start."""
     hedge_at = facts.deadline_s - margin_s(facts.sla_s) - cloud.slow_s
     return local.p_meet >= HEDGED and hedge_at >= now + local.typical_s
-
-
-def _hedge_at(facts: Facts, first: TierEstimate, second: TierEstimate, now: float) -> float | None:
-    """The last moment at which the second tier still answers in time at its 95th percentile.
-
-    When that moment has passed: when the first tier should have answered (its 95th percentile), or the last moment for the second one's median, whichever
-    is earlier; a half chance is better than none. When that has passed too, no hedge: it would only add load. (A device that is still sure of itself at
-    that moment is left alone, see `Flight.on_time`.)
-    """
-    last = facts.deadline_s - margin_s(facts.sla_s)
-    at = last - second.slow_s
-    if at > now:
-        return at
-    at = min(last - second.typical_s, now + first.slow_s)
-    return at if at > now else None

@@ -103,6 +103,14 @@ class Device:
         """A worker ended without a measured service time."""
         self._running.pop(attempt, None)
 
+    def give_up(self, attempt: int, now: float) -> None:
+        """A worker ended since its request was over. It would have taken longer, which says something only if it was slow already."""
+        started_s, window, factor, _ = self._running[attempt]
+        if window is not None and now - started_s > window.quantiles(now)[1] * factor:
+            self.finish(attempt, now)
+        else:
+            self.drop(attempt)
+
     def finish(self, attempt: int, now: float, until_s: float = -math.inf) -> None:
         """A worker ended; its duration is a sample.
 

@@ -13,7 +13,7 @@ from edgekit.router._events import Ask, Failure
 __all__ = ["Open", "Sent"]
 
 
-_UNDECIDED = Decision((), Reason.DEADLINE_PASSED, -1, None, 0.0, 0.0, False, 0.0, 0.0)
+_UNDECIDED = Decision((), Reason.DEADLINE_PASSED, -1, False)
 _UNKNOWN = TierEstimate(0.0, 0.0, 0.0, False)
 
 

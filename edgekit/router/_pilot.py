@@ -48,6 +48,7 @@ class Pilot(SecondOpinions):
         open_ = self._attempts.pop(attempt, None)
         if self._device.runs(attempt):
             self._device.finish(attempt, now)
+            self._given_up.discard(attempt)
             self._device_recovered(now)
             if open_ is not None:
                 open_.run = 0

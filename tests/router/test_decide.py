@@ -14,8 +14,12 @@ FACTS = RequestFacts(NOW + SLA, NOW + SLA + 1.0, SLA)
 EDGE, CLOUD = Tier.EDGE, Tier.CLOUD
 
 
-def tier(p, typical=0.02, slow=0.04, known=True, health=Health.OK, cost=0.0):
-    return TierEstimate(p, typical, slow, known, health, cost)
+def tier(p, typical=0.02, slow=0.04, known=True, health=Health.OK, cost=0.0, sure=0.05):
+    return TierEstimate(p, typical, slow, known, health, cost, sure_s=sure)
+
+
+def waiting(p):
+    return TierEstimate(p, 0.07, 0.09, True, Health.OK, 0.0, 0.02, 0.05)
 
 
 UNKNOWN = tier(0.0, 0.0, 0.0, known=False)
@@ -27,6 +31,10 @@ CASES = {
     "local fits, cloud open: nothing is spent on the cloud": (tier(1.0), [OPEN], (EDGE,), Reason.LOCAL_FITS),
     "cloud likelier, but a hedge is enough": (tier(0.9), [tier(0.95)], (EDGE, CLOUD), Reason.LOCAL_HEDGED),
     "cloud likelier, and too slow to be a hedge": (tier(0.9), [tier(0.95, slow=0.09)], (CLOUD, EDGE), Reason.LOCAL_TOO_SLOW),
+    "a queue that is likely to be in time": (waiting(0.8), [tier(0.95)], (EDGE, CLOUD), Reason.LOCAL_QUEUED),
+    "a queue, and no time to hand over": (waiting(0.8), [tier(0.95, sure=0.1)], (CLOUD, EDGE), Reason.LOCAL_TOO_SLOW),
+    "a queue that is not likely to be in time": (waiting(0.7), [tier(0.95)], (CLOUD, EDGE), Reason.LOCAL_TOO_SLOW),
+    "neither has a chance": (tier(0.0), [tier(0.09)], (EDGE, CLOUD), Reason.LOCAL_LIKELIER),
     "cloud likelier": (tier(0.5), [tier(0.9)], (CLOUD, EDGE), Reason.LOCAL_TOO_SLOW),
     "neither sure, device likelier": (tier(0.6), [tier(0.5)], (EDGE, CLOUD), Reason.LOCAL_LIKELIER),
     "a tie stays local": (tier(0.5), [tier(0.5)], (EDGE, CLOUD), Reason.LOCAL_LIKELIER),
@@ -62,24 +70,6 @@ def test_the_margin_is_two_milliseconds_or_a_twentieth():
     assert margin_s(1.0) == 0.05
 
 
-def test_the_hedge_fires_when_the_second_tier_still_makes_it_at_its_p95():
-    decision = decide(FACTS, tier(0.999), [tier(0.9, 0.02, 0.04)], NOW)
-    assert decision.hedge_at_s == pytest.approx(NOW + 0.1 - 0.005 - 0.04)
-
-
-def test_when_the_p95_is_out_of_reach_the_hedge_fires_at_the_first_tiers_p95_or_at_the_seconds_last_median():
-    slow_cloud = tier(0.5, 0.03, 0.2)
-    assert decide(FACTS, tier(0.999, 0.02, 0.04), [slow_cloud], NOW).hedge_at_s == pytest.approx(NOW + 0.04)
-    assert decide(FACTS, tier(0.6, 0.05, 0.09), [slow_cloud], NOW).hedge_at_s == pytest.approx(NOW + 0.1 - 0.005 - 0.03)
-    assert decide(FACTS, tier(0.6), [tier(0.5, 0.3, 0.5)], NOW).hedge_at_s is None
-
-
-def test_the_cloud_is_hedged_by_the_device():
-    decision = decide(FACTS, tier(0.8, 0.02, 0.06), [tier(0.95)], NOW)
-    assert decision.tiers == (CLOUD, EDGE)
-    assert decision.hedge_at_s == pytest.approx(NOW + 0.1 - 0.005 - 0.06)
-
-
 def test_a_throttled_hedge_is_not_relied_on():
     decision = decide(FACTS, tier(0.9), [tier(0.95)], NOW, may_hedge=False)
     assert (decision.tiers, decision.reason) == ((CLOUD, EDGE), Reason.LOCAL_TOO_SLOW)
@@ -88,8 +78,6 @@ def test_a_throttled_hedge_is_not_relied_on():
 def test_late_when_no_tier_makes_it():
     decision = decide(FACTS, tier(0.0), [tier(0.001)], NOW)
     assert decision.late
-    assert decision.hedge_at_s is None
-    assert decision.attempt_by_s == FACTS.limit_s
     assert not decide(FACTS, tier(0.0), [tier(0.5)], NOW).late
 
 
@@ -123,10 +111,6 @@ def test_what_holds_for_every_decision(local, clouds, remaining, grace, sla):
         assert decision.tiers == ()
     if decision.tiers == ():
         assert passed or (local.health is Health.FULL and not usable)
-    if decision.hedge_at_s is not None:
-        assert len(decision.tiers) == 2
-        assert NOW < decision.hedge_at_s < facts.deadline_s
-    assert decision.attempt_by_s in (facts.deadline_s, facts.limit_s)
     assert decision == decide(facts, local, clouds, NOW)  # pure
 
 

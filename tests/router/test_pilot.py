@@ -3,6 +3,7 @@
 import math
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -233,6 +234,19 @@ def test_a_sequence_stays_where_its_state_is():
     assert one(pilot.accept(ask(21, now + 0.1, sequence="s"), now + 0.1), RunEdge)  # a new start
 
 
+def test_attempts_that_were_cancelled_are_no_failures_of_the_device():
+    """A remote device reports the end of what was cancelled as an error; ten of these must not open its breaker."""
+    pilot = made()
+    for number in range(1, 11):
+        now = 10.0 * number
+        run = one(pilot.accept(ask(number, now, sla_s=5.0), now), RunEdge)
+        assert pilot.left(number, now + 0.001) == [Cancel(run.attempt)]
+        assert pilot.failed(run.attempt, BROKEN, now + 0.002) == []
+    state = pilot.snapshot(120.0)["edge"]
+    assert (state["breaker"], state["running"]) == ("closed", 0)
+    assert pilot.decision(10).edge.service_s == pytest.approx(0.02, rel=0.02)  # and a short life is no sample of a fast one
+
+
 def test_edge_only_never_leaves_even_a_dead_device():
     pilot = made()
     terms = Terms(edge_only=True)
@@ -307,7 +321,7 @@ class History:
         self.now, self.number, self.log = 0.0, 0, []
         self.asks, self.over, self.gone = {}, set(), set()
         self.edge, self.cloud, self.cancelled = {}, {}, set()  # attempts under way -> request
-        self.shadows = set()
+        self.shadows, self.asked = set(), {}
         self.sent = self.hedged = 0
 
     def play(self, steps):
@@ -321,6 +335,8 @@ class History:
         assert not self.gone & self.over or all(self.asks[number].digest for number in self.gone & self.over)
         assert self.sent == self.budget - self.purse.left <= self.budget
         assert self.hedged <= 0.02 * len(self.asks) + HedgeAllowance.FIRST
+        again = sum(times - 1 for times in self.asked.values())
+        assert again <= 0.2 * len(self.asks) + 1.0 * (self.now + 10.0)  # retries: a fifth, and one a second
         assert set(self.edge) <= self.cancelled | self.shadows  # whatever still runs was given up
         return self.log
 
@@ -384,6 +400,7 @@ class History:
                 assert self.now < action.limit_s <= told.limit_s
                 self.cloud[action.attempt] = action.request
                 self.sent += 1
+                self.asked[action.request] = self.asked.get(action.request, 0) + 1
             elif isinstance(action, Cancel):
                 assert action.attempt in self.edge or action.attempt in self.cloud
                 assert action.attempt not in self.cancelled
