@@ -49,9 +49,9 @@ class World:
         return Budgets(book, self, ahead_s)
 
 
-LIMIT = st.builds(Limit, st.integers(0, 40), st.integers(0, 2000), st.floats(0, 0.05))
+LIMIT = st.builds(Limit, st.sampled_from([3, 40, 100]), st.sampled_from([500, 4000]), st.sampled_from([0.001, 0.01]))
 LIMITS = st.builds(BudgetLimits, LIMIT, LIMIT)
-COSTS = st.builds(lambda n, size: Cost(n, size, n * 0.001 + size * 1e-6), st.integers(0, 3), st.integers(0, 200))
+COSTS = st.builds(lambda n, size: Cost(n, size, n * 0.0001 + size * 1e-6), st.integers(1, 3), st.integers(0, 100))
 
 
 class AnyLife(RuleBasedStateMachine):
@@ -65,12 +65,17 @@ class AnyLife(RuleBasedStateMachine):
         self.sent = []  # [true time, amount]
         self.returnable = []  # (cost, monotonic time, entry of `sent`)
 
-    @rule(cost=COSTS)
-    def spend(self, cost):
-        if self.budgets.spend(cost, self.world.monotonic_s):
+    @rule(cost=COSTS, most=st.sampled_from([1, 2, 5, 100]))
+    def spend_some(self, cost, most):
+        self.spend(cost, most)
+
+    def spend(self, cost, most):
+        before = len(self.sent)
+        while len(self.sent) < before + most and self.budgets.spend(cost, self.world.monotonic_s):
             entry = [self.world.true_s, amount_of(cost)]
             self.sent.append(entry)
             self.returnable.append((cost, self.world.monotonic_s, entry))
+        if len(self.sent) > before:  # what was spent under a higher limit may be over the present one
             self.within_limits()
 
     @rule()
@@ -80,7 +85,7 @@ class AnyLife(RuleBasedStateMachine):
             self.budgets.give_back(cost, spent_s)
             self.sent.remove(entry)
 
-    @rule(seconds=st.sampled_from([0.5, 30.0, 61.0, 1800.0, 3599.0, 3601.0, 3660.0, 40_000.0, 86_401.0]))
+    @rule(seconds=st.sampled_from([0.5, 59.0, 1800.0, 3540.0, 3599.0, 3660.0, 40_000.0, 86_401.0]))
     def wait(self, seconds):
         self.world.monotonic_s += seconds
         self.world.wall_s += seconds
@@ -101,7 +106,6 @@ class AnyLife(RuleBasedStateMachine):
 
     @rule()
     def close(self):
-        self.world.fails = False
         self.budgets.close(self.world.monotonic_s)
         self.restart()
 
@@ -115,9 +119,12 @@ class AnyLife(RuleBasedStateMachine):
         self.world.monotonic_s = 5.0
         self.restart()
 
-    @rule(fails=st.booleans())
-    def disk(self, fails):
-        self.world.fails = fails
+    @rule()
+    def disk_is_full(self):
+        self.world.fails = True
+        self.budgets.renew(self.world.monotonic_s)
+        self.spend(Cost(2, 60, 0.0003), 100)
+        self.world.fails = False
 
     def restart(self):
         self.budgets = self.world.open(self.limits)
@@ -136,7 +143,7 @@ class AnyLife(RuleBasedStateMachine):
             assert all(value >= 0 for side in self.budgets.spent(self.world.monotonic_s) for value in side)
 
 
-AnyLife.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+AnyLife.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 TestAnyLife = AnyLife.TestCase
 
 
