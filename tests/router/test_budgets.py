@@ -143,8 +143,8 @@ class AnyLife(RuleBasedStateMachine):
             assert all(value >= 0 for side in self.budgets.spent(self.world.monotonic_s) for value in side)
 
 
-AnyLife.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
-TestAnyLife = AnyLife.TestCase
+AnyLife.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestAnyLife = pytest.mark.slow(AnyLife.TestCase)
 
 
 def spend_all(budgets, cost, now, most=10_000):
