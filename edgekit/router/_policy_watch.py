@@ -23,6 +23,7 @@ __all__ = ["Operator"]
 
 _log = logging.getLogger(__name__)
 EVERY_S = 1.0
+SETTLE_S = 0.05  # a changed file must look the same this much later
 
 
 class Operator:
@@ -132,6 +133,9 @@ class Operator:
         if seen == self._seen:
             self._problem = ""
             return
+        time.sleep(SETTLE_S)
+        if _content(path) != seen:
+            return  # it is being written: half a file may be a valid policy, and an empty one forbids nothing
         try:
             policy = read_policy(path)
             self._limit(policy, now)
