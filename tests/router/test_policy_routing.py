@@ -158,6 +158,15 @@ def test_a_model_that_the_device_does_not_have_is_named(bundle, tmp_path, caplog
     assert [record.getMessage() for record in caplog.records] == ["the policy names model 'tiny_mpl', which the device does not have"]
 
 
+def test_a_bundle_in_this_process_is_escalated_too(bundle, clients, tmp_path):
+    """No answer's margin reaches 1, but one whose other classes are 0."""
+    (tmp_path / "p.toml").write_text("models.tiny_mlp.cascade = { below = 1, every_s = 0.001, audit_share = 0 }\n")
+    with Router(bundle, clients[1], sla_ms=5000, policy=tmp_path / "p.toml") as router:
+        until(lambda: router.route({"x": X}).reason == "local_unsure")
+        assert router.route({"x": X}).tier == "cloud"
+    assert clients[1].script.calls >= 1
+
+
 def test_shadows_run_behind_the_answer_and_name_their_version(policy, scripts):
     policy.write('models.m.shadow = { share = 1, version = "9" }\n')
     script_answers(scripts[0], SURE)
