@@ -143,9 +143,13 @@ class RouterCore:
         except BaseException:
             ticket.cancel()
             raise
-        if isinstance(ends[0], Exception):
-            raise ends[0]
-        return ends[0]
+        end = ends.pop()
+        try:
+            if isinstance(end, Exception):
+                raise end
+            return end
+        finally:
+            del end  # an error's traceback has this frame, which must not have the error
 
     def submit(self, request: InferRequest, done: Callable[[InferResponse | Exception], None]) -> Ticket:
         """See `SubmittingCore.submit`; as `infer`."""

@@ -71,6 +71,11 @@ class Call:
         self.attempts: list[int] = []
         self.results: dict[int, Answer | BaseException] = {}
 
+    def finish(self, end: Finish | EdgeKitError) -> None:
+        """Tell the end, and forget whom it was told: ``done`` knows the call, and a circle would keep its arrays until the next collection."""
+        done, self.done = self.done, _nobody
+        done(end)
+
 
 _T = TypeVar("_T")
 _Bound = tuple[Action, Call | None, Work | None, "Answer | BaseException | None"]
@@ -144,7 +149,7 @@ class Driver:
                 call.explanation = self._pilot.decision(call.request)
                 bound = self._bind(actions)
         if call.explanation is None:
-            call.done(_closed_error())
+            call.finish(_closed_error())
         else:
             self._perform(bound)
 
@@ -175,14 +180,14 @@ class Driver:
             self._changed.notify_all()
         self._perform(bound)
         for call in waiting:
-            call.done(_closed_error())
+            call.finish(_closed_error())
         with self._changed:
             self._changed.wait_for(lambda: not self._calls, CLOSE_WAIT_S)
             rest = list(self._calls.values())
             for call in rest:
                 self._forget(call)
         for call in rest:
-            call.done(_closed_error())
+            call.finish(_closed_error())
         for checks in self._checks:
             checks.put(False)
         self._runner.close()
@@ -309,14 +314,14 @@ class Driver:
                 self._run(action.attempt, work)
             elif isinstance(action, Deliver):
                 if call is not None and isinstance(result, Answer):
-                    call.done(Finish(result, action.tier, action.reason, self._clock(), action.hedged, action.late))
+                    call.finish(Finish(result, action.tier, action.reason, self._clock(), action.hedged, action.late))
             elif isinstance(action, SendCloud):
                 self._send(action, work)
             elif isinstance(action, Cancel):
                 self._cancel(action.attempt)
             elif isinstance(action, Refuse):
                 if call is not None:
-                    call.done(_refusal(action, call.work, result, self._runner.model))
+                    call.finish(_refusal(action, call.work, result, self._runner.model))
             else:
                 self._checks[action.endpoint].put(True)
         for endpoint, told in enumerate(self._told_open):

@@ -223,10 +223,13 @@ class Router:
         except BaseException:
             leave()
             raise
-        end = ends[0]
-        if isinstance(end, EdgeKitError):
-            raise end
-        return end
+        end = ends.pop()
+        try:
+            if isinstance(end, EdgeKitError):
+                raise end
+            return end
+        finally:
+            del end  # an error's traceback has this frame, which must not have the error
 
     async def aroute(
         self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None, *, model: str = "", version: str = ""

@@ -1,8 +1,10 @@
 """What only threads can get wrong: cancels that overtake beginnings, clients that leave, answers that come when nobody waits."""
 
 import asyncio
+import gc
 import random
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -158,6 +160,31 @@ def test_every_request_of_many_threads_ends_once(parts):
         assert isinstance(ends.wait(), Finish)
         assert len(ends.found) == 1
     assert (driver._calls, driver._of, driver._handles) == ({}, {}, {})
+
+
+def test_a_request_leaves_no_circles_behind(clients):
+    """Its arrays go when it ends, and not when the collector comes by."""
+    edge, _ = clients
+    with Router(edge, None, sla_ms=60_000, model="m") as router:
+        router.infer(X)
+        gc.collect()
+        gc.disable()
+        try:
+            arrays = [np.ones((1, 8), np.float32).view(Watched) for _ in range(5)]
+            watched = [weakref.ref(array) for array in arrays]
+            for array in arrays:
+                router.infer({"x": array})
+            for thread in edge.threads:
+                thread.join(LIMIT_S)
+            edge.threads.clear()
+            del array, arrays
+            assert [reference() for reference in watched] == [None] * 5
+        finally:
+            gc.enable()
+
+
+class Watched(np.ndarray):
+    """An array that can be referred to weakly."""
 
 
 def test_after_the_close_a_request_is_refused(parts):
