@@ -43,11 +43,13 @@ class CloudTier:
         endpoints = self.endpoints
         if len(endpoints) == 1 and not tried:
             return (0,), (endpoints[0].estimate(ask, budget_s, now, device_service_s),)
-        indices = [index for index in range(len(endpoints)) if index not in tried]
-        if len(indices) > 2:
-            usable = [index for index in indices if endpoints[index].usable(now)]
-            indices = self._random.sample(usable, 2) if len(usable) > 2 else usable or indices[:1]
-        return tuple(indices), [endpoints[index].estimate(ask, budget_s, now, device_service_s) for index in indices]
+        usable = [index for index, endpoint in enumerate(endpoints) if index not in tried and endpoint.usable(now)]
+        if len(usable) > 2:
+            first, second = int(self._random.random() * len(usable)), int(self._random.random() * (len(usable) - 1))
+            usable = [usable[first], usable[second + (second >= first)]]
+        elif not usable:
+            usable = [index for index in range(len(endpoints)) if index not in tried][:1]  # to say that there are some
+        return tuple(usable), [endpoints[index].estimate(ask, budget_s, now, device_service_s) for index in usable]
 
     def affordable(self, ask: Ask, now: float) -> bool:
         """The operator's budgets have an attempt left."""

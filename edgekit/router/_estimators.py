@@ -128,7 +128,7 @@ class CloudEstimator:
 
     def failure_share(self, now: float) -> float:
         """Share of attempts that fail lately; forgotten within seconds, or an endpoint that is never asked would never be asked again."""
-        return self._failure * math.exp(-max(0.0, now - self._failure_at_s) / EWMA_DECAY_S)
+        return self._failure and self._failure * math.exp(-max(0.0, now - self._failure_at_s) / EWMA_DECAY_S)
 
     def estimate(
         self,
