@@ -25,7 +25,7 @@ def simulate(
     trace: Annotated[str, typer.Option(metavar="FILE", help="A recorded trace (CSV, docs/simulation.md) instead of scenarios.")] = "",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the first trace; the next ones count up.")] = 1,
     seeds: Annotated[int, typer.Option(min=0, metavar="N", help="Traces a scenario; 0 for three.")] = 0,
-    requests: Annotated[int, typer.Option(min=0, metavar="N", help="Requests a trace; 0 for 9000.")] = 0,
+    requests: Annotated[int, typer.Option(min=0, metavar="N", help="Requests a trace; 0 for 7500.")] = 0,
     jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Processes; 0 takes one per core.")] = 0,
     list_: Annotated[bool, typer.Option("--list", help="Show scenarios and policies, and run nothing.")] = False,
 ) -> None:

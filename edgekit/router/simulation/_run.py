@@ -33,7 +33,7 @@ POLICIES = (EDGEKIT, ORACLE, "local-only", "cloud-only", STATIC, "least-expected
 # The static threshold is the best of these for the scenario, found on a trace of another seed: an operator would have tuned it on last week's traffic.
 THRESHOLDS = (1, 2, 3, 4, 5, 6, 8, 10, 14)
 TUNING_SEED, TUNING_REQUESTS = 1_000_003, 4000
-DEFAULT_REQUESTS, DEFAULT_SEEDS = 9000, 3
+DEFAULT_REQUESTS, DEFAULT_SEEDS = 7500, 3
 
 _Unit = tuple[str, int, tuple[str, ...], int]  # scenario, seed, policies, requests
 
