@@ -12,6 +12,8 @@ from edgekit.converters import _isolation
 from edgekit.converters._isolation import Guard, Limits, ProcessEndedError, close_workers
 from edgekit.converters._shared_model import SharedModel
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def samples(tmp_path: Path) -> Path:

@@ -391,6 +391,8 @@ from edgekit.bundle import Signature, TensorSpec
 from edgekit.converters._emitter import EmitJob, NormalisedModel
 from edgekit.converters.coreml import EMITTERS
 from edgekit.device_profiles import EngineClaim
+
+pytestmark = pytest.mark.slow
 model = onnx.load(sys.argv[1])
 spec = lambda v: TensorSpec(v.name, "float32", tuple(d.dim_value for d in v.type.tensor_type.shape.dim))
 signature = Signature(tuple(map(spec, model.graph.input)), tuple(map(spec, model.graph.output)))
@@ -399,7 +401,6 @@ EMITTERS["coreml"].emit(EmitJob("m", source, None, EngineClaim("coreml"), "fp32"
 """
 
 
-@pytest.mark.slow
 def test_another_process_writes_the_same_bytes(make, emit, tmp_path):
     inputs = {"x": normal(1, 3, 8, 8)}
     constants = {"w": normal(16, 3, 3, 3), "b": normal(16)}
@@ -466,7 +467,6 @@ REAL = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", REAL)
 def test_real_models(name, precision, real_model, tmp_path):

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from edgekit.converters._lowering import lower_model
 from tests.converters.lowering.models import operators, refusing, run, single
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(4)
 QUICK = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -22,6 +22,8 @@ from edgekit.errors import ModelError, ShapeRequiredError, UnknownNameError, Usa
 from edgekit.runtime import load, verify_bundle
 from tests.converters.processing.conftest import ENGINES
 
+pytestmark = pytest.mark.slow
+
 SLOW = ("tensorrt", "tflite", "coreml")  # their toolchains take seconds
 EVERY = [pytest.param(engine, marks=pytest.mark.slow if engine.startswith(SLOW) else ()) for engine in ENGINES]
 

@@ -11,6 +11,8 @@ from edgekit.errors import UnknownNameError, UsageError
 
 from .models import cnn, samples
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def source(tmp_path):

@@ -14,6 +14,8 @@ from edgekit.converters.tflite import tflite_from_graph
 from edgekit.converters.tflite._carry import carried, in_carrier
 from edgekit.runtime import load
 
+pytestmark = pytest.mark.slow
+
 
 def chain(*nodes: tuple[str, tuple[str, ...], str], shape=(2, 7), constants=None, dtype=TensorProto.FLOAT) -> onnx.ModelProto:
     """Operators one after the other from ``x``; the last output is ``y``."""
@@ -107,7 +109,6 @@ def test_no_elements(graph_of, run_tflite):
     assert outputs["y"].dtype == np.float32
 
 
-@pytest.mark.slow
 def test_build_says_that_float64_loses_precision(tmp_path):
     path = tmp_path / "double.onnx"
     onnx.save(chain(("Exp", ("x",), "y"), shape=(2, 3), dtype=TensorProto.DOUBLE), path)
