@@ -68,6 +68,13 @@ class SessionRunner:
 
     def _run(self, work: Work) -> Answer:
         """One inference. BYTES from the wire become text, which is what engines take."""
+        if self.session.signature.states and work.parameters.get("sequence_id"):
+            raise RequestError(
+                "sequence_id",
+                f"given, and the router keeps no states of {self.model!r}",
+                "the states as inputs",
+                "start edgekit serve with the bundle and give the router its URL",
+            )
         inputs = work.inputs
         if self._texts:
             inputs = {name: _as_text(name, array) if name in self._texts else array for name, array in inputs.items()}
