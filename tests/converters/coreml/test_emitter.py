@@ -23,6 +23,8 @@ from edgekit.converters.coreml import EMITTERS, ops
 from edgekit.device_profiles import EngineClaim
 from edgekit.errors import ModelError, UnknownNameError, UnsupportedOperatorsError
 
+pytestmark = pytest.mark.slow
+
 RANDOM = np.random.default_rng(3)
 
 
@@ -391,8 +393,6 @@ from edgekit.bundle import Signature, TensorSpec
 from edgekit.converters._emitter import EmitJob, NormalisedModel
 from edgekit.converters.coreml import EMITTERS
 from edgekit.device_profiles import EngineClaim
-
-pytestmark = pytest.mark.slow
 model = onnx.load(sys.argv[1])
 spec = lambda v: TensorSpec(v.name, "float32", tuple(d.dim_value for d in v.type.tensor_type.shape.dim))
 signature = Signature(tuple(map(spec, model.graph.input)), tuple(map(spec, model.graph.output)))
