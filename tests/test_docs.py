@@ -61,3 +61,10 @@ def test_the_changelog_names_the_version():
 
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert sys.version_info >= (3, 11)
+
+
+def test_every_reason_of_the_router_is_explained():
+    from edgekit.router import Reason
+
+    page = (ROOT / "docs/routing.md").read_text("utf-8")
+    assert [reason.value for reason in Reason if f"| `{reason.value}` |" not in page] == []
