@@ -10,6 +10,7 @@ from benchmarks._sections import Aim, Section, at_least, at_most, document, mark
 
 RATE = "requests_per_s"
 TWO_CORES_AIM = 1.8
+STALLED_MS = 400.0  # Triton's embedded back end stands still for half a second at a time on some kernels: nothing that a tiny model takes
 
 
 def is_ours(name: str) -> bool:
@@ -79,13 +80,23 @@ def against(results: SideBySide, mine: str, other: str, connections: int, key: s
     return ratio(*(results.servers[name].connections[str(connections)][key] for name in (mine, other)))
 
 
+def over(results: SideBySide, other: str, what: str, times: float) -> list[Aim]:
+    """Our rate over a peer's, unless the peer stalled: a ratio would flatter us."""
+    found = against(results, "edgekit", other, 16)
+    if found is None:
+        return []
+    slow_ms = figure(results, other, 16, "p99_ms").median
+    if slow_ms < STALLED_MS:
+        return [at_least(what, times, found)]
+    return [Aim(what, f">= {number(times)}x", f"no comparison: it stalls here, p99 {number(slow_ms)} ms", met=False)]
+
+
 def http(record: Record) -> Section:
     """Tiny MLP over HTTP."""
     results = measured(record, 1, 16)
     aims = []
     for other, times in (("triton", 2.5), ("mlserver", 14.0)):
-        if (found := against(results, "edgekit", other, 16)) is not None:
-            aims.append(at_least(f"HTTP, tiny MLP, 16 connections: rate over {other}'s", times, found))
+        aims += over(results, other, f"HTTP, tiny MLP, 16 connections: rate over {other}'s", times)
     if "edgekit" in results.servers:
         aims.append(at_least("requests/s there", 30_000, figure(results, "edgekit", 16, RATE), times=False))
         aims.append(at_most("p99 there", 5.0, figure(results, "edgekit", 16, "p99_ms"), " ms"))
@@ -129,8 +140,7 @@ def grpc(record: Record) -> Section:
     aims = []
     if (found := against(results, "edgekit-echo", "grpcio-echo", 16)) is not None:
         aims.append(at_least("gRPC: our echo over grpcio's", 0.9, found))
-    if (found := against(results, "edgekit", "triton", 16)) is not None:
-        aims.append(at_least("gRPC, tiny MLP: rate over Triton's", 1.0, found))
+    aims += over(results, "triton", "gRPC, tiny MLP: rate over triton's", 1.0)
     echo = results.servers.get("grpcio-echo")
     mark = Mark("grpcio's echo", spread(echo.connections["16"][RATE]).median) if echo else None
     plot = rate_plot(results, "gRPC, tiny MLP, and echoes without a model, one core for the server", 16, mark)
