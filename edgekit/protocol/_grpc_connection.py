@@ -219,7 +219,6 @@ class GrpcConnection(asyncio.Protocol):
         if self._over:
             return
         try:
-            self._dispatcher.health.tell(ready=False)
             self._engine.send_shutdown_notice()
             self._engine.ping()
         except self._h2.NGH2Error:  # the engine has ended the connection already

@@ -117,6 +117,7 @@ class GrpcTransport:
     def _begin_drain(self, deadline_s: float) -> None:
         self._owner.draining = self._dispatcher.control.stopping = True
         self._server.close()
+        self._dispatcher.health.tell(ready=False)
         for connection in list(self._owner.connections):
             connection.begin_drain()
             self._loop.call_later(_NOTICE_S, connection.end_drain)

@@ -57,9 +57,9 @@ class HealthWatch:
             self._pool.submit(self._ask)
 
     def tell(self, *, ready: bool) -> None:
-        """Tell those who were told otherwise."""
+        """Tell those who were told otherwise. A server that is stopping is not ready, whatever it answered just before."""
         self._asking = False
-        status = health_status(known=True, ready=ready)
+        status = health_status(known=True, ready=ready and not self._control.stopping)
         for call, last in list(self._told.items()):
             if call.closed:
                 del self._told[call]

@@ -81,6 +81,8 @@ def test_watchers_hear_of_a_stop_before_they_are_sent_away(peer, client):
     call = client.call(WATCH, b"")
     check(peer, client, SERVING, call)
     peer.owner.draining = peer.owner.dispatcher.control.stopping = True
+    peer.owner.dispatcher.health.tell(ready=False)
+    peer.owner.dispatcher.health.tell(ready=True)  # of an answer that was under way
     peer.connection.begin_drain()
     client.pump()
     assert client.messages[call] == SERVING + NOT_SERVING
