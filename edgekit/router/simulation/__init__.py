@@ -3,9 +3,9 @@
 from edgekit.router.simulation._aims import Aim
 from edgekit.router.simulation._oracle import Oracle, clairvoyant
 from edgekit.router.simulation._recorded import COLUMNS, read_trace
-from edgekit.router.simulation._run import DEFAULT_REQUESTS, DEFAULT_SEEDS, POLICIES, THRESHOLDS, Report, simulate
+from edgekit.router.simulation._run import DEFAULT_REQUESTS, DEFAULT_SEEDS, POLICIES, THRESHOLDS, Report, play, simulate, steering
 from edgekit.router.simulation._scenarios import COMMON, SCENARIOS, Scenario, make_trace
-from edgekit.router.simulation._score import Interval, Row
+from edgekit.router.simulation._score import Interval, Row, Run
 from edgekit.router.simulation._steps import Steps
 from edgekit.router.simulation._trace import Endpoint, State, Trace
 from edgekit.router.simulation._world import World
@@ -24,6 +24,7 @@ __all__ = [
     "Oracle",
     "Report",
     "Row",
+    "Run",
     "Scenario",
     "State",
     "Steps",
@@ -31,6 +32,8 @@ __all__ = [
     "World",
     "clairvoyant",
     "make_trace",
+    "play",
     "read_trace",
     "simulate",
+    "steering",
 ]

@@ -22,11 +22,11 @@ from edgekit.router.simulation._baselines import AlwaysHedge, CloudOnly, LeastEx
 from edgekit.router.simulation._oracle import clairvoyant
 from edgekit.router.simulation._recorded import read_trace
 from edgekit.router.simulation._scenarios import SCENARIOS, make_trace
-from edgekit.router.simulation._score import Row, Run, score, score_oracle, summarise
+from edgekit.router.simulation._score import Row, Run, hits, score, score_oracle, summarise
 from edgekit.router.simulation._trace import Trace
 from edgekit.router.simulation._world import MODEL, World
 
-__all__ = ["DEFAULT_REQUESTS", "DEFAULT_SEEDS", "POLICIES", "THRESHOLDS", "Report", "simulate", "steering"]
+__all__ = ["DEFAULT_REQUESTS", "DEFAULT_SEEDS", "POLICIES", "THRESHOLDS", "Report", "play", "simulate", "steering"]
 
 EDGEKIT, ORACLE, STATIC = "edgekit", "oracle", "static-threshold"
 POLICIES = (EDGEKIT, ORACLE, "local-only", "cloud-only", STATIC, "least-expected", "always-hedge", "random")
@@ -105,6 +105,24 @@ class _Found(msgspec.Struct):
     parameters: dict[str, dict[str, int]]
 
 
+def play(trace: Trace, policies: Sequence[str], seed: int, threshold: int = 0) -> dict[str, Run]:
+    """What some policies reach on one trace.
+
+    Args:
+        trace: what happens.
+        policies: some of `POLICIES`.
+        seed: of the policies' own chance.
+        threshold: of ``static-threshold``.
+    """
+    oracle = clairvoyant(trace)
+    return {
+        policy: score_oracle(trace, oracle)
+        if policy == ORACLE
+        else score(trace, World(trace, steering(policy, trace, seed, threshold)).run(), oracle)
+        for policy in policies
+    }
+
+
 def steering(policy: str, trace: Trace, seed: int, threshold: int = 0) -> Steering:
     """A new policy of this name for a trace.
 
@@ -160,25 +178,18 @@ def _collect(
 
 def _run_scenario(unit: _Unit) -> _Found:
     name, seed, policies, requests = unit
-    threshold = _tuned_threshold(name) if STATIC in policies else 0
-    return _run_trace(make_trace(name, requests, seed), policies, seed, threshold)
+    return _found(make_trace(name, requests, seed), policies, seed, _tuned_threshold(name) if STATIC in policies else 0)
 
 
 def _run_recorded(unit: _Unit) -> _Found:
     path, seed, policies, requests = unit
     trace = read_trace(Path(path), requests)
-    return _run_trace(trace, policies, seed, _best_threshold(trace) if STATIC in policies else 0)
+    return _found(trace, policies, seed, _best_threshold(trace) if STATIC in policies else 0)
 
 
-def _run_trace(trace: Trace, policies: Sequence[str], seed: int, threshold: int) -> _Found:
-    oracle = clairvoyant(trace)
-    runs = {}
-    for policy in policies:
-        if policy == ORACLE:
-            runs[policy] = score_oracle(trace, oracle)
-        else:
-            runs[policy] = score(trace, World(trace, steering(policy, trace, seed, threshold)).run(), oracle)
-    return _Found(trace.fault, len(trace), runs, {STATIC: {"threshold": threshold}} if STATIC in policies else {})
+def _found(trace: Trace, policies: Sequence[str], seed: int, threshold: int) -> _Found:
+    parameters = {STATIC: {"threshold": threshold}} if STATIC in policies else {}
+    return _Found(trace.fault, len(trace), play(trace, policies, seed, threshold), parameters)
 
 
 @lru_cache
@@ -191,8 +202,7 @@ def _best_threshold(trace: Trace) -> int:
 
     def merit(threshold: int) -> tuple[int, int]:
         outcome = World(trace, steering(STATIC, trace, 0, threshold), timed=False).run()
-        hits = sum(at <= arrive + sla for at, arrive, sla in zip(outcome.answered_s, trace.arrive_s, trace.sla_s, strict=True))
-        return hits, -sum(outcome.cloud_sends)
+        return hits(trace, outcome), -sum(outcome.cloud_sends)
 
     return max(THRESHOLDS, key=merit)
 

@@ -12,7 +12,7 @@ from edgekit.router.simulation._oracle import HOUR_S, Oracle
 from edgekit.router.simulation._outcome import Outcome
 from edgekit.router.simulation._trace import Trace
 
-__all__ = ["Interval", "Row", "Run", "difference", "score", "score_oracle", "summarise"]
+__all__ = ["Interval", "Row", "Run", "difference", "hits", "score", "score_oracle", "summarise"]
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom (any table); beyond, the normal's.
 _T95 = (
@@ -22,8 +22,22 @@ _T95 = (
 _Z95 = 1.960
 
 
-class Run(msgspec.Struct, frozen=True):
-    """One policy on one trace; shares are of its requests. See `Row` for the fields."""
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy on one trace.
+
+    Attributes:
+        sla_hit_rate: share of the requests that were answered by the deadline.
+        attainment_vs_oracle: that share over the oracle's bound; ``None`` where the bound is 0.
+        cloud_share: attempts sent to the cloud a request.
+        cloud_share_vs_oracle_least: that over the least with which the oracle's hits can be had; ``None`` where that is 0.
+        cloud_share_vs_blind_least: that over the least, in expectation, of one who does not know how long a request will run on the device.
+        duplicates: attempts begun beyond the first that did not fail, a request.
+        refused: share that got no answer at all.
+        budget_overruns: attempts beyond the operator's cloud budget, of all requests; 0 where there is none.
+        p50_ms, p99_ms: latency of those that were answered.
+        p95_coverage: share of first attempts that ended by their predicted 95th percentile; ``None`` for policies that predict nothing.
+        decision_us_p50, decision_us_p99: processor time of accepting a request, on the machine that ran the simulation.
+    """
 
     sla_hit_rate: float
     attainment_vs_oracle: float | None
@@ -50,22 +64,11 @@ class Interval(msgspec.Struct, frozen=True):
     duplicates: float | None
 
 
-class Row(msgspec.Struct, frozen=True):
-    """One policy in one scenario: means over seeds.
+class Row(Run, frozen=True, kw_only=True):
+    """One policy in one scenario: a `Run` of means over seeds.
 
     Attributes:
         requests: of all seeds together.
-        sla_hit_rate: share answered by the deadline.
-        attainment_vs_oracle: that share over the oracle's bound; ``None`` where the bound is 0.
-        cloud_share: attempts sent to the cloud a request.
-        cloud_share_vs_oracle_least: that over the least with which the oracle's hits can be had; ``None`` where that is 0.
-        cloud_share_vs_blind_least: that over the least, in expectation, of one who does not know how long a request will run on the device.
-        duplicates: attempts begun beyond the first that did not fail, a request.
-        refused: share that got no answer at all.
-        budget_overruns: attempts beyond the operator's cloud budget, of all requests; 0 where there is none.
-        p50_ms, p99_ms: latency of those that were answered.
-        p95_coverage: share of first attempts that ended by their predicted 95th percentile; ``None`` for policies that predict nothing.
-        decision_us_p50, decision_us_p99: processor time of accepting a request, on the machine that ran the simulation.
         half_width: of 95 % intervals.
         parameters: what the policy was set to, where that was chosen for the scenario.
     """
@@ -75,35 +78,27 @@ class Row(msgspec.Struct, frozen=True):
     fault: bool
     requests: int
     seeds: int
-    sla_hit_rate: float
-    attainment_vs_oracle: float | None
-    cloud_share: float
-    cloud_share_vs_oracle_least: float | None
-    cloud_share_vs_blind_least: float | None
-    duplicates: float
-    refused: float
-    budget_overruns: float
-    p50_ms: float | None
-    p99_ms: float | None
-    p95_coverage: float | None
-    decision_us_p50: float | None
-    decision_us_p99: float | None
     half_width: Interval
     parameters: dict[str, int] = {}
+
+
+def hits(trace: Trace, outcome: Outcome) -> int:
+    """Requests that were answered by their deadline."""
+    return sum(at <= arrive + sla for at, arrive, sla in zip(outcome.answered_s, trace.arrive_s, trace.sla_s, strict=True))
 
 
 def score(trace: Trace, outcome: Outcome, oracle: Oracle) -> Run:
     """Figures of one run."""
     count = len(trace)
     latencies = sorted(at - arrive for at, arrive in zip(outcome.answered_s, trace.arrive_s, strict=True) if at == at)  # noqa: PLR0124 - not NaN
-    hits = sum(at <= arrive + sla for at, arrive, sla in zip(outcome.answered_s, trace.arrive_s, trace.sla_s, strict=True))
+    in_time = hits(trace, outcome)
     sent = sum(outcome.cloud_sends)
     begun = zip(outcome.edge_runs, outcome.cloud_sends, outcome.failed_attempts, strict=True)
     decisions = sorted(outcome.decision_ns)
     coverage = outcome.coverage()
     return Run(
-        sla_hit_rate=hits / count,
-        attainment_vs_oracle=hits / oracle.hits if oracle.hits else None,
+        sla_hit_rate=in_time / count,
+        attainment_vs_oracle=in_time / oracle.hits if oracle.hits else None,
         cloud_share=sent / count,
         cloud_share_vs_oracle_least=sent / oracle.least_cloud if oracle.least_cloud else None,
         cloud_share_vs_blind_least=sent / oracle.blind_least_cloud if oracle.blind_least_cloud else None,

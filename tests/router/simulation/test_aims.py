@@ -2,10 +2,8 @@
 
 import pytest
 
-from edgekit.router.simulation import SCENARIOS, World, clairvoyant, make_trace
+from edgekit.router.simulation import SCENARIOS, make_trace, play
 from edgekit.router.simulation._aims import FAULT_ATTAINMENT, MOST_DUPLICATES, STEADY_ATTAINMENT
-from edgekit.router.simulation._run import steering
-from edgekit.router.simulation._score import score
 
 
 @pytest.mark.slow
@@ -13,7 +11,7 @@ from edgekit.router.simulation._score import score
 def test_hits_duplicates_and_budgets(name):
     """6000 requests are 40 s: each fault comes at least once."""
     trace = make_trace(name, 6000, 11)
-    run = score(trace, World(trace, steering("edgekit", trace, 11), timed=False).run(), clairvoyant(trace))
+    run = play(trace, ["edgekit"], 11)["edgekit"]
     assert run.attainment_vs_oracle >= (FAULT_ATTAINMENT if trace.fault else STEADY_ATTAINMENT)
     assert run.duplicates <= MOST_DUPLICATES
     assert run.budget_overruns == 0.0

@@ -7,9 +7,8 @@ from msgspec.structs import replace
 
 from edgekit.router import Reason, Tier
 from edgekit.router._events import Check, Deliver, RunEdge
-from edgekit.router.simulation import SCENARIOS, Endpoint, State, Steps, World, make_trace
+from edgekit.router.simulation import POLICIES, SCENARIOS, Endpoint, State, Steps, World, make_trace, steering
 from edgekit.router.simulation._baselines import Baseline, CloudOnly, LocalOnly
-from edgekit.router.simulation._run import POLICIES, steering
 from tests.router.simulation.traces import random_trace, trace
 
 RUN = [policy for policy in POLICIES if policy != "oracle"]
