@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from edgekit.errors import UsageError
 
-__all__ = ["DynamicBatching", "ModelConfig", "TensorConfig", "render", "triton_type"]
+__all__ = ["ModelConfig", "TensorConfig", "render", "triton_type"]
 
 _TYPES = {
     "bool": "TYPE_BOOL",
@@ -52,26 +52,6 @@ class TensorConfig:
 
 
 @dataclass(frozen=True)
-class DynamicBatching:
-    """Dynamic batching with a bounded queue whose requests do not outlive their deadline.
-
-    Attributes:
-        max_queue_delay_us: how long the first request of a batch may wait for others. 0 runs what is there.
-        max_queue_size: requests that may wait; Triton's default is unbounded, which turns overload into latency.
-        default_timeout_us: queue timeout of a request that carries none.
-    """
-
-    max_queue_delay_us: int = 0
-    max_queue_size: int = 128
-    default_timeout_us: int = 1_000_000
-
-    def __post_init__(self) -> None:
-        for name in ("max_queue_delay_us", "max_queue_size", "default_timeout_us"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"dynamic batching {name}", str(getattr(self, name)), "0 or more")
-
-
-@dataclass(frozen=True)
 class ModelConfig:
     """One model of a repository.
 
@@ -80,7 +60,7 @@ class ModelConfig:
         max_batch_size: 0 when the model's first dimension is not a batch.
         instance_kind: ``KIND_CPU`` or ``KIND_GPU``.
         instance_count: instances per device.
-        batching: only with ``max_batch_size`` > 0; Triton refuses it otherwise.
+        dynamic_batching: what waits together runs together; only with ``max_batch_size`` > 0, Triton refuses it otherwise.
         parameters: string parameters that the back end reads.
     """
 
@@ -91,11 +71,11 @@ class ModelConfig:
     max_batch_size: int = 0
     instance_kind: str = "KIND_CPU"
     instance_count: int = 1
-    batching: DynamicBatching | None = None
+    dynamic_batching: bool = False
     parameters: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.batching is not None and self.max_batch_size == 0:
+        if self.dynamic_batching and self.max_batch_size == 0:
             raise UsageError(f"model {self.name}", "dynamic batching without a batch dimension", "max_batch_size > 0")
         if self.instance_count < 1:
             raise UsageError(f"model {self.name}: instances", str(self.instance_count), "1 or more")
@@ -123,18 +103,9 @@ def _lines(config: ModelConfig) -> Iterator[str]:
     yield from _tensors("input", config.inputs)
     yield from _tensors("output", config.outputs)
     yield f"instance_group {{ kind: {config.instance_kind} count: {config.instance_count} }}"
-    if config.batching is not None:
-        policy = config.batching
-        yield "dynamic_batching {"
-        yield f"  max_queue_delay_microseconds: {policy.max_queue_delay_us}"
-        # A request's own `timeout` parameter (what is left of its deadline) wins over the default, never extends it.
-        yield "  default_queue_policy {"
-        yield "    timeout_action: REJECT"
-        yield f"    default_timeout_microseconds: {policy.default_timeout_us}"
-        yield "    allow_timeout_override: true"
-        yield f"    max_queue_size: {policy.max_queue_size}"
-        yield "  }"
-        yield "}"
+    if config.dynamic_batching:
+        # No queue policy: with any of its bounds Triton loses wake-ups and polls its queue every half second instead (ADR 0030).
+        yield "dynamic_batching { }"
     for key, value in sorted(config.parameters.items()):
         yield f"parameters {{ key: {_quote(key)} value: {{ string_value: {_quote(value)} }} }}"
     # Every version folder is served: the router and canaries name the one they want.

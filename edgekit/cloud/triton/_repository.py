@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.bundle import Artifact, Bundle, TensorSpec, atomic_directory
-from edgekit.cloud.triton._config import DynamicBatching, ModelConfig, TensorConfig, render, triton_type
+from edgekit.cloud.triton._config import ModelConfig, TensorConfig, render, triton_type
 from edgekit.errors import BundleError, UsageError
 
 __all__ = ["RepositoryModel", "Target", "plan_model", "write_repository"]
@@ -64,7 +64,7 @@ def plan_model(
         max_batch_size=max_batch if batched else 0,
         instance_kind="KIND_CPU" if target == "cpu" else "KIND_GPU",
         instance_count=instances,
-        batching=DynamicBatching() if batched else None,
+        dynamic_batching=batched,
         parameters={"threads": str(threads)} if target == "cpu" else {},
     )
     return RepositoryModel(config, _version(bundle), bundle.artifact_path(artifact), _plan_command(config) if tensorrt else ())

@@ -6,7 +6,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from edgekit.bundle import Bundle, write_bundle
-from edgekit.cloud.triton import DynamicBatching, ModelConfig, TensorConfig, plan_model, render, write_repository
+from edgekit.cloud.triton import ModelConfig, TensorConfig, plan_model, render, write_repository
 from edgekit.errors import BundleError, UsageError
 
 
@@ -21,12 +21,20 @@ def test_cpu_repository_is_the_python_back_end(affine_bundle, tmp_path):
     config = parse((folder / "config.pbtxt").read_text())
     assert (config.name, config.backend, config.max_batch_size) == ("affine", "python", 16)
     assert [(t.name, model_config_pb2.DataType.Name(t.data_type), list(t.dims)) for t in config.input] == [("x", "TYPE_FP32", [4])]
-    assert config.dynamic_batching.default_queue_policy.allow_timeout_override
-    assert config.dynamic_batching.default_queue_policy.max_queue_size == 128
     assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
     assert config.parameters["threads"].string_value == "2"
     assert (folder / "1/model.onnx").read_bytes() == (affine_bundle.directory / "model.onnx").read_bytes()
     compile((folder / "1/model.py").read_text(), "model.py", "exec")
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_nothing_bounds_tritons_queue_which_would_poll_it_every_half_second(affine_bundle, target):
+    """What turns prefetching off in Triton's batcher, and with it most wake-ups (ADR 0030): a default timeout, its override, a size, priorities."""
+    config = parse(render(plan_model(affine_bundle, target).config))
+    assert config.HasField("dynamic_batching")
+    assert not config.dynamic_batching.HasField("default_queue_policy")
+    assert not config.dynamic_batching.priority_levels
+    assert not config.dynamic_batching.priority_queue_policy
 
 
 def test_gpu_repository_of_an_onnx_bundle_is_the_onnxruntime_back_end(affine_bundle, tmp_path):
@@ -65,7 +73,7 @@ def test_a_fixed_first_dimension_is_not_a_batch(tmp_path):
     bundle = write_affine_bundle(tmp_path / "b", batch=1)
     config = plan_model(bundle, "cpu").config
     assert config.max_batch_size == 0
-    assert config.batching is None
+    assert not config.dynamic_batching
     assert config.inputs[0].dims == (1, 4)
     assert not parse(render(config)).HasField("dynamic_batching")
 
@@ -85,8 +93,7 @@ def test_names_are_quoted():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: DynamicBatching(max_queue_size=-1), "max_queue_size"),
-        (lambda: ModelConfig("m", "python", (), (), batching=DynamicBatching()), "batch dimension"),
+        (lambda: ModelConfig("m", "python", (), (), dynamic_batching=True), "batch dimension"),
         (lambda: ModelConfig("m", "python", (), (), instance_count=0), "instances"),
     ],
 )
