@@ -92,11 +92,8 @@ class Connection(asyncio.BufferedProtocol):
         self.exchanges.clear()
 
     def eof_received(self) -> bool:
-        """The client will send no more. True: its answers are still sent."""
-        if not self.exchanges or self._lingers or self._transport.get_extra_info("sslcontext") is not None:
-            return False
-        self._closing = True
-        return True
+        """The client has closed: nobody waits for its answers any more. One that only ended its own side looks the same, and is rare."""
+        return False
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
