@@ -25,7 +25,8 @@ day: compare what stands in one table, which was measured in one run.
 - **A network, or many different clients.** Server and load share a machine with two cores, over loopback, and every request is the same.
 - **The devices.** This is the machine named below; a Raspberry Pi or a Jetson has other ratios of memory, cores and engine.
 - **The best that each peer can do.** Peers run as their documentation says, with one worker on one core, and the same ONNX Runtime with one thread behind them. Triton runs its Python
-  back end with dynamic batching, because its native ONNX Runtime back end is in no package; that one would be faster, so beating this Triton is not yet beating that one. OpenVINO Model
+  back end with its default dynamic batching (`dynamic_batching { }`, its best setting here: a queue policy stalls it, a delay or no batching is slower), because its native ONNX Runtime
+  back end is in no package; that one would be faster, so beating this Triton is not yet beating that one. OpenVINO Model
   Server is in no package registry and is not measured.
 - **What the peers' other features are worth.** A tiny model shows what is around the engine, and little else.
 

@@ -10,7 +10,7 @@ from benchmarks._sections import Aim, Section, at_least, at_most, document, mark
 
 RATE = "requests_per_s"
 TWO_CORES_AIM = 1.8
-STALLED_MS = 400.0  # Triton's embedded back end stands still for half a second at a time on some kernels: nothing that a tiny model takes
+STALLED_MS = 400.0  # Triton's batcher polls every half second when it lost a wake-up (docs/adr/0030-tritons-queue.md): nothing that a tiny model takes
 
 
 def is_ours(name: str) -> bool:
