@@ -81,6 +81,9 @@ def serve(
     tls_key: Key = "",
     tls_client_ca: ClientCa = "",
     token_file: TokenFile = "",
+    trace_dir: Annotated[
+        str, typer.Option(metavar="DIR", help="Where clients may have the times of requests written (Triton's trace settings).")
+    ] = "",
 ) -> None:
     """Serve bundles over the Open Inference Protocol v2."""
     from edgekit.runtime import CacheOptions, RepositoryOptions, SequenceLimits, serve_bundles
@@ -103,6 +106,7 @@ def serve(
             instances=instances,
             max_batch=max_batch,
             sequences=SequenceLimits(max_sequences, byte_limit(sequence_memory, "--sequence-memory"), sequence_idle),
+            trace_folder=trace_dir or None,
         )
         try:
             _announce("serving", {"http": server.http_port or _unix(http), "grpc": server.grpc_port or _unix(grpc)})

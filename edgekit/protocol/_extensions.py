@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from edgekit.protocol._settings import LogSettings, TraceSettings
+from edgekit.protocol._settings import LogSettings
 from edgekit.protocol._shared_memory import SharedMemoryRegions
 from edgekit.protocol._tensors import Limits
+from edgekit.protocol._trace import Traces
+
+if TYPE_CHECKING:
+    from edgekit.protocol._trace_files import TraceFolder
 
 __all__ = ["Extensions"]
 
-_NAMES = ("classification", "system_shared_memory", "logging")  # trace settings can be read, but no trace is collected: not claimed
+_NAMES = ("classification", "system_shared_memory", "logging")
 
 
 class Extensions:
@@ -18,18 +23,25 @@ class Extensions:
 
     Attributes:
         regions: system shared memory.
-        log, trace: settings.
+        log: settings.
+        traces: settings and traces.
+
+    Args:
+        limits: of shared memory.
+        traces: where files of traces may be written; traces cannot be turned on without.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, traces: TraceFolder | None = None) -> None:
         self.regions = SharedMemoryRegions(limits)
         self.log = LogSettings()
-        self.trace = TraceSettings()
+        self.traces = Traces(traces)
 
     def names(self, core: Sequence[str]) -> list[str]:
         """The extensions of server metadata: the core's own and these."""
-        return [*core, *(name for name in _NAMES if name not in core)]
+        ours = (*_NAMES, "trace") if self.traces.possible else _NAMES
+        return [*core, *(name for name in ours if name not in core)]
 
     def close(self) -> None:
-        """Let go of what clients registered."""
+        """Let go of what clients registered, and write what traces are left."""
         self.regions.close()
+        self.traces.close()

@@ -13,6 +13,7 @@ from edgekit.protocol._types import InferRequest, InferResponse, Ticket
 
 if TYPE_CHECKING:
     from edgekit.protocol._grpc_connection import GrpcConnection
+    from edgekit.protocol._trace import Trace
 
 __all__ = ["CONTROL", "INFER", "REFLECT", "STREAM", "WATCH", "Call", "Inference"]
 
@@ -124,7 +125,7 @@ class Inference:
         held: what it holds of the budget for memory.
     """
 
-    __slots__ = ("_deliver", "call", "cancelled", "final", "held", "identity", "message", "readable", "request", "ticket")
+    __slots__ = ("_deliver", "call", "cancelled", "final", "held", "identity", "message", "readable", "request", "ticket", "trace")
 
     def __init__(self, call: Call, message: Message, deliver: Callable[[Inference, Any], None]) -> None:
         self.call = call
@@ -136,6 +137,7 @@ class Inference:
         self.ticket: Ticket | None = None
         self.cancelled = False
         self.held: list[Charge] = []
+        self.trace: Trace | None = None
         self._deliver = deliver
 
     def hold(self, budget: ByteBudget) -> bool:
@@ -164,6 +166,8 @@ class Inference:
     def cancel(self) -> None:
         """Nobody waits for the answer."""
         self.cancelled = True
+        if self.trace is not None:
+            self.trace.end()
         self.release()
         if self.ticket is not None:
             self.ticket.cancel()

@@ -73,6 +73,7 @@ class Dispatcher:
         self._limits = limits
         self._max_in_flight = max_in_flight
         self._regions = extensions.regions
+        self._traces = extensions.traces
         self._labels_of: LabelsOf = lambda name, version: core.class_labels(name, version)  # noqa: PLW0108 - looked up when it is needed
         self.budget = ByteBudget(max(_UNDER_WAY_BYTES, 2 * limits.body_bytes))
         self.control = ControlService(core, extensions)
@@ -179,6 +180,7 @@ class Dispatcher:
         """
         message = inference.message
         assert message is not None
+        read_s = time.monotonic() if self._traces.on else 0.0
         raw = memoryview(inflate(message, self.message_limit_bytes, charge) if message.encoding else message.data)
         request = self._scanner().scan(raw)
         if request is None:
@@ -194,6 +196,10 @@ class Dispatcher:
             now_s = time.monotonic()
             remaining_s = None if deadline_s is None else max(0.0, deadline_s - now_s)
             request.deadline_s = absolute_deadline(request.parameters, now_s, remaining_s)
+        if read_s:
+            inference.trace = trace = self._traces.begin(request.model_name, "GRPC", (inference.call.since_s, read_s))
+            if trace is not None:
+                trace.attach(request)
         inference.request = request
         inference.message = None
         return True
@@ -232,6 +238,8 @@ class Dispatcher:
             self._decode(inference, charge=charge)
             assert inference.request is not None
             answer = self._core.infer(inference.request)
+            if inference.trace is not None:
+                inference.trace.answered(answer)
         except Exception as exc:  # noqa: BLE001 - becomes the call's status
             self._deliver(inference, _Threaded(exc, charge))
         else:
@@ -339,6 +347,9 @@ class Dispatcher:
             if call.kind == STREAM:
                 self.pump(call)
             return
+        trace = inference.trace
+        if trace is not None:
+            trace.answered(answer)
         if isinstance(answer, Exception):
             self._refuse(inference, answer)
             return
@@ -351,8 +362,12 @@ class Dispatcher:
             return  # a thread compresses it
         if call.kind != STREAM:
             del call.running[inference]
+            if trace is not None:
+                trace.sending()
             call.connection.send(call, message)
             call.connection.finish(call, _decision(answer.parameters))
+            if trace is not None:
+                trace.sent()
             return
         self._answer_in_order(inference, message)
 
@@ -363,7 +378,11 @@ class Dispatcher:
             self._answer_in_order(inference, prefixed(self._stream_error(inference, error)))
         else:  # in a stream, no message that could be answered
             call.running.pop(inference, None)
+            if inference.trace is not None:
+                inference.trace.sending()
             call.connection.fail(call, error)
+            if inference.trace is not None:
+                inference.trace.sent()
 
     def _answer_in_order(self, inference: Inference, message: Sequence[Part]) -> None:
         call = inference.call
@@ -398,7 +417,11 @@ class Dispatcher:
             if parts is None:
                 return
             del call.running[first]
+            if first.trace is not None:
+                first.trace.sending()
             call.connection.send(call, parts)
+            if first.trace is not None:
+                first.trace.sent()
 
     def _marked(self, inference: Inference, response: InferResponse) -> InferResponse:
         if inference.final and inference.call.kind == STREAM:

@@ -149,7 +149,7 @@ class ControlService:
             self._core.model_ready(message.model_name)  # raises for a model that is not known
         wanted = {key: _trace_value(list(setting.value)) for key, setting in message.settings.items()}
         reply = self._classes["TraceSettingResponse"]()
-        for key, value in self._extensions.trace.update(wanted).items():
+        for key, value in self._extensions.traces.update(wanted, message.model_name).items():
             reply.settings[key].value.extend([value] if isinstance(value, str) else value)
         return reply
 
@@ -171,7 +171,7 @@ class ControlService:
 
 
 def _trace_value(values: list[str]) -> str | list[str] | None:
-    """A setting as `TraceSettings` takes it: none given means the default."""
+    """A setting as `Traces` takes it: none given clears it."""
     if not values:
         return None
     return values[0] if len(values) == 1 else values

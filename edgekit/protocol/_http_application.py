@@ -89,6 +89,7 @@ class Application:
         )  # of bodies that are JSON alone
         self._access = access
         self._regions = extensions.regions
+        self._traces = extensions.traces
         self._labels_of: LabelsOf = lambda name, version: core.class_labels(name, version)  # noqa: PLW0108 - looked up when it is needed
         self._controls = Controls(core, limits, extensions, lambda: self.draining)
         threads = max_in_flight if self._submit is None else _DECODE_THREADS
@@ -159,6 +160,9 @@ class Application:
                 raise call.fatal
             if call.error is not None:
                 raise call.error
+            if self._traces.on and call.infers:
+                now_s = time.monotonic()
+                exchange.trace = self._traces.begin(call.name, "HTTP", (exchange.accepted_s or now_s, now_s))
             if call.streams:
                 self._control.submit(self._events.prepare, exchange, memoryview(data)[start:stop])
             elif not call.infers:
@@ -181,6 +185,8 @@ class Application:
             exchange.settle([])
             return
         payload: list[bytes | memoryview]
+        if exchange.trace is not None:
+            exchange.trace.answered(answer)
         try:
             if isinstance(answer, Exception):
                 payload = [self._refusal(exchange.call, answer)]
@@ -226,6 +232,8 @@ class Application:
             exchange.settle([])
             return
         exchange.extra = (request, plan)
+        if exchange.trace is not None:
+            exchange.trace.attach(request)
         self._plan_turn()
         assert self._submit is not None
         ticket = self._submit(request, exchange.done)
@@ -334,7 +342,13 @@ class Application:
         charge = Charge(self.budget)
         try:
             request = self._decode(exchange, body, charge)
-            answer = self._reply(exchange.call, request, self._core.infer(request))
+            trace = exchange.trace
+            if trace is not None:
+                trace.attach(request)
+            response = self._core.infer(request)
+            if trace is not None:
+                trace.answered(response)
+            answer = self._reply(exchange.call, request, response)
         except Exception as exc:  # noqa: BLE001 - `finish` tells errors of ours from bugs
             self._call_in_loop(self._leave_pool, exchange, exc, charge)
         else:

@@ -143,7 +143,12 @@ class Connection(asyncio.BufferedProtocol):
         while exchanges and (payload := exchanges[0].payload) is not None:
             exchange = exchanges.popleft()
             exchange.connection = None
+            trace = exchange.trace
+            if trace is not None:
+                trace.sending()
             transport.write(payload[0] if len(payload) == 1 else b"".join(payload))
+            if trace is not None:
+                trace.sent()
             if not exchange.call.keep_alive:
                 self._closing = True
         if exchanges:

@@ -16,6 +16,7 @@ from edgekit.protocol._types import InferResponse, Ticket
 if TYPE_CHECKING:
     from edgekit.protocol._http_body import BufferPool
     from edgekit.protocol._http_connection import Connection
+    from edgekit.protocol._trace import Trace
 
 __all__ = ["Body", "Call", "ConnectionLimits", "Exchange", "Handler"]
 
@@ -160,7 +161,7 @@ class Handler(Protocol):
 class Exchange:
     """One request under way and its answer."""
 
-    __slots__ = ("_handler", "accepted_s", "buffer", "call", "connection", "extra", "payload", "reserved", "ticket", "wake")
+    __slots__ = ("_handler", "accepted_s", "buffer", "call", "connection", "extra", "payload", "reserved", "ticket", "trace", "wake")
 
     def __init__(self, handler: Handler, connection: Connection, call: Call, accepted_s: float = 0.0, reserved: int = 0) -> None:
         self._handler = handler
@@ -173,6 +174,7 @@ class Exchange:
         self.payload: list[bytes | memoryview] | None = None
         self.extra: Any = None  # of the application: the request, or request and plan
         self.wake: Callable[[], None] | None = None  # of a stream of answers: the connection may take more
+        self.trace: Trace | None = None
 
     def done(self, answer: InferResponse | Exception) -> None:
         """The core's answer, in any thread."""
@@ -200,6 +202,8 @@ class Exchange:
     def abandon(self) -> None:
         """The client has gone: nobody waits any more."""
         self.connection = self.wake = None
+        if self.trace is not None:
+            self.trace.end()
         if self.reserved:
             self._handler.release(self.reserved)
             self.reserved = 0

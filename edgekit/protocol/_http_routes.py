@@ -159,7 +159,7 @@ class Controls:
             case ("logging",):
                 return self._settings(request, self._extensions.log)
             case ("trace", "setting"):
-                return self._settings(request, self._extensions.trace)
+                return self._settings(request, self._extensions.traces)
             case ("systemsharedmemory", *rest):
                 return self._shared_memory(request, rest)
             case ("cudasharedmemory", *rest):
@@ -184,7 +184,7 @@ class Controls:
                 return json_reply({"model_stats": core.statistics(name, version)})
             case ("trace", "setting"):
                 core.model_ready(name, version)  # raises for an unknown model
-                return self._settings(request, self._extensions.trace)
+                return self._settings(request, self._extensions.traces, name)
         raise _unknown(request.route)
 
     def _repository(self, request: ControlRequest, rest: list[str]) -> Reply:
@@ -199,12 +199,12 @@ class Controls:
                 return json_reply({})
         raise _unknown(request.route)
 
-    def _settings(self, request: ControlRequest, settings: Any) -> Reply:
+    def _settings(self, request: ControlRequest, settings: Any, *model: str) -> Reply:
         if request.method == "GET":
-            return json_reply(settings.read())
+            return json_reply(settings.read(*model))
         if request.method != "POST":
             raise _wrong_method(request, "GET, POST")
-        return json_reply(settings.update(self._parse(request, _SETTINGS_REQUEST)))
+        return json_reply(settings.update(self._parse(request, _SETTINGS_REQUEST), *model))
 
     def _shared_memory(self, request: ControlRequest, rest: list[str]) -> Reply:
         name, verb = _region(request, rest)

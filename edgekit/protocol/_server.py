@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from edgekit.protocol._access import Access
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._tensors import Limits
 from edgekit.protocol._types import InferenceCore
+
+if TYPE_CHECKING:
+    from edgekit.protocol._trace_files import TraceFolder
 
 __all__ = ["Server", "Transport", "serve"]
 
@@ -65,6 +69,14 @@ class Server:
         self.stop()
 
 
+def _trace_folder(path: str | os.PathLike[str] | None) -> TraceFolder | None:
+    if path is None:
+        return None
+    from edgekit.protocol._trace_files import TraceFolder
+
+    return TraceFolder(path)
+
+
 def serve(
     core: InferenceCore,
     http: tuple[str, int] | None = ("127.0.0.1", 8000),
@@ -73,6 +85,7 @@ def serve(
     limits: Limits | None = None,
     access: Access | None = None,
     max_in_flight: int = 64,
+    trace_folder: str | os.PathLike[str] | None = None,
     on_stop: Sequence[Callable[[], object]] = (),
 ) -> Server:
     """Start to answer for ``core``; returns once both transports listen.
@@ -85,16 +98,17 @@ def serve(
         access: TLS and bearer token, for both transports; neither when not given.
         max_in_flight: most requests a transport works on at once when each takes a thread (a core without ``submit``); more are refused with
             `OverloadedError`. A `SubmittingCore` bounds its queue itself.
+        trace_folder: where clients may have traces written; made where it is missing. Without one they may not.
         on_stop: called in order after the transports have stopped.
 
     Raises:
         BindError: an address that cannot be listened on.
         EnvironmentMissingError: what a transport needs is not installed.
-        StorageError: a certificate or key that cannot be read.
+        StorageError: a certificate or key that cannot be read, a folder for traces that cannot be written.
     """
     limits = limits or Limits()
     access = access or Access()
-    extensions = Extensions(limits)
+    extensions = Extensions(limits, _trace_folder(trace_folder))
     started: list[Transport] = []
     http_transport: Transport | None = None
     grpc_transport: Transport | None = None

@@ -1,6 +1,6 @@
-"""Triton's log and trace settings, as one server has them. Transport-free; values are those of the JSON form.
+"""Triton's log settings, as one server has them. Transport-free; values are those of the JSON form.
 
-References: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_logging.md and extension_trace.md.
+Reference: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_logging.md.
 """
 
 from __future__ import annotations
@@ -12,20 +12,12 @@ from typing import Any
 from edgekit.errors import RequestError
 from edgekit.protocol._tensors import shorten
 
-__all__ = ["LogSettings", "TraceSettings"]
+__all__ = ["LogSettings"]
 
 # From the quietest to the loudest; each includes those before it.
 _FLAGS = (("log_error", logging.ERROR), ("log_warning", logging.WARNING), ("log_info", logging.INFO))
 _SILENT = logging.CRITICAL + 10
 _FIXED_LOG: dict[str, Any] = {"log_file": "", "log_format": "default"}
-_TRACE: dict[str, Any] = {
-    "trace_level": ["OFF"],
-    "trace_rate": "1000",
-    "trace_count": "-1",
-    "log_frequency": "0",
-    "trace_file": "",
-    "trace_mode": "triton",
-}
 
 
 class LogSettings:
@@ -59,34 +51,6 @@ class LogSettings:
             if value is not None:
                 _check_log(key, value)
         self._logger.setLevel(_level(merged))
-        return self.read()
-
-
-class TraceSettings:
-    """Triton's traces are not collected here, and the settings say so: the level is ``OFF``, and turning it on is refused.
-
-    What EdgeKit has instead are its own metrics by OTLP and the statistics extension.
-    """
-
-    def read(self) -> dict[str, str | list[str]]:
-        """All settings."""
-        return dict(_TRACE)
-
-    def update(self, wanted: Mapping[str, Any]) -> dict[str, str | list[str]]:
-        """Accept what changes nothing (``None`` included, which means "the default").
-
-        Raises:
-            RequestError: an unknown setting, or one that would have to change something.
-        """
-        for key, value in wanted.items():
-            thing = f"trace setting {shorten(key)!r}"
-            if key not in _TRACE:
-                raise RequestError(thing, "no such setting", f"one of {', '.join(_TRACE)}")
-            plain = [value] if key == "trace_level" and isinstance(value, str) else value
-            if value is not None and plain != _TRACE[key] and str(value) != _TRACE[key]:
-                raise RequestError(
-                    thing, shorten(repr(value)), f"{_TRACE[key]!r}: no traces are collected", "use statistics, or telemetry by OTLP"
-                )
         return self.read()
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
 
 from edgekit.errors import EnvironmentMissingError, RequestError
+
+if TYPE_CHECKING:
+    from edgekit.protocol._trace import Trace
 
 __all__ = [
     "OIP_DTYPES",
@@ -53,6 +56,7 @@ OIP_DTYPES = {
     "BYTES": "string",
 }
 _FROM_NUMPY = {dtype: name for name, dtype in OIP_DTYPES.items()}
+_FROM_DTYPE = {np.dtype(dtype): name for name, dtype in OIP_DTYPES.items() if name != "BYTES"}  # a dtype's name takes microseconds to make
 
 
 def numpy_dtype(datatype: str, thing: str) -> np.dtype:
@@ -106,7 +110,7 @@ class Tensor(msgspec.Struct):
     @property
     def datatype(self) -> str:
         """Protocol datatype, from the array."""
-        return oip_datatype(self.data.dtype.name)
+        return _FROM_DTYPE.get(self.data.dtype) or oip_datatype(self.data.dtype.name)
 
 
 class RequestedOutput(msgspec.Struct):
@@ -120,7 +124,7 @@ class InferRequest(msgspec.Struct):
     """One inference request, decoded.
 
     ``deadline_s`` is absolute on `time.monotonic`, set where the request is accepted; ``None`` for no deadline. Clients ask for one with the
-    request parameter ``timeout`` (microseconds, as Triton has it).
+    request parameter ``timeout`` (microseconds, as Triton has it). ``trace`` is told when the request ran, in the few that are traced.
     """
 
     model_name: str
@@ -130,6 +134,7 @@ class InferRequest(msgspec.Struct):
     outputs: list[RequestedOutput] = []
     parameters: Parameters = {}
     deadline_s: float | None = None
+    trace: Trace | None = None
 
 
 class InferResponse(msgspec.Struct):

@@ -243,6 +243,9 @@ class Dispatcher:
         """Count and answer what ran in one call."""
         jobs, answers, input_s, infer_s, output_s, end_s = executed
         queue_s = [started_s - job.arrived_s for job in jobs]
+        for job in jobs:
+            if job.request.trace is not None:
+                job.request.trace.ran(job.arrived_s, started_s, infer_s, output_s, end_s)
         plain = True
         for index, job in enumerate(jobs):
             if job.deadline_s < end_s or answers[index].__class__ is not InferResponse:

@@ -98,6 +98,7 @@ def serve_bundles(
     cache: CacheOptions | None = None,
     access: Access | None = None,
     sequences: SequenceLimits | None = None,
+    trace_folder: str | os.PathLike[str] | None = None,
 ) -> Server:
     """Load bundles, warm them, and serve them; returns once the server is ready. Stopping the server unloads them.
 
@@ -115,6 +116,7 @@ def serve_bundles(
         cache: how answers are kept for equal requests; none are when left out.
         access: TLS and bearer token.
         sequences: what requests that share a state may take up.
+        trace_folder: where clients may have traces of requests written; without one they may not.
 
     Raises:
         BindError: an address that cannot be listened on.
@@ -152,6 +154,7 @@ def serve_bundles(
         grpc,
         limits=limits,
         access=access,
+        trace_folder=trace_folder,
         on_stop=[whole.close, front.close, *([cached.close] if cached is not None else []), core.close],
     )
     try:

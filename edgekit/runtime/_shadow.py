@@ -95,7 +95,7 @@ class Shadow:
             self._bytes += size
         # Copied: a transport may read inputs from shared memory, and an engine may write its next outputs over these.
         copy = msgspec.structs.replace(
-            request, model_version=self._candidate, inputs=_copies(request.inputs), deadline_s=None, parameters={}
+            request, model_version=self._candidate, inputs=_copies(request.inputs), deadline_s=None, parameters={}, trace=None
         )
         answer = msgspec.structs.replace(response, outputs=_copies(response.outputs))
         with self._more:

@@ -1,11 +1,11 @@
-"""Log and trace settings: what changes really changes, what is not there is refused."""
+"""Log settings: what changes really changes, what is not there is refused."""
 
 import logging
 
 import pytest
 
 from edgekit.errors import RequestError
-from edgekit.protocol._settings import LogSettings, TraceSettings
+from edgekit.protocol._settings import LogSettings
 
 
 @pytest.fixture
@@ -55,13 +55,3 @@ def test_bad_log_settings(logger, wanted, message):
         LogSettings(logger).update(wanted)
     assert message in str(caught.value)
     assert logger.level == logging.WARNING
-
-
-def test_traces_are_off_and_say_so():
-    settings = TraceSettings()
-    assert settings.read()["trace_level"] == ["OFF"]
-    assert settings.update({"trace_level": "OFF", "trace_rate": 1000, "trace_count": None}) == settings.read()
-    with pytest.raises(RequestError, match="no traces are collected"):
-        settings.update({"trace_level": ["TIMESTAMPS"]})
-    with pytest.raises(RequestError, match="no such setting"):
-        settings.update({"colour": "red"})
