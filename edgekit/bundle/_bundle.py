@@ -5,28 +5,31 @@ outputs), ``report.json`` (how the artifact was made), ``bundle.sha256`` (the ma
 digest is the SHA-256 of ``bundle.json``, which holds the digest of every other file. An archive's zip comment is the SHA-256 of all
 bytes before it, so that no byte of it can change unseen either.
 
-What only writing or unpacking needs is imported there: a device that starts a model waits for none of it.
+What only writing or unpacking needs is imported there, and paths are text until somebody asks for a `Path`: a device that starts a model waits for none of it.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from edgekit._directories import cache_directory
+from edgekit.bundle._digest import sha256_of, sha256_of_file
 from edgekit.bundle._manifest import FORMAT, Artifact, FileEntry, Manifest
 from edgekit.bundle._processing import LABELS
 from edgekit.bundle._signature import Signature
 from edgekit.bundle._storage import atomic_directory, storage_errors, write_file
 from edgekit.errors import BundleError, IntegrityError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["ARCHIVE_SUFFIX", "Bundle", "GoldenSample", "check_destination", "pack_bundle", "write_bundle"]
 
@@ -51,11 +54,6 @@ class GoldenSample(msgspec.Struct, frozen=True):
     outputs: dict[str, np.ndarray]
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def _encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2) + b"\n"
 
@@ -64,15 +62,13 @@ class Bundle:
     """A bundle on disk whose digests were checked, before anything of a file was used.
 
     Attributes:
-        path: what was opened (directory or ``.edgekit`` file).
-        directory: where its files can be read; an archive is unpacked once into the cache, by digest.
         manifest: the parsed ``bundle.json``.
         digest: SHA-256 of ``bundle.json``, hex.
     """
 
-    def __init__(self, path: Path, directory: Path, manifest: Manifest, digest: str) -> None:
-        self.path = path
-        self.directory = directory
+    def __init__(self, path: str | os.PathLike[str], directory: str | os.PathLike[str], manifest: Manifest, digest: str) -> None:
+        self._path = os.fspath(path)
+        self._directory = os.fspath(directory)
         self.manifest = manifest
         self.digest = digest
         self._unchecked: frozenset[str] = frozenset()
@@ -89,16 +85,16 @@ class Bundle:
             BundleError: there is no bundle at ``path`` or its manifest cannot be read.
             IntegrityError: a file is missing or was changed.
         """
-        source = Path(path)
+        source = os.fspath(path)
         with storage_errors(source):
-            if source.is_dir():
+            if os.path.isdir(source):
                 directory = source
-            elif source.is_file():
+            elif os.path.isfile(source):
                 directory = _unpack(source)
             else:
-                raise BundleError(str(source), "no such file or directory", "a bundle made by edgekit build", "check the path")
+                raise BundleError(source, "no such file or directory", "a bundle made by edgekit build", "check the path")
             raw = _read_manifest(source, directory)
-            digest = hashlib.sha256(raw).hexdigest()
+            digest = sha256_of(raw)
             _check_seal(source, directory, digest)
             bundle = cls(source, directory, _decode_manifest(source, raw), digest)
             late = frozenset(_NOT_RUN).intersection(bundle.manifest.files) if to_run else frozenset()
@@ -108,6 +104,20 @@ class Bundle:
             bundle._unchecked = late
         return bundle
 
+    @cached_property
+    def path(self) -> Path:
+        """What was opened (directory or ``.edgekit`` file)."""
+        from pathlib import Path
+
+        return Path(self._path)
+
+    @cached_property
+    def directory(self) -> Path:
+        """Where its files can be read; an archive is unpacked once into the cache, by digest."""
+        from pathlib import Path
+
+        return Path(self._directory)
+
     @property
     def signature(self) -> Signature:
         """Inputs and outputs, as in the source model."""
@@ -115,12 +125,18 @@ class Bundle:
 
     def artifact_path(self, artifact: Artifact) -> Path:
         """Absolute path of an artifact's file or directory."""
-        return (self.directory / artifact.path).resolve()
+        from pathlib import Path
+
+        return Path(self.artifact_file(artifact))
+
+    def artifact_file(self, artifact: Artifact) -> str:
+        """`artifact_path` as text."""
+        return os.path.realpath(os.path.join(self._directory, artifact.path))
 
     def golden(self) -> list[GoldenSample]:
         """The golden samples, in the order they were written. Raises `IntegrityError` when their check was left to this call and fails."""
         self._check_late(GOLDEN)
-        with np.load(self.directory / GOLDEN, allow_pickle=False) as archive:
+        with np.load(os.path.join(self._directory, GOLDEN), allow_pickle=False) as archive:
             samples: dict[int, GoldenSample] = {}
             for key in archive.files:
                 side, index, name = key.split(".", 2)
@@ -146,54 +162,59 @@ class Bundle:
 
     def _check_late(self, name: str) -> None:
         if name in self._unchecked:
-            with storage_errors(self.path):
+            with storage_errors(self._path):
                 self._check_file(name)
             self._unchecked -= {name}
 
     def _check_file(self, name: str) -> None:
         entry = self.manifest.files[name]
-        path = self.directory / _safe(self.path, name)
-        if not path.is_file():
-            raise IntegrityError(f"{self.path} ({name})", "the file is missing", "", "build or copy the bundle again")
-        if path.stat().st_size != entry.bytes or _sha256(path) != entry.sha256:
+        path = os.path.join(self._directory, _safe(self._path, name))
+        if not os.path.isfile(path):
+            raise IntegrityError(f"{self._path} ({name})", "the file is missing", "", "build or copy the bundle again")
+        if os.path.getsize(path) != entry.bytes or sha256_of_file(path) != entry.sha256:
             raise IntegrityError(
-                f"{self.path} ({name})",
+                f"{self._path} ({name})",
                 "its content is not what was built",
                 f"SHA-256 {entry.sha256[:16]}… of {entry.bytes} bytes",
                 "build or copy the bundle again",
             )
 
 
-def _safe(source: Path, name: str) -> str:
-    parts = PurePosixPath(name).parts
+def _safe(source: str, name: str) -> str:
+    parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or name.startswith("/") or ".." in parts or "\\" in name:
-        raise BundleError(str(source), f"the file name {name!r} leaves the bundle", "relative names", "do not use it")
+        raise BundleError(source, f"the file name {name!r} leaves the bundle", "relative names", "do not use it")
     return name
 
 
-def _read_manifest(source: Path, directory: Path) -> bytes:
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise BundleError(str(source), f"no {MANIFEST} in it", "a bundle made by edgekit build", "check the path")
-    return path.read_bytes()
+def _read_manifest(source: str, directory: str) -> bytes:
+    path = os.path.join(directory, MANIFEST)
+    if not os.path.isfile(path):
+        raise BundleError(source, f"no {MANIFEST} in it", "a bundle made by edgekit build", "check the path")
+    return _read(path)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _seal(digest: str) -> bytes:
     return f"{digest}  {MANIFEST}\n".encode()
 
 
-def _check_seal(source: Path, directory: Path, digest: str) -> None:
-    path = directory / SEAL
-    if not path.is_file() or path.read_bytes() != _seal(digest):
+def _check_seal(source: str, directory: str, digest: str) -> None:
+    path = os.path.join(directory, SEAL)
+    if not os.path.isfile(path) or _read(path) != _seal(digest):
         raise IntegrityError(
             f"{source} ({MANIFEST})",
-            f"its digest is not the one in {SEAL}" if path.is_file() else f"the file {SEAL} is missing",
+            f"its digest is not the one in {SEAL}" if os.path.isfile(path) else f"the file {SEAL} is missing",
             "the files as they were built",
             "build or copy the bundle again",
         )
 
 
-def _decode_manifest(source: Path, raw: bytes) -> Manifest:
+def _decode_manifest(source: str, raw: bytes) -> Manifest:
     try:
         manifest = _MANIFEST_DECODER.decode(raw)
     except msgspec.DecodeError as exc:
@@ -203,11 +224,11 @@ def _decode_manifest(source: Path, raw: bytes) -> Manifest:
     return manifest
 
 
-def _unpack(source: Path) -> Path:
+def _unpack(source: str) -> str:
     """Unpack an archive once; its own digest names the folder, so a changed archive is another one."""
-    target = cache_directory() / "bundles" / _sha256(source)[:32]
+    target = cache_directory() / "bundles" / sha256_of_file(source)[:32]
     if target.is_dir():
-        return target
+        return str(target)
     import zipfile
     import zlib
 
@@ -220,24 +241,24 @@ def _unpack(source: Path) -> Path:
                 destination.write_bytes(archive.read(info))
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as exc:
         raise _damaged(source, str(exc)) from exc
-    return target
+    return str(target)
 
 
-def _check_archive(source: Path) -> None:
+def _check_archive(source: str) -> None:
     """Compare an archive with the digest in its zip comment.
 
     Raises:
         BundleError: no zip file at all. IntegrityError: a byte is not what was built.
     """
-    data = source.read_bytes()
+    data = _read(source)
     if not data.startswith(b"PK"):
-        raise BundleError(str(source), "not a bundle archive", f"a {ARCHIVE_SUFFIX} file made by edgekit build", "check the path")
-    if hashlib.sha256(data[:-_COMMENT_BYTES]).hexdigest().encode() != data[-_COMMENT_BYTES:]:
+        raise BundleError(source, "not a bundle archive", f"a {ARCHIVE_SUFFIX} file made by edgekit build", "check the path")
+    if sha256_of(data[:-_COMMENT_BYTES]).encode() != data[-_COMMENT_BYTES:]:
         raise _damaged(source, "its content is not what its digest says")
 
 
-def _damaged(source: Path, found: str) -> IntegrityError:
-    return IntegrityError(str(source), f"damaged ({found})", f"a {ARCHIVE_SUFFIX} file as it was built", "build or copy the bundle again")
+def _damaged(source: str, found: str) -> IntegrityError:
+    return IntegrityError(source, f"damaged ({found})", f"a {ARCHIVE_SUFFIX} file as it was built", "build or copy the bundle again")
 
 
 def encode_golden(samples: Sequence[GoldenSample]) -> bytes:
@@ -278,6 +299,7 @@ def write_bundle(
         StorageError: it cannot be written.
     """
     import shutil
+    from pathlib import Path
 
     target = Path(destination)
     _check_destination(target)
@@ -291,7 +313,7 @@ def write_bundle(
         files[REPORT] = msgspec.json.format(msgspec.json.encode(report, order="sorted"), indent=2) + b"\n"
         entries = {name: _entry(content) for name, content in sorted(files.items())}
         raw = _encode_manifest(msgspec.structs.replace(manifest, files=entries))
-        files |= {MANIFEST: raw, SEAL: _seal(hashlib.sha256(raw).hexdigest())}
+        files |= {MANIFEST: raw, SEAL: _seal(sha256_of(raw))}
         if target.suffix == ARCHIVE_SUFFIX:
             _write_archive(target, files)
         else:
@@ -324,6 +346,7 @@ def check_destination(destination: str | os.PathLike[str]) -> None:
         StorageError: its folder, or the nearest that exists above it, cannot be written.
     """
     import tempfile
+    from pathlib import Path
 
     target = Path(destination)
     _check_destination(target)
@@ -349,9 +372,9 @@ def _check_destination(target: Path) -> None:
 
 
 def _entry(content: bytes | Path) -> FileEntry:
-    if isinstance(content, Path):
-        return FileEntry(content.stat().st_size, _sha256(content))
-    return FileEntry(len(content), hashlib.sha256(content).hexdigest())
+    if isinstance(content, bytes):
+        return FileEntry(len(content), sha256_of(content))
+    return FileEntry(content.stat().st_size, sha256_of_file(content))
 
 
 def _write_archive(target: Path, files: Mapping[str, bytes | Path]) -> None:
@@ -365,4 +388,4 @@ def _write_archive(target: Path, files: Mapping[str, bytes | Path]) -> None:
             archive.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), data)
         archive.comment = bytes(_COMMENT_BYTES)  # a place for the digest
     body = buffer.getvalue()[:-_COMMENT_BYTES]
-    write_file(target, body + hashlib.sha256(body).hexdigest().encode())
+    write_file(target, body + sha256_of(body).encode())

@@ -1,7 +1,6 @@
 """``bundle.json``: what a bundle holds, for which device, and what was proven about it."""
 
-from __future__ import annotations
-
+# No `annotations` from the future here: msgspec would compile each of them from its text when it makes the decoder, 2 ms of a start.
 from typing import Literal
 
 import msgspec

@@ -6,9 +6,12 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.errors import EdgeKitError, StorageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["atomic_directory", "fsync_tree", "storage_errors", "write_file"]
 
@@ -36,7 +39,7 @@ def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise StorageError(str(path), found, "", step) from exc
 
 
-def _fsync_directory(path: Path) -> None:
+def _fsync_directory(path: str | os.PathLike[str]) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,9 +51,9 @@ def fsync_tree(root: Path) -> None:
     """Bring all files and folders below ``root`` to the disk."""
     for folder, _, names in os.walk(root):
         for name in names:
-            with open(Path(folder) / name, "rb") as handle:
+            with open(f"{folder}/{name}", "rb") as handle:
                 os.fsync(handle.fileno())
-        _fsync_directory(Path(folder))
+        _fsync_directory(folder)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -60,6 +63,7 @@ def write_file(path: Path, data: bytes) -> None:
         StorageError: the folder is missing, unwritable or full.
     """
     import tempfile
+    from pathlib import Path
 
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +92,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """
     import shutil
     import tempfile
+    from pathlib import Path
 
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

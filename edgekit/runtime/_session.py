@@ -164,7 +164,7 @@ class Session:
         options = msgspec.structs.replace(self.options, accelerator=step.accelerator)
         # The digest stands for every file of the bundle, so with the path for this artifact's content.
         content = f"{self.bundle.digest}:{step.artifact.path}"
-        return open_engine(self.bundle.artifact_path(step.artifact), step.artifact, self.bundle.signature, options, content)
+        return open_engine(self.bundle.artifact_file(step.artifact), step.artifact, self.bundle.signature, options, content)
 
     def _tell(self, step: Step) -> None:
         if not self.passed_over:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+
+from edgekit.bundle import Bundle
 
 NOT_NEEDED = [
     "asyncio",
     "concurrent",
     "difflib",
     "email",
+    "hashlib",
     "http",
     "importlib.metadata",
     "logging",
+    "pathlib",
     "shutil",
     "socket",
     "ssl",
     "subprocess",
     "tempfile",
+    "urllib",
 ]
 NOT_NEEDED += ["tomllib", "zipfile", "edgekit.device_profiles", "edgekit.protocol", "edgekit.telemetry", "edgekit.runtime._scheduler"]
 
@@ -50,6 +56,17 @@ def test_an_engine_s_module_imports_no_engine(engine: str) -> None:
     assert (
         sorted(found & {"onnxruntime", "openvino", "ai_edge_litert", "coremltools", "tensorrt", "tensorrt_rtx_bindings", "asyncio"}) == []
     )
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "tflite"])
+def test_a_start_to_the_first_answer_imports_what_it_uses(built: Callable[..., Bundle], engine: str) -> None:
+    script = f"""
+from edgekit.runtime import load
+with load({str(built(engine).path)!r}, threads=1) as session:
+    session.run({{spec.name: numpy.zeros(spec.shape, spec.dtype) for spec in session.signature.inputs}})"""
+    found = imported_by(script)
+    assert {"edgekit", "onnxruntime" if engine == "onnxruntime" else "ai_edge_litert"} <= found
+    assert sorted(found & set(NOT_NEEDED)) == []
 
 
 def test_every_public_name_is_there() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+import os
 
 from edgekit.bundle import Artifact, Signature
 from edgekit.errors import UnknownNameError
@@ -36,6 +36,8 @@ def engine_class(name: str) -> type[Engine]:
     return found
 
 
-def open_engine(path: Path, artifact: Artifact, signature: Signature, options: EngineOptions | None = None, content: str = "") -> Engine:
+def open_engine(
+    path: str | os.PathLike[str], artifact: Artifact, signature: Signature, options: EngineOptions | None = None, content: str = ""
+) -> Engine:
     """Load one artifact with the engine it names. Arguments and errors are those of `Engine`."""
     return engine_class(artifact.engine)(path, artifact, signature, options, content)

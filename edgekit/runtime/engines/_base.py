@@ -10,18 +10,20 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
-import threading
+from _thread import allocate_lock  # `threading.Lock`, without the rest of that module
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from functools import cached_property
 from types import MappingProxyType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 import numpy as np
 
 from edgekit.bundle import Artifact, Signature, TensorBinding, TensorSpec
 from edgekit.errors import EdgeKitError, EngineError, UnknownNameError
-from edgekit.runtime.engines._outputs import check_out, deliver, direct_targets, known_shapes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["HINTS", "NO_TARGETS", "Engine", "EngineOptions", "threads_for"]
 
@@ -38,6 +40,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cache_dir: where the engine may keep compiled forms; empty for none.
         accelerator: name from the profile (``cpu``, ``gpu``, ``npu``, ``tpu``); empty for the profile's order, see `Session`.
         hint: ``latency``: one request as fast as it goes. ``throughput``: many at once; a run takes one thread unless ``threads`` says more.
+        side_by_side: runs that the caller will have under way at once, for engines that must know when they load. The CPUs bound it.
         cuda_graphs: TensorRT only: record a run and replay it while the shapes stay; for networks whose launch takes longer than their kernels.
     """
 
@@ -45,6 +48,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache_dir: str = ""
     accelerator: str = ""
     hint: str = "latency"
+    side_by_side: int = 1
     cuda_graphs: bool = False
 
 
@@ -73,16 +77,21 @@ class Engine(abc.ABC):
     """On one CPU thread it loads and runs in the caller's, and starts none of its own (the conformance suite counts them)."""
 
     def __init__(
-        self, path: Path, artifact: Artifact, signature: Signature, options: EngineOptions | None = None, content: str = ""
+        self,
+        path: str | os.PathLike[str],
+        artifact: Artifact,
+        signature: Signature,
+        options: EngineOptions | None = None,
+        content: str = "",
     ) -> None:
-        self.path = path
+        self.file = os.fspath(path)
         self.artifact = artifact
         self.signature = signature
         self.content = content
         self.options = options or EngineOptions()
         if self.options.hint not in HINTS:
             raise UnknownNameError("hint", self.options.hint, HINTS)
-        self._guard: contextlib.AbstractContextManager[object] = contextlib.nullcontext() if self.concurrent else threading.Lock()
+        self._guard: contextlib.AbstractContextManager[object] = contextlib.nullcontext() if self.concurrent else allocate_lock()
         self._closed = False
         self._plain_inputs = _is_plain(artifact.inputs, signature.inputs)
         self._plain_outputs = _is_plain(artifact.outputs, signature.outputs)
@@ -91,7 +100,16 @@ class Engine(abc.ABC):
         except EdgeKitError:
             raise
         except Exception as exc:
-            raise EngineError(f"engine {self.name}", f"cannot load {path.name}: {one_line(exc)}", "", "build the bundle again") from exc
+            raise EngineError(
+                f"engine {self.name}", f"cannot load {self.path.name}: {one_line(exc)}", "", "build the bundle again"
+            ) from exc
+
+    @cached_property
+    def path(self) -> Path:
+        """The artifact's file or directory; ``file`` is the same as text, for those who load without the 5 ms that `pathlib` takes to import."""
+        from pathlib import Path
+
+        return Path(self.file)
 
     def run(
         self, inputs: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray] | None = None, *, native: bool = False
@@ -132,6 +150,8 @@ class Engine(abc.ABC):
             answer = outputs if self._plain_outputs else self._to_logical(outputs)
         if out is None:
             return answer
+        from edgekit.runtime.engines._outputs import deliver
+
         names = {binding.native_name: binding.name for binding in self.artifact.outputs}
         return deliver(out, answer, {names[name] for name, array in targets.items() if outputs[name] is array})
 
@@ -204,7 +224,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def _load(self) -> None:
-        """Open ``self.path``.
+        """Open ``self.file``.
 
         Raises:
             EnvironmentMissingError: the package is not installed; anything else that is raised becomes `EngineError`.
@@ -226,6 +246,8 @@ class Engine(abc.ABC):
 
     def _targets(self, inputs: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray], *, native: bool) -> Mapping[str, np.ndarray]:
         """What of ``out`` the engine may write to itself."""
+        from edgekit.runtime.engines._outputs import check_out, direct_targets, known_shapes  # most callers leave the outputs to the engine
+
         specs = self.native_outputs if native else self.signature.outputs
         check_out(out, specs)
         shapes = known_shapes(inputs, self.native_inputs if native else self.signature.inputs, specs)

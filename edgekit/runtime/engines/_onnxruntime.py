@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from edgekit.bundle import TensorSpec
 from edgekit.errors import EngineError, EnvironmentMissingError
 from edgekit.runtime.engines._base import NO_TARGETS, Engine
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["BINDING_BYTES", "ENGINES", "OnnxRuntimeEngine", "plans_memory"]
 
@@ -78,18 +81,20 @@ class OnnxRuntimeEngine(Engine):
     def _open_session(self) -> tuple[Any, str]:
         # What other providers compile cannot be written as a graph.
         if not self.options.cache_dir or self._providers != [_CPU] or not _can_be_kept(self.path):
-            return self._new_session(self.path), "off"
+            return self._new_session(self.file), "off"
+        from pathlib import Path
+
         from edgekit.runtime.engines._kept import cpu_features, entry_key, load_kept
 
         key = entry_key(self.path, self.content, self.version(), cpu_features())
         return load_kept(
             Path(self.options.cache_dir) / "onnxruntime" / key,
             "model.onnx",
-            lambda written: self._new_session(self.path, written=written),
+            lambda written: self._new_session(self.file, written=written),
             lambda path: self._new_session(path, ready=True),
         )
 
-    def _new_session(self, path: Path, *, written: Path | None = None, ready: bool = False) -> Any:
+    def _new_session(self, path: str | os.PathLike[str], *, written: Path | None = None, ready: bool = False) -> Any:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self.threads()
         options.inter_op_num_threads = 1  # execution is sequential; more would only idle
@@ -99,7 +104,7 @@ class OnnxRuntimeEngine(Engine):
             options.optimized_model_filepath = str(written)
         if ready:
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return self._ort.InferenceSession(str(path), options, providers=self._providers)
+        return self._ort.InferenceSession(os.fspath(path), options, providers=self._providers)
 
     def _choose(self, available: list[str]) -> list[str]:
         wanted = PROVIDERS.get(self.options.accelerator)

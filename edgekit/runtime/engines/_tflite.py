@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +12,9 @@ from edgekit.bundle import TensorBinding, TensorSpec
 from edgekit.errors import EngineError, EnvironmentMissingError
 from edgekit.runtime.engines._base import NO_TARGETS, Engine, one_line, usable_cpus
 from edgekit.runtime.engines._tflite_runners import COMPILED_DTYPES, CompiledRunner, InterpreterRunner, Runner
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["ENGINES", "TfliteEngine"]
 
@@ -85,7 +87,7 @@ class TfliteEngine(Engine):
         accelerator, signature = self.options.accelerator, self.artifact.options.get("signature", "")
         library = DELEGATES.get(accelerator, accelerator if accelerator.endswith(".so") else "")
         if library:
-            return InterpreterRunner(_import("interpreter"), self.path, self._thread_count(), signature, library), "off"
+            return InterpreterRunner(_import("interpreter"), self.file, self._thread_count(), signature, library), "off"
         if accelerator in COMPILED:
             if not self._can_be_compiled():
                 found = f"{self.path.name} has open or empty shapes, or dtypes that a compiled model does not take"
@@ -101,6 +103,8 @@ class TfliteEngine(Engine):
             expected = f"one of cpu, {', '.join((*COMPILED, *DELEGATES))}, or the path of a delegate's library"
             raise EngineError(f"engine {self.name}", f"no accelerator {accelerator!r}", expected, "choose cpu")
         if self.options.cache_dir and self.path.stat().st_size >= KEPT_FROM_BYTES and self._can_be_compiled():
+            from pathlib import Path
+
             from edgekit.runtime.engines._kept import cpu_features, entry_key, load_kept
 
             key = entry_key(self.path, self.content, self.version(), cpu_features())
@@ -112,11 +116,11 @@ class TfliteEngine(Engine):
                 take=lambda path: self._compiled("CPU", path),
                 worth=lambda _load_s, _check_s: True,  # the gain is memory
             )
-        return InterpreterRunner(_import("interpreter"), self.path, self._thread_count(), signature), "off"
+        return InterpreterRunner(_import("interpreter"), self.file, self._thread_count(), signature), "off"
 
     def _compiled(self, accelerator: str, weights: Path | None = None) -> Runner:
         package = _import("compiled_model")
-        return CompiledRunner(package, self.path, self._thread_count(), self.artifact.options.get("signature", ""), accelerator, weights)
+        return CompiledRunner(package, self.file, self._thread_count(), self.artifact.options.get("signature", ""), accelerator, weights)
 
     def _can_be_compiled(self) -> bool:
         specs = (*self.native_inputs, *self.native_outputs)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from edgekit.errors import EngineError, EnvironmentMissingError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["COMPILED_DTYPES", "CompiledRunner", "InterpreterRunner", "Runner", "count_delegated", "pick_signature"]
 
@@ -45,15 +48,15 @@ class InterpreterRunner:
         EngineError: the library does not load, or its delegate takes no operator of the graph.
     """
 
-    def __init__(self, package: Any, path: Path, threads: int, signature: str, delegate: str = "") -> None:
+    def __init__(self, package: Any, path: str, threads: int, signature: str, delegate: str = "") -> None:
         delegates = [_load_delegate(package, delegate)] if delegate else None
-        interpreter = package.Interpreter(model_path=str(path), num_threads=threads, experimental_delegates=delegates)
+        interpreter = package.Interpreter(model_path=path, num_threads=threads, experimental_delegates=delegates)
         self._interpreter = interpreter
         self._delegate = delegate
         # Counted before the tensors are allocated: XNNPACK then takes what is left, and would pass for the delegate.
         self._taken = self._delegated() if delegate else None
         if self._taken is not None and not self._taken[0]:
-            found = f"delegate {delegate} takes none of {self._taken[1]} operators of {path.name}"
+            found = f"delegate {delegate} takes none of {self._taken[1]} operators of {os.path.basename(path)}"
             raise EngineError("engine tflite", found, "at least one", "choose cpu, or build the model for that accelerator")
         interpreter.allocate_tensors()
         self._inputs, self._outputs = _indices(interpreter, path, signature)
@@ -84,7 +87,7 @@ class InterpreterRunner:
 
     def facts(self) -> dict[str, str]:
         taken, total = self._taken or self._delegated()
-        name = Path(self._delegate).name or "XNNPACK"
+        name = os.path.basename(self._delegate) or "XNNPACK"
         return {"runner": "interpreter", "delegate": name if taken else "none", "delegated": f"{taken} of {total} operators"}
 
     def _delegated(self) -> tuple[int, int]:
@@ -107,14 +110,16 @@ class CompiledRunner:
         EngineError: the accelerator did not take the whole graph. Exceptions of LiteRT pass.
     """
 
-    def __init__(self, package: Any, path: Path, threads: int, signature: str, accelerator: str, weights: Path | None = None) -> None:
+    def __init__(self, package: Any, path: str, threads: int, signature: str, accelerator: str, weights: Path | None = None) -> None:
         cpu = package.CpuOptions(num_threads=threads, xnnpack_weight_cache_path=str(weights) if weights is not None else "")
         units = getattr(package.HardwareAccelerator, accelerator)
         options = package.Options(hardware_accelerators=units, cpu_options=cpu)
-        self._model = package.CompiledModel.from_file(str(path), options=options)
+        self._model = package.CompiledModel.from_file(path, options=options)
         self._whole = bool(self._model.is_fully_accelerated())
         if accelerator != "CPU" and not self._whole:
-            raise EngineError("engine tflite", f"{accelerator} does not take the whole graph of {path.name}", "all of it", "choose cpu")
+            raise EngineError(
+                "engine tflite", f"{accelerator} does not take the whole graph of {os.path.basename(path)}", "all of it", "choose cpu"
+            )
         signatures = self._model.get_signature_list()
         chosen = pick_signature(list(signatures), signature, path)
         self._accelerator = accelerator
@@ -168,24 +173,26 @@ def count_delegated(operators: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     return len(inside), len(own)
 
 
-def pick_signature(known: Sequence[str], wanted: str, path: Path) -> str:
+def pick_signature(known: Sequence[str], wanted: str, path: str) -> str:
     """The signature to run: the wanted one, the only one, or ``serving_default``. Empty when the file has none.
 
     Raises:
         EngineError: no such signature, or several to choose from.
     """
     if wanted and wanted not in known:
-        raise EngineError("engine tflite", f"{path.name} has no signature {wanted!r}", f"one of {', '.join(known) or 'none'}")
+        raise EngineError("engine tflite", f"{os.path.basename(path)} has no signature {wanted!r}", f"one of {', '.join(known) or 'none'}")
     if wanted or not known:
         return wanted
     if len(known) == 1:
         return known[0]
     if "serving_default" in known:
         return "serving_default"
-    raise EngineError("engine tflite", f"{path.name} has several signatures", f"one of {', '.join(known)} in the artifact's options")
+    raise EngineError(
+        "engine tflite", f"{os.path.basename(path)} has several signatures", f"one of {', '.join(known)} in the artifact's options"
+    )
 
 
-def _indices(interpreter: Any, path: Path, signature: str) -> tuple[Indices, Indices]:
+def _indices(interpreter: Any, path: str, signature: str) -> tuple[Indices, Indices]:
     """Tensor indices by signature name, or by tensor name where the file has no signature."""
     chosen = pick_signature(list(interpreter.get_signature_list()), signature, path)
     if not chosen:
@@ -195,7 +202,9 @@ def _indices(interpreter: Any, path: Path, signature: str) -> tuple[Indices, Ind
         )
     runner = interpreter.get_signature_runner(chosen)  # must be gone before the first run: LiteRT counts who holds its memory
     if getattr(runner, "_subgraph_index", 0) != 0:
-        raise EngineError("engine tflite", f"signature {chosen!r} of {path.name} is not its main graph", "the signature of the main graph")
+        raise EngineError(
+            "engine tflite", f"signature {chosen!r} of {os.path.basename(path)} is not its main graph", "the signature of the main graph"
+        )
     return (
         {name: detail["index"] for name, detail in runner.get_input_details().items()},
         {name: detail["index"] for name, detail in runner.get_output_details().items()},
