@@ -66,6 +66,7 @@ class EdgeKitError(Exception):
     exit_code = 1
     http_status = 500
     grpc_status = "INTERNAL"  # name of a grpc.StatusCode; the core knows no transport
+    retry_after_s: float | None = None  # a remote server asked to be left alone for this long
 
     def __init__(self, thing: str, found: str, expected: str = "", next_step: str = "") -> None:
         self.thing = thing

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import gzip
 import http.client
-import math
 import random
 import socket
 import threading
@@ -15,6 +13,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from edgekit._retry_after import retry_after_s
 from edgekit._version import __version__
 from edgekit.errors import UsageError
 from edgekit.telemetry._otlp import Batch
@@ -23,7 +22,6 @@ __all__ = ["HttpTransport", "Response", "Transport", "Verdict", "backoff_s", "ju
 
 RETRYABLE = frozenset({429, 502, 503, 504})  # the specification's list; every other error status means "do not send this again"
 BACKOFF_BASE_S, BACKOFF_CAP_S = 1.0, 60.0
-RETRY_AFTER_CAP_S = 600.0  # a collector must not be able to silence a device for a day
 RESPONSE_LIMIT_BYTES = 64 << 10
 
 
@@ -74,7 +72,7 @@ def judge(batch: Batch, response: Response, now_s: float) -> Verdict:
         return Verdict("delivered", "partial_success" if rejected else "", rejected)
     reason = f"http_{response.status}"
     if response.status in RETRYABLE:
-        return Verdict("retry", reason, retry_after_s=_retry_after_s(response.retry_after, now_s))
+        return Verdict("retry", reason, retry_after_s=retry_after_s(response.retry_after, now_s))
     return Verdict("drop", reason, batch.rows)
 
 
@@ -84,17 +82,6 @@ def _rejected_rows(body: bytes) -> int:
         return max(0, int(partial.get("rejectedDataPoints", 0)) + int(partial.get("rejectedLogRecords", 0)))
     except (msgspec.DecodeError, AttributeError, TypeError, ValueError):
         return 0  # an empty or foreign body on a 2xx: accepted
-
-
-def _retry_after_s(value: str, now_s: float) -> float | None:
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now_s
-        except (TypeError, ValueError):
-            return None
-    return min(max(seconds, 0.0), RETRY_AFTER_CAP_S) if not math.isnan(seconds) else None
 
 
 def backoff_s(attempt: int, rng: random.Random) -> float:
