@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EnvironmentMissingError
 from edgekit.protocol._access import Access
-from edgekit.protocol._event_loop import new_event_loop
+from edgekit.protocol._event_loop import hosting, new_event_loop
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._listening import forget_socket, listening_socket, unix_path
 from edgekit.protocol._tensors import Limits
@@ -97,7 +97,8 @@ class GrpcTransport:
             self._server = loop.run_until_complete(create(lambda: GrpcConnection(owner), **options))
             loop.call_later(_SWEEP_S, self._sweep)
             started.set_result(None)
-            loop.run_forever()
+            with hosting(loop):
+                loop.run_forever()
         except BaseException as exc:
             if started.done():
                 raise

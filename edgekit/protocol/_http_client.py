@@ -10,17 +10,21 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
+from edgekit._retry_after import retry_after_s
 from edgekit.errors import DeadlineError, EdgeKitError, EngineError, RequestError, UnavailableError
 from edgekit.protocol._access import Credentials
 from edgekit.protocol._client import InFlight
 from edgekit.protocol._deadline import call_deadline, with_timeout
-from edgekit.protocol._http_codec import HEADER_LENGTH, decode_response, encode_request
+from edgekit.protocol._event_loop import Host, host_here
+from edgekit.protocol._http_client_loop import Answer, LoopExchange, StaleError, UnframedError
+from edgekit.protocol._http_codec import HEADER_LENGTH, HttpMessage, decode_response, encode_request
 from edgekit.protocol._remote_errors import ERROR_HEADER, bad_answer, error_from_http
 from edgekit.protocol._target import Target
 from edgekit.protocol._tensors import Limits
@@ -37,14 +41,8 @@ _METADATA = msgspec.json.Decoder(ModelMetadata)
 _STATISTICS = msgspec.json.Decoder(dict[str, list[dict[str, Any]]])
 
 
-class _Answer(NamedTuple):
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes | bytearray
-
-
-def _answer_within(deadline_s: float, sock: socket.socket, **kind: Any) -> http.client.HTTPResponse:
-    return http.client.HTTPResponse(_Answering(sock, deadline_s), **kind)  # type: ignore[arg-type]  # it needs makefile alone
+def _answer_within(deadline_s: float, sock: socket.socket, begin: bytes = b"", **kind: Any) -> http.client.HTTPResponse:
+    return http.client.HTTPResponse(_Answering(sock, deadline_s, begin), **kind)  # type: ignore[arg-type]  # it needs makefile alone
 
 
 class _Call:
@@ -72,10 +70,11 @@ class _Call:
 
 
 class _TimedReader(io.RawIOBase):
-    """An answer's bytes. Each read may last as long as is left of the request's time, not as long as the first one might."""
+    """An answer's bytes, ``begin`` first. Each read may last as long as is left of the request's time, not as long as the first one might."""
 
-    def __init__(self, sock: socket.socket, deadline_s: float) -> None:
+    def __init__(self, sock: socket.socket, deadline_s: float, begin: bytes = b"") -> None:
         super().__init__()
+        self._begin = begin
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open while http.client hands it from the connection to the answer
         self._deadline_s = deadline_s
@@ -85,6 +84,10 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        if self._begin:
+            count = min(len(buffer), len(self._begin))
+            buffer[:count], self._begin = self._begin[:count], self._begin[count:]
+            return count
         if not self._timed:
             remaining_s = self._deadline_s - time.monotonic()
             if remaining_s <= 0:
@@ -101,8 +104,8 @@ class _TimedReader(io.RawIOBase):
 class _Answering:
     """Makes `http.client` read one answer through a `_TimedReader`: it asks its socket for a file and for nothing else."""
 
-    def __init__(self, sock: socket.socket, deadline_s: float) -> None:
-        self._reader = _TimedReader(sock, deadline_s)
+    def __init__(self, sock: socket.socket, deadline_s: float, begin: bytes) -> None:
+        self._reader = _TimedReader(sock, deadline_s, begin)
 
     def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002 - always "rb"
         return io.BufferedReader(self._reader)
@@ -143,19 +146,90 @@ class HttpClient:
         deadline_s = call_deadline(request, timeout_s, time.monotonic())
         call = _Call()
         handle = InFlight(self.url, call.abort)
-
-        def work() -> None:
-            try:
-                if not call.cancelled:
-                    handle.resolve(self._infer(request, deadline_s, call))
-            except BaseException as exc:  # noqa: BLE001 - the thread's boundary: whoever waits gets it
-                handle.reject(exc)
-
+        host = host_here() if self._tls is None else None
         try:
-            self._executor().submit(work)
+            connection = self._take_idle() if host is not None else None
+            if host is None or connection is None:
+                self._in_pool(handle, lambda: self._infer(request, deadline_s, call))
+            else:
+                self._in_loop(host, connection, request, deadline_s, call, handle)
         except EdgeKitError as exc:
             handle.reject(exc)
         return handle
+
+    def _in_pool(self, handle: InFlight, answer: Callable[[], InferResponse]) -> None:
+        """Finish ``handle`` in a thread."""
+
+        def work() -> None:
+            try:
+                if not handle.done():  # cancelled while it waited
+                    handle.resolve(answer())
+            except BaseException as exc:  # noqa: BLE001 - the thread's boundary: whoever waits gets it
+                handle.reject(exc)
+
+        self._executor().submit(work)
+
+    def _in_loop(
+        self, host: Host, connection: http.client.HTTPConnection, request: InferRequest, deadline_s: float, call: _Call, handle: InFlight
+    ) -> None:
+        """Finish ``handle`` in this thread's event loop, on a connection that is open."""
+
+        def ended(outcome: Answer | Exception) -> None:
+            if isinstance(outcome, UnframedError):
+                connection.sock.settimeout(max(0.001, deadline_s - time.monotonic()))
+                self._in_pool(handle, lambda: self._read_on(connection, outcome.begin, deadline_s, call))
+                return
+            self._detach(call, connection, keep=isinstance(outcome, Answer) and outcome.keep)
+            if isinstance(outcome, Answer):
+                handle.resolve(self._response(outcome))
+            elif isinstance(outcome, StaleError) and not call.cancelled:
+                self._in_pool(handle, lambda: self._infer(request, deadline_s, call, idle=False))
+            else:
+                raise self._broken(outcome, call) from outcome
+
+        def told(outcome: Answer | Exception) -> None:
+            try:
+                ended(outcome)
+            except Exception as exc:  # noqa: BLE001 - the loop's boundary: whoever waits gets it
+                handle.reject(exc)
+
+        try:
+            remaining_s = self._remaining(deadline_s, "before it was sent")
+            path, message = self._message(request, remaining_s)
+            head = self._head("POST", path, message.length, message.headers())
+        except BaseException:
+            self._give_back(connection)
+            raise
+        with self._lock:
+            self._calls.add(call)
+        call.attach(connection)
+        LoopExchange(
+            host, connection.sock, [head, message.json, *message.raws], remaining_s, min(_CHUNK_BYTES, self._limits.body_bytes), told
+        )
+
+    def _read_on(self, connection: http.client.HTTPConnection, begin: bytes, deadline_s: float, call: _Call) -> InferResponse:
+        """The rest of an answer of which ``begin`` is here."""
+        keep = False
+        try:
+            response = _answer_within(deadline_s, connection.sock, begin, method="POST")
+            response.begin()
+            answer = Answer(response.status, response.headers, self._read(response), keep=not response.will_close)
+            keep = answer.keep
+        except (OSError, http.client.HTTPException) as exc:
+            raise self._broken(exc, call) from exc
+        finally:
+            self._detach(call, connection, keep=keep)
+        return self._response(answer)
+
+    def _detach(self, call: _Call, connection: http.client.HTTPConnection, *, keep: bool) -> None:
+        """A call is over: its connection is free for others, or is closed."""
+        call.attach(None)
+        with self._lock:
+            self._calls.discard(call)
+        if keep and not call.cancelled:
+            self._give_back(connection)
+        else:
+            connection.close()
 
     def ready(self, timeout_s: float = 1.0) -> bool:
         return self._healthy("/health/ready", timeout_s)
@@ -185,14 +259,28 @@ class HttpClient:
         if pool is not None:
             pool.shutdown(wait=True)
 
-    def _infer(self, request: InferRequest, deadline_s: float, call: _Call) -> InferResponse:
-        remaining_s = self._remaining(deadline_s, "before it was sent")
-        message = encode_request(with_timeout(request, remaining_s))
-        path = f"{_model_path(request.model_name, request.model_version)}/infer"
-        answer = self._exchange("POST", path, message.body, message.headers(), deadline_s, call)
+    def _infer(self, request: InferRequest, deadline_s: float, call: _Call, *, idle: bool = True) -> InferResponse:
+        path, message = self._message(request, self._remaining(deadline_s, "before it was sent"))
+        return self._response(self._exchange("POST", path, message.body, message.headers(), deadline_s, call, idle=idle))
+
+    def _message(self, request: InferRequest, remaining_s: float) -> tuple[str, HttpMessage]:
+        return f"{_model_path(request.model_name, request.model_version)}/infer", encode_request(with_timeout(request, remaining_s))
+
+    def _head(self, method: str, path: str, length: int, fields: Mapping[str, str]) -> bytes:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        told = {
+            "Host": f"{host}:{self._target.port}" if self._target.port else host,
+            "Content-Length": str(length),
+            **fields,
+            **self._authorization,
+        }
+        lines = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+        return f"{method} {self._prefix}{path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+    def _response(self, answer: Answer) -> InferResponse:
         body = self._accept(answer)
         try:
-            return decode_response(body, answer.headers.get(HEADER_LENGTH), self._limits)
+            return decode_response(body, answer.fields.get(HEADER_LENGTH.lower()), self._limits)
         except RequestError as exc:
             raise bad_answer(self.url, exc) from exc
 
@@ -211,7 +299,7 @@ class HttpClient:
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise bad_answer(self.url, exc) from exc
 
-    def _accept(self, answer: _Answer) -> bytes | bytearray:
+    def _accept(self, answer: Answer) -> bytes | bytearray:
         """The body of a good answer; raises for any other."""
         if answer.status == http.HTTPStatus.OK:
             return answer.body
@@ -219,15 +307,19 @@ class HttpClient:
             message = str(msgspec.json.decode(answer.body, type=dict[str, Any]).get("error", ""))
         except (msgspec.DecodeError, UnicodeDecodeError):
             message = bytes(answer.body[:200]).decode(errors="replace")
-        raise error_from_http(self.url, answer.status, answer.headers.get(ERROR_HEADER), message)
+        error = error_from_http(self.url, answer.status, answer.fields.get(ERROR_HEADER), message)
+        error.retry_after_s = retry_after_s(answer.fields.get("retry-after", ""), time.time())
+        raise error
 
-    def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str], deadline_s: float, call: _Call) -> _Answer:
-        """One request and its answer, on a kept-alive connection if there is one."""
+    def _exchange(
+        self, method: str, path: str, body: bytes, headers: dict[str, str], deadline_s: float, call: _Call, *, idle: bool = True
+    ) -> Answer:
+        """One request and its answer, on a kept-alive connection if there is one; without ``idle`` on a new one: it was sent on a stale one before."""
         with self._lock:
             self._calls.add(call)
         try:
-            fresh = True
-            connection = self._take_idle()
+            fresh = idle
+            connection = self._take_idle() if idle else None
             if connection is not None:
                 fresh = False
                 try:
@@ -236,14 +328,17 @@ class HttpClient:
                     if call.cancelled:
                         raise UnavailableError(self.url, "the request was cancelled") from exc
             return self._converse(self._open(deadline_s, unsent=fresh), method, path, body, headers, deadline_s, call)
-        except TimeoutError as exc:
-            raise DeadlineError(self.url, "no answer in time") from exc
         except (OSError, http.client.HTTPException) as exc:
-            found = "the request was cancelled" if call.cancelled else f"the connection broke ({_reason(exc)})"
-            raise UnavailableError(self.url, found) from exc
+            raise self._broken(exc, call) from exc
         finally:
             with self._lock:
                 self._calls.discard(call)
+
+    def _broken(self, exc: Exception, call: _Call) -> EdgeKitError:
+        """The error for what a connection ended with."""
+        if isinstance(exc, TimeoutError):
+            return DeadlineError(self.url, "no answer in time")
+        return UnavailableError(self.url, "the request was cancelled" if call.cancelled else f"the connection broke ({_reason(exc)})")
 
     def _converse(
         self,
@@ -254,7 +349,7 @@ class HttpClient:
         headers: dict[str, str],
         deadline_s: float,
         call: _Call,
-    ) -> _Answer:
+    ) -> Answer:
         keep = False
         try:
             call.attach(connection)
@@ -262,8 +357,8 @@ class HttpClient:
             connection.request(method, self._prefix + path, body or None, {**headers, **self._authorization})
             connection.response_class = functools.partial(_answer_within, deadline_s)  # type: ignore[assignment]  # any callable does
             response = connection.getresponse()
-            answer = _Answer(response.status, response.headers, self._read(response))
-            keep = not response.will_close and not call.cancelled
+            answer = Answer(response.status, response.headers, self._read(response), keep=not response.will_close)
+            keep = answer.keep and not call.cancelled
             return answer
         finally:
             call.attach(None)

@@ -48,10 +48,27 @@ _OBJECTS_OF_TENSOR = 8
 
 
 class HttpMessage(msgspec.Struct, frozen=True):
-    """One encoded body. ``header_length`` goes into `HEADER_LENGTH`; ``None`` means the body is JSON alone."""
+    """One encoded body.
 
-    body: bytes
+    Attributes:
+        json: its first part, padded when there are others.
+        raws: the bytes of tensors that follow it, which may share memory with them.
+        header_length: goes into `HEADER_LENGTH`; ``None`` means the body is JSON alone.
+    """
+
+    json: bytes
+    raws: Sequence[bytes | memoryview] = ()
     header_length: int | None = None
+
+    @property
+    def body(self) -> bytes:
+        """All of it, copied."""
+        return b"".join([self.json, *self.raws]) if self.raws else self.json
+
+    @property
+    def length(self) -> int:
+        """Bytes of the body."""
+        return len(self.json) + sum(map(len, self.raws))
 
     def headers(self) -> dict[str, str]:
         """The HTTP headers that describe the body."""
@@ -309,4 +326,4 @@ def _message(
     if not raws:
         return HttpMessage(head)
     head = head.ljust(-(-len(head) // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES)
-    return HttpMessage(b"".join([head, *raws]), len(head))
+    return HttpMessage(head, raws, len(head))

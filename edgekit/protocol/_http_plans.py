@@ -166,11 +166,11 @@ def fixed_part(message: HttpMessage, response: InferResponse) -> bytes | None:
         return None
     if any(tensor.data.dtype.kind not in "biuf" or not tensor.data.dtype.isnative for tensor in response.outputs):
         return None
-    if len(message.body) - message.header_length != sum(tensor.data.nbytes for tensor in response.outputs):
+    if message.length - message.header_length != sum(tensor.data.nbytes for tensor in response.outputs):
         return None
     fields = "".join(f"{name}: {value}\r\n" for name, value in message.headers().items())
-    head = f"{fields}Content-Length: {len(message.body)}\r\n\r\n".encode("ascii")
-    return head + message.body[: message.header_length]
+    head = f"{fields}Content-Length: {message.length}\r\n\r\n".encode("ascii")
+    return head + message.json
 
 
 def raw_parts(response: InferResponse) -> list[bytes | memoryview]:

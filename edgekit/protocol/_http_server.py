@@ -14,7 +14,7 @@ from concurrent.futures import Future
 import msgspec
 
 from edgekit.protocol._access import Access
-from edgekit.protocol._event_loop import new_event_loop
+from edgekit.protocol._event_loop import hosting, new_event_loop
 from edgekit.protocol._extensions import Extensions
 from edgekit.protocol._http_application import Application
 from edgekit.protocol._http_connection import Connection
@@ -83,7 +83,8 @@ class HttpTransport:
 
     def _serve(self, started: Future[None]) -> None:
         try:
-            self._loop.run_until_complete(self._run(started))
+            with hosting(self._loop):
+                self._loop.run_until_complete(self._run(started))
         except BaseException as exc:
             if started.done():
                 raise

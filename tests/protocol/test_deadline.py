@@ -41,5 +41,16 @@ def test_header_is_milliseconds():
 def test_what_a_client_spends():
     assert call_deadline(InferRequest("m", []), 2.0, 100.0) == 102.0
     assert call_deadline(InferRequest("m", [], deadline_s=100.5), 2.0, 100.0) == 100.5
-    assert with_timeout(InferRequest("m", [], parameters={"a": 1}), 0.25).parameters == {"a": 1, "timeout": 250_000}
+    told = with_timeout(InferRequest("m", [], parameters={"a": 1}), 0.25).parameters
+    assert told.keys() == {"a", "timeout"}
+    assert told["a"] == 1
     assert with_timeout(InferRequest("m", []), 1e-9).parameters == {"timeout": 1}
+
+
+def test_what_is_left_is_told_in_few_different_words_and_never_as_more():
+    told = {}
+    for remaining_us in (*range(1, 3000), *range(999_000, 1_001_000, 7), 2**40 + 1):
+        timeout = with_timeout(InferRequest("m", []), remaining_us / 1e6).parameters["timeout"]
+        assert remaining_us * 511 / 512 - 1 <= timeout <= remaining_us
+        told.setdefault(timeout, []).append(remaining_us)
+    assert len([timeout for timeout in told if 999_000 <= timeout <= 1_001_000]) <= 4  # of 286

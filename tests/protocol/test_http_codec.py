@@ -86,8 +86,9 @@ def test_tritons_client_reads_what_we_write(case, binary):
 def test_our_binary_tensors_start_aligned():
     message = encode_request(InferRequest("m", [Tensor("x", X)]))
     assert message.header_length % 64 == 0
-    decoded = decode_request(message.body, length(message), "m").inputs[0].data
-    assert np.shares_memory(decoded, np.frombuffer(message.body, np.uint8))
+    body = message.body
+    decoded = decode_request(body, length(message), "m").inputs[0].data
+    assert np.shares_memory(decoded, np.frombuffer(body, np.uint8))
 
 
 def body(raw=b"", **changes):
