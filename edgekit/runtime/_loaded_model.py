@@ -73,6 +73,7 @@ class LoadedModel:
         self.holds = Holds()
         self.used = 0
         self.memory_bytes = 0
+        options = msgspec.structs.replace(options, side_by_side=instances or usable_cpus())
         run = functools.partial(run_behind, starts_threads=_starts_threads(bundle, options)) if behind else _call
         first: Session = run(lambda: Session(bundle, options))
         # An engine that runs requests side by side is shared; others get an instance each.
