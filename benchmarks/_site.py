@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -18,12 +19,20 @@ from edgekit.cli.demo._ocr import LINE_SHAPE
 from edgekit.cli.demo._stage import Child, Contention, cores, start
 from edgekit.cloud.triton import TritonServer, write_repository
 from edgekit.converters import build
+from edgekit.protocol import connect
 from edgekit.router.faults import Direction, FaultProxy, Faults
 
-__all__ = ["ONE_WAY_S", "WELL", "Site", "recogniser"]
+__all__ = ["ONE_WAY_S", "WELL", "Ran", "Site", "recogniser"]
 
 ONE_WAY_S = 0.010  # a round trip of 20 ms, as from a wired site to a nearby region
 WELL = Faults.both(Direction(delay_s=ONE_WAY_S))
+
+
+class Ran(NamedTuple):
+    """How often a server ran its model so far, and for how long in all."""
+
+    runs: int
+    seconds: float
 
 
 def recogniser(folder: Path) -> tuple[Bundle, np.ndarray]:
@@ -54,6 +63,7 @@ class Site:
         try:
             write_repository([bundle.path], folder / "triton", "cpu")
             triton = self._ends.enter_context(TritonServer(folder / "triton", cpus=self._rest))
+            self._triton_url = triton.url
             self.network = self._ends.enter_context(FaultProxy(triton.http_port, WELL))
             self.cloud_url = f"http://127.0.0.1:{self.network.port}"
             edge = self._child(["serve", str(bundle.path)], self._device)
@@ -65,26 +75,23 @@ class Site:
             raise
 
     @contextlib.contextmanager
-    def router(self, sla_ms: float, grpc: str = "off"):
-        """A fresh router, as what it announced and its URL."""
-        command = [
-            "route",
-            "--edge",
-            self.edge_url,
-            "--cloud",
-            self.cloud_url,
-            "--sla-ms",
-            f"{sla_ms:g}",
-            "--http",
-            "127.0.0.1:0",
-            "--grpc",
-            grpc,
-        ]
-        child = start(command, self._rest)
+    def router(self, sla_ms: float) -> Iterator[str]:
+        """The URL of a fresh router."""
+        tiers = ["--edge", self.edge_url, "--cloud", self.cloud_url]
+        child = start(["route", *tiers, "--sla-ms", f"{sla_ms:g}", "--http", "127.0.0.1:0", "--grpc", "off"], self._rest)
         try:
             yield f"http://127.0.0.1:{child.announced['http']}"
         finally:
             child.close()
+
+    def ran(self) -> tuple[Ran, Ran]:
+        """Device and cloud, by their own statistics; asked directly, past the network's faults."""
+        return self._ran(self.edge_url), self._ran(self._triton_url)
+
+    def _ran(self, url: str) -> Ran:
+        with contextlib.closing(connect(url)) as client:
+            steps = client.statistics(self.model)[0]["inference_stats"]["compute_infer"]
+        return Ran(steps["count"], steps["ns"] / 1e9)
 
     def contention(self, processes: int) -> Contention:
         """Other work on the device's core, not begun yet."""

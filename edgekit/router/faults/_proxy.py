@@ -14,11 +14,10 @@ from typing import Self
 
 import msgspec
 
-from edgekit.router.faults._shape import Direction, Faults, Shaper, State
+from edgekit.router.faults._shape import CHUNK_BYTES, Direction, Faults, Shaper, State
 
 __all__ = ["Counts", "FaultProxy"]
 
-_CHUNK_BYTES = 65536
 _QUEUED_CHUNKS = 64  # 4 MiB at most on their way; then the sender has to wait, as before a full buffer
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 
@@ -239,7 +238,7 @@ class _Connection:
         try:
             data = b"-"
             while data:
-                data = await reader.read(_CHUNK_BYTES)
+                data = await reader.read(CHUNK_BYTES)
                 due_s = self._proxy.leaves_at(up, len(data), due_s)
                 await queue.put((due_s, data))
             await sender

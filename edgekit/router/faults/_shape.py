@@ -14,9 +14,10 @@ import msgspec
 
 from edgekit.errors import UsageError
 
-__all__ = ["DOWN", "Direction", "Faults", "Shaper", "State"]
+__all__ = ["CHUNK_BYTES", "DOWN", "Direction", "Faults", "Shaper", "State", "crossing_s"]
 
 SEGMENT_BYTES = 1448  # Ethernet's 1500 less IPv4's and TCP's headers with timestamps (RFC 7323)
+CHUNK_BYTES = 65536  # that the proxy reads at a time; a chunk stalls once, however many of its segments are lost
 RETRANSMIT_S = 0.2  # Linux's least retransmission timeout, TCP_RTO_MIN
 
 
@@ -118,3 +119,17 @@ class Shaper:
         """At least one of the chunk's segments is lost; several at once are one stall."""
         segments = max(1, math.ceil(size_bytes / SEGMENT_BYTES))
         return self._random.random() >= (1.0 - loss) ** segments
+
+
+def crossing_s(direction: Direction, size_bytes: int, random_source: random.Random) -> float:
+    """How long a message that is there as a whole takes over an otherwise idle link, one draw; as `FaultProxy` carries it, slices left out.
+
+    Args:
+        direction: the faults.
+        size_bytes: of the message.
+        random_source: draws jitter and losses.
+    """
+    shaper, at = Shaper(random_source), 0.0
+    for start in range(0, size_bytes, CHUNK_BYTES):
+        at = shaper.due(direction, min(CHUNK_BYTES, size_bytes - start), 0.0, at)
+    return at

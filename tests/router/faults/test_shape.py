@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.errors import UsageError
-from edgekit.router.faults import Direction, Shaper
+from edgekit.router.faults import Direction, Shaper, crossing_s
+from edgekit.router.faults._shape import CHUNK_BYTES
 
 chunks = st.lists(st.tuples(st.floats(0, 0.1), st.integers(0, 200_000)), min_size=1, max_size=60)
 directions = st.builds(
@@ -71,3 +72,10 @@ def test_losses_stall_as_often_as_they_say():
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(UsageError, match="faults"):
         Direction(**wrong)
+
+
+@given(directions, st.integers(1, 2_000_000), st.integers(0, 9))
+def test_a_message_crosses_as_its_chunks_do_one_after_the_other(direction, size, seed):
+    whole, rest = divmod(size, CHUNK_BYTES)
+    times, _ = leave(direction, [(0.0, CHUNK_BYTES)] * whole + [(0.0, rest)] * (rest > 0), seed)
+    assert crossing_s(direction, size, random.Random(seed)) == times[-1][1]
