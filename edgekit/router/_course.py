@@ -241,7 +241,7 @@ class Course(Bearings):
         index, cloud = self._best(open_, now)
         if cloud is None:
             open_.look_s = again_s if again_s < open_.until_s else math.inf
-        elif cloud.p_meet > p_edge:
+        elif cloud.p_meet - p_edge > 1.0 - SURE:
             self._device.remove(place)
             open_.place = None
             open_.edge_left = True

@@ -97,7 +97,8 @@ class ServiceWindow:
             self._refresh(now)
         short = sorted(list(self._kept)[-self._short :])
         middle = short[len(short) // 2]
-        self._drift = min(MAX_DRIFT, middle / max(self._p50, 1e-9)) if middle > self._q3 else 1.0  # within the quartiles it is noise
+        # Up to the 95th percentile it is noise: of three samples two are beyond it by chance in 0.7 % of all cases (beyond the upper quartile in 16 %).
+        self._drift = min(MAX_DRIFT, middle / max(self._p50, 1e-9)) if middle > self._p95 else 1.0
 
     def probability(self, budget_s: float, now: float) -> float:
         """Share of the work that ends within ``budget_s``, at the present drift; cautious while samples are few. NaN when empty."""
