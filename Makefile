@@ -35,7 +35,7 @@ test: setup
 check: .venv/.ready
 	$(BIN)/ruff format --check edgekit tests benchmarks examples
 	$(BIN)/ruff check edgekit tests benchmarks examples
-	$(BIN)/mypy -p edgekit
+	$(BIN)/mypy -p edgekit -p benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 

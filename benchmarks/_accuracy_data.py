@@ -59,7 +59,8 @@ def text_lines(count: int, seed: int, width: int = 320, height: int = 48) -> tup
     from PIL import Image, ImageDraw, ImageFont
 
     rng = np.random.default_rng(seed)
-    pictures, texts = [], []
+    pictures: list[np.ndarray] = []
+    texts: list[str] = []
     while len(pictures) < count:
         word = str(rng.choice(_WORDS))
         text = (word.capitalize() if rng.random() < 0.3 else word) + (f"{rng.integers(10, 10_000)}" if rng.random() < 0.5 else "")
@@ -169,7 +170,7 @@ def train_digits(pictures: np.ndarray, labels: np.ndarray, path: Path, epochs: i
     weights = [tf.Variable((rng.standard_normal(s) * math.sqrt(2 / np.prod(s[:-1]))).astype(np.float32)) for s in shapes]
     biases = [tf.Variable(np.zeros(s[-1], np.float32)) for s in shapes]
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def logits(x: Any) -> Any:
         x = tf.nn.relu(tf.nn.conv2d(x, weights[0], 1, "SAME") + biases[0])
         x = tf.nn.relu(tf.nn.conv2d(x, weights[1], 1, "SAME") + biases[1])
@@ -321,8 +322,8 @@ def _chunk_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the chunks that are judged, and whether they are voiced."""
     chunks = labels[: len(labels) // _CHUNK * _CHUNK].reshape(-1, _CHUNK)
     settled = int(0.2 * _RATE / _CHUNK)
-    sure = chunks.all(axis=1) | ~chunks.any(axis=1)
-    voiced = chunks.all(axis=1)
+    voiced = np.asarray(chunks.all(axis=1))
+    sure = voiced | ~chunks.any(axis=1)
     steady = np.array(
         [i >= settled and sure[i - settled : i + 1].all() and (voiced[i - settled : i + 1] == voiced[i]).all() for i in range(len(chunks))]
     )

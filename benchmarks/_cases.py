@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 MODELS = ("mlp", "classifier")
+MLP_SHAPE: tuple[int, ...] = (1, 768)
 CLASSIFIER_SHAPE = (1, 3, 48, 192)
 
 
@@ -70,7 +71,7 @@ def make_case(kind: str, folder: Path) -> Case:
     from edgekit.converters import build
 
     if kind == "mlp":
-        model, shape, shapes = mlp(folder), (1, 768), {}
+        model, shape, shapes = mlp(folder), MLP_SHAPE, {}
     else:
         from examples.models import fetch
 

@@ -127,7 +127,7 @@ class GrpcChannel:
     """Calls of one channel."""
 
     def __init__(self, plan: Plan, request: bytes, call: Any, most: int) -> None:
-        from benchmarks._traffic import message_classes
+        from edgekit.protocol._grpc_messages import message_classes
 
         self.plan, self._request, self._call, self._most = plan, request, call, most
         self._answer_class = message_classes()["ModelInferResponse"]

@@ -61,7 +61,7 @@ class Child:
 
     def cpu_s(self) -> float:
         """CPU time of all its processes so far."""
-        return sum(times.user + times.system for times in self._ask("cpu_times"))
+        return float(sum(times.user + times.system for times in self._ask("cpu_times")))
 
     def rss_bytes(self) -> int:
         """Resident memory of all its processes; what they share counts for each."""

@@ -231,7 +231,7 @@ def ray_serve(options: argparse.Namespace) -> None:
                 return Response(self.model.run(None, {self.input: array})[0].tobytes(), media_type="application/octet-stream")
 
         serve.start(http_options={"host": "127.0.0.1", "port": options.port})
-        serve.run(Ort.bind(), route_prefix="/infer")
+        serve.run(Ort.bind(), route_prefix="/infer")  # type: ignore[attr-defined] # its decorator gives it bind
         try:
             wait()
         finally:

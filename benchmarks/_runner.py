@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -83,10 +83,10 @@ def _output(command: list[str], limit_s: float) -> tuple[int, bytes] | None:
     return process.returncode, output
 
 
-def read_document(raw: bytes) -> dict[str, object] | None:
+def read_document(raw: bytes) -> dict[str, Any] | None:
     """The one JSON object that a benchmark prints, or a list as its ``rows``; None when it printed something else."""
     try:
-        found = msgspec.json.decode(raw, type=dict[str, object] | list[object])
+        found = msgspec.json.decode(raw, type=dict[str, Any] | list[Any])
     except msgspec.DecodeError:
         return None
     return found if isinstance(found, dict) else {"rows": found}

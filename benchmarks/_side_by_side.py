@@ -194,7 +194,7 @@ def run(transport: str, arguments: argparse.Namespace, traffic_for: Callable[[st
         def engine() -> None:
             bare.append(bare_engine(case, folder, arguments.seconds))
 
-        starts = {
+        starts: dict[str, Callable[[], Server]] = {
             server: functools.partial(start, server, transport, case, folder, traffic_for(server, case, folder))
             for server in arguments.servers.split(",")
         }

@@ -140,7 +140,7 @@ def main() -> None:
             samples = Path(scratch) / "samples"
             samples.mkdir()
             for index, inputs in enumerate(task.calibration):
-                np.savez(samples / f"{index:04}.npz", **inputs)
+                np.savez(samples / f"{index:04}.npz", **inputs)  # type: ignore[arg-type] # of another parameter, which no input is named like
             for device in chosen.device or DEVICES:
                 for precision in chosen.precision or PRECISIONS:
                     if load_profile(device).precisions.get(precision, "no") == "no":

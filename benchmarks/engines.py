@@ -54,7 +54,8 @@ def time_in_turns(sessions: dict[str, Session], inputs: dict[str, np.ndarray], s
 
 
 def bench(model: Path, shapes: dict[str, tuple[int, ...]], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    sessions, results = {}, {}
+    sessions: dict[str, Session] = {}
+    results: dict[str, dict[str, Any]] = {}
     for engine, device in DEVICES.items():
         precision = "fp32" if engine == BASELINE else arguments.precision
         try:

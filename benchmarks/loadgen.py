@@ -12,12 +12,15 @@ Run ``python -m benchmarks loadgen [--seconds S] [--rate R] [--sla-ms X]``; prin
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -65,11 +68,11 @@ class _Sender:
         self.queries = 0
         self.failures: Counter[str] = Counter()
 
-    def issue(self, queries) -> None:
+    def issue(self, queries: Sequence[Any]) -> None:
         for query in queries:
             self.queries += 1
             request = InferRequest(self._model, [Tensor("x", self._array)], id=str(query.id))
-            self._client.start(request, self._timeout_s).add_done_callback(lambda ended, number=query.id: self._ended(number, ended))
+            self._client.start(request, self._timeout_s).add_done_callback(functools.partial(self._ended, query.id))
 
     def _ended(self, number: int, ended: InFlight) -> None:
         import mlperf_loadgen

@@ -120,11 +120,14 @@ def path(folder: Path, seconds: float) -> dict[str, Any]:
             client.turn(16)
         if name == "mlp" and not (model.plan.proof is not None and model.plan.proof.state):
             raise SystemExit("rows were not proven independent")
-        session = model._sessions[0].engine._session
+        session = model._sessions[0].engine._session  # type: ignore[attr-defined] # ONNX Runtime's
         rows: dict[str, Any] = {}
         for count in TURNS:
             model.queue.times.limit = MAX_BATCH if name == "mlp" else 1
-            calls = {"turn_us": functools.partial(client.turn, count), "bare_us": bare_engine(session, client.rows[:count], name == "mlp")}
+            calls: dict[str, Callable[[], object]] = {
+                "turn_us": functools.partial(client.turn, count),
+                "bare_us": bare_engine(session, client.rows[:count], name == "mlp"),
+            }
             found = alternate(calls, seconds, time.thread_time_ns)
             found["added_us_a_request"] = round((found["turn_us"] - found["bare_us"]) / count, 2)
             rows[f"{count} a turn"] = {**found, "requests_per_s": round(1e6 * count / found["turn_us"])}

@@ -211,7 +211,7 @@ class Clients:
             self.stop.wait(0.5)
         self.count("did not read")
 
-    def swapping(self, _: np.random.Generator) -> None:
+    def swapping(self, random: np.random.Generator) -> None:  # noqa: ARG002 - as all kinds
         """The operator: installs the version that is not there, waits until it answers, removes the other."""
         for version, other in (("2", "1"), ("1", "2")):
             if self.stop.wait(self._swap_every_s):
@@ -262,7 +262,7 @@ class Server:
 def watch(server: Server, seconds: float) -> tuple[list[tuple[float, int]], list[dict[str, int | None]]]:
     """Resident bytes over time, twice a second, and what the server holds, ten times."""
     memory: list[tuple[float, int]] = []
-    held = []
+    held: list[dict[str, int | None]] = []
     began = time.monotonic()
     while (at := time.monotonic() - began) < seconds and server.process.poll() is None:
         memory.append((at, server.seen.memory_info().rss))

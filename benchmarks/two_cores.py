@@ -72,7 +72,7 @@ def bare_engines(case: Case, folder: Path, cores: str, seconds: float) -> float:
     for core in cores.split(","):
         command = [*role_command(sys.executable, "http", "engine", case, folder, 0), "--core", core, "--seconds", str(seconds)]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))
-    return sum(json.loads(process.communicate()[0])["requests_per_s"] for process in processes)
+    return float(sum(json.loads(process.communicate()[0])["requests_per_s"] for process in processes))
 
 
 def run(kind: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
