@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.errors import NotFoundError, RequestError
 from edgekit.protocol import InferRequest, InferResponse, RequestedOutput, Tensor
 from edgekit.runtime._job import Done
-from edgekit.runtime._sequence_table import Control, Sequence, SequenceLimits
+from edgekit.runtime._sequence_table import SEQUENCE_STATE_OF, Control, Sequence, SequenceLimits
 
 if TYPE_CHECKING:
     from edgekit.runtime._loaded_model import LoadedModel
@@ -117,10 +117,26 @@ class Place:
         given = {tensor.name for tensor in request.inputs if tensor.name in model.states.inputs}
         if given and not self.control.start:
             raise RequestError(f"input {min(given)!r}", "is kept by the server", "no state within a sequence", _BEGIN_AGAIN)
+        made_by = request.parameters.get(SEQUENCE_STATE_OF)
+        if made_by is not None and (made_by != model.bundle.digest or given != model.states.inputs):
+            found = f"states {', '.join(sorted(given)) or 'none'} of a bundle with digest {str(made_by)[:64]}"
+            expected = f"states {', '.join(sorted(model.states.inputs))} of {model.bundle.digest}"
+            raise RequestError(f"model {model.name} version {model.version}", found, expected, _BEGIN_AGAIN)
         request.inputs = [*request.inputs, *(Tensor(name, array) for name, array in state.items() if name not in given)]
         if request.outputs:
             asked = {output.name for output in request.outputs}
             request.outputs = [*request.outputs, *(RequestedOutput(name) for name in sorted(model.states.outputs - asked))]
+
+    def last(self) -> InferResponse | Exception:
+        """The answer to a request without inputs that ends its sequence: its states by input name, if they are to go on elsewhere."""
+        request, sequence = self.request, self.sequence
+        model = sequence.model if sequence is not None else None
+        if not self.control.export:
+            return InferResponse(request.model_name, model.version if model else "", [], request.id)
+        if sequence is None or model is None or sequence.state is None:
+            return self.unknown()
+        states = [Tensor(name, array) for name, array in sequence.state.items()]
+        return InferResponse(request.model_name, model.version, states, request.id, {SEQUENCE_STATE_OF: model.bundle.digest})
 
     def answered(self, answer: InferResponse | Exception) -> None:
         """The core's answer, in any thread."""
@@ -128,7 +144,7 @@ class Place:
 
     def taken(self, answer: InferResponse | Exception) -> dict[str, np.ndarray] | None:
         """The state that an answer leaves, which is taken out of it, unless the client asked for it; ``None`` when it leaves none."""
-        if not isinstance(answer, InferResponse) or self.plain or not answer.outputs:
+        if not isinstance(answer, InferResponse) or self.plain or self.control.export or not answer.outputs:
             return None
         assert self.sequence is not None
         states = self.sequence.model.states

@@ -15,9 +15,25 @@ import numpy as np
 from edgekit.errors import OverloadedError, RequestError, UsageError
 from edgekit.protocol import Parameters
 
-__all__ = ["SEQUENCE_END", "SEQUENCE_ID", "Control", "Key", "Sequence", "SequenceLimits", "SequenceTable", "read_control"]
+__all__ = [
+    "SEQUENCE_END",
+    "SEQUENCE_EXPORT",
+    "SEQUENCE_ID",
+    "SEQUENCE_START",
+    "SEQUENCE_STATE_OF",
+    "Control",
+    "Key",
+    "Sequence",
+    "SequenceLimits",
+    "SequenceTable",
+    "read_control",
+]
 
 SEQUENCE_ID, SEQUENCE_START, SEQUENCE_END = "sequence_id", "sequence_start", "sequence_end"
+SEQUENCE_EXPORT = "sequence_export"  # ours: end the sequence, and answer with its states, by input name
+SEQUENCE_STATE_OF = (
+    "sequence_state_of"  # ours: the digest of the bundle that made the states; in that answer, and with the first request elsewhere
+)
 _MAX_ID_CHARACTERS = 128  # Triton's limit for ids that are text
 _SEQUENCE_BYTES = 1 << 10  # a sequence without its arrays: the object, its key, places in two dictionaries
 
@@ -59,6 +75,7 @@ class Control(NamedTuple):
     id: int | str
     start: bool
     end: bool
+    export: bool = False
 
 
 def read_control(parameters: Parameters) -> Control | None:
@@ -73,13 +90,16 @@ def read_control(parameters: Parameters) -> Control | None:
         expected = f"a whole number below 2^64, or text of at most {_MAX_ID_CHARACTERS} characters"
         raise RequestError(f"parameter {SEQUENCE_ID!r}", repr(found)[:160], expected)
     flags = []
-    for name in (SEQUENCE_START, SEQUENCE_END):
+    for name in (SEQUENCE_START, SEQUENCE_END, SEQUENCE_EXPORT):
         flag = parameters.get(name, False)
         if not isinstance(flag, bool):
             raise RequestError(f"parameter {name!r}", repr(flag)[:40], "true or false")
         flags.append(flag)
     assert isinstance(found, int | str)
-    return Control(found, *flags) if found else None
+    start, end, export = flags
+    if start and export:
+        raise RequestError(f"parameter {SEQUENCE_EXPORT!r}", f"given with {SEQUENCE_START}", "one of them")
+    return Control(found, start, end or export, export) if found else None
 
 
 class Sequence:

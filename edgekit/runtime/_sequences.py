@@ -192,8 +192,7 @@ class SequenceCore(DelegatingCore):
         """Its turn has come."""
         request, control = place.request, place.control
         if control.end and not request.inputs and place.sequence is not None:
-            model = place.sequence.model
-            place.answered(InferResponse(request.model_name, model.version if model else "", [], request.id))
+            place.answered(place.last())
             return
         fields = {name: getattr(request, name) for name in InferRequest.__struct_fields__}
         (self._core if control.start or place.sequence is None else self._direct).submit(

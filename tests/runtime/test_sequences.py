@@ -228,6 +228,53 @@ def test_an_end_without_inputs_only_ends(serve_core):
     core.infer(ask(values(1)[0], 2, start=True))
 
 
+def export(core, sequence=7):
+    """Ends a sequence and takes its states."""
+    return core.infer(InferRequest("cell", [], parameters={"sequence_id": sequence, "sequence_export": True}))
+
+
+def moved(answer, x, digest=None, sequence=8):
+    """The first request elsewhere."""
+    told = ask(x, sequence, start=True, state={tensor.name: tensor.data for tensor in answer.outputs})
+    told.parameters["sequence_state_of"] = digest or answer.parameters["sequence_state_of"]
+    return told
+
+
+def test_an_exported_sequence_goes_on_elsewhere_bit_for_bit_and_is_in_one_place(serve_core):
+    (one, _), (other, _) = serve_core(), serve_core()
+    xs = values(6)
+    expected = [output(one.infer(ask(x, 1, start=index == 0))) for index, x in enumerate(xs)]
+    for index, x in enumerate(xs[:3]):
+        one.infer(ask(x, start=index == 0))
+    taken = export(one)
+    assert {tensor.name for tensor in taken.outputs} == {"s", "n"}
+    with pytest.raises(RequestError, match="no sequence 7 is open"):
+        one.infer(ask(xs[3]))
+    with pytest.raises(RequestError, match="no sequence 7 is open"):
+        export(one)
+    answers = [other.infer(moved(taken, xs[3]))] + [other.infer(ask(x, 8)) for x in xs[4:]]
+    np.testing.assert_array_equal([output(answer) for answer in answers], expected[3:])
+    assert len(one._table) == 1
+    assert len(other._table) == 1
+
+
+def test_what_cannot_be_exported_or_taken_over(serve_core):
+    core, _ = serve_core()
+    xs = values(2)
+    with pytest.raises(RequestError, match="no sequence 7 is open"):
+        export(core)
+    core.infer(ask(xs[0], start=True))
+    with pytest.raises(RequestError, match="sequence_export': given with sequence_start"):
+        core.infer(InferRequest("cell", [], parameters={"sequence_id": 7, "sequence_export": True, "sequence_start": True}))
+    taken = export(core)
+    with pytest.raises(RequestError, match=r"digest 123; expected states n, s of [0-9a-f]{64}"):
+        core.infer(moved(taken, xs[1], "123"))
+    taken.outputs.pop()
+    with pytest.raises(RequestError, match="states s of a bundle"):
+        core.infer(moved(taken, xs[1]))
+    assert len(core._table) == 0
+
+
 def test_metadata_and_configuration_show_states_as_states(serve_core):
     core, _ = serve_core()
     metadata, config = core.model_metadata("cell"), core.model_config("cell")
