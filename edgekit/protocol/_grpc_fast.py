@@ -25,6 +25,7 @@ from edgekit.protocol._tensors import (
     element_count,
     raw_from_array,
     tensor_thing,
+    wire_dtype,
 )
 from edgekit.protocol._types import InferRequest, InferResponse, Parameters, RequestedOutput, Tensor, numpy_dtype
 
@@ -55,10 +56,9 @@ class _Input(msgspec.Struct):
 
     name: str
     datatype: str
-    shape: list[int]
+    shape: tuple[int, ...]
     parameters: Parameters
     dtype: np.dtype
-    count: int
     size_bytes: int
 
 
@@ -70,11 +70,25 @@ class _Plan(msgspec.Struct):
 
 
 class _Prefix(msgspec.Struct):
-    """All of a request before its tensors' bytes, for those without an id and parameters."""
+    """All of a request before its tensors' bytes, for those without an id and parameters.
+
+    Attributes:
+        model_name, model_version, plan: what it says.
+        spans: where the tensors' bytes were, when it was seen first.
+        places, frames: where tag and length of each of them begin and end, and those bytes: a request that has the same has the same spans.
+    """
 
     model_name: str
     model_version: str
     plan: _Plan
+    spans: list[tuple[int, int]]
+    places: list[tuple[int, int]]
+    frames: list[bytes]
+
+    def fits(self, data: memoryview) -> bool:
+        """The tensors' bytes are where they were."""
+        spans = self.spans
+        return bool(spans) and len(data) == spans[-1][1] and [data[start:end] for start, end in self.places] == self.frames
 
 
 class RequestScanner:
@@ -99,7 +113,7 @@ class RequestScanner:
         for length in self._lengths:
             known = self._prefixes.get(bytes(data[:length]))
             if known is not None:
-                spans = _raw_spans(data, length)
+                spans = known.spans if known.fits(data) else _raw_spans(data, length)
                 if spans is not None:
                     return self._request(data, spans, known.plan, known.model_name, known.model_version, "", {})
         ends = _split(data)
@@ -116,7 +130,10 @@ class RequestScanner:
         except Exception:  # noqa: BLE001 - protobuf's DecodeError differs between its implementations; the full path says what is wrong
             return None
         if not head.id and not parameters:
-            self._remember(bytes(data[:tensors_end]), _Prefix(head.model_name, head.model_version, plan))
+            starts = [tensors_end, *(end for _, end in spans)]
+            places = [(start, end) for start, (end, _) in zip(starts, spans, strict=False)]
+            frames = [bytes(data[start:end]) for start, end in places]
+            self._remember(bytes(data[:tensors_end]), _Prefix(head.model_name, head.model_version, plan, spans, places, frames))
         return self._request(data, spans, plan, head.model_name, head.model_version, head.id, parameters)
 
     def _request(
@@ -136,10 +153,13 @@ class RequestScanner:
             elif item.size_bytes != end - start:
                 return None
             else:
-                array = np.frombuffer(data, item.dtype, item.count, start).reshape(item.shape)
-                if not array.flags.aligned:
+                array = np.ndarray(item.shape, item.dtype, data, start)
+                flags = array.flags
+                if not flags.aligned:
                     array = array.copy()
-                array.flags.writeable = False
+                    array.flags.writeable = False
+                elif flags.writeable:
+                    flags.writeable = False
             tensors.append(Tensor(item.name, array, dict(item.parameters)))
         outputs = [RequestedOutput(output, dict(asked)) for output, asked in plan.outputs]
         return InferRequest(name, tensors, version, identity, outputs, parameters)
@@ -168,11 +188,11 @@ class RequestScanner:
             parameters = decode_parameters(entry.parameters)
             if entry.HasField("contents") or is_shared(parameters) or parameters.get("classification"):
                 return None
-            dtype = numpy_dtype(entry.datatype, "").newbyteorder("<")
-            shape = list(entry.shape)
+            dtype = wire_dtype(numpy_dtype(entry.datatype, ""))
+            shape = tuple(entry.shape)
             count = element_count("", shape, self._limits)
             size = -1 if entry.datatype in _GENERIC or not count else count * dtype.itemsize
-            inputs.append(_Input(entry.name, entry.datatype, shape, parameters, dtype, count, size))
+            inputs.append(_Input(entry.name, entry.datatype, shape, parameters, dtype, size))
         return _Plan(inputs, [(output.name, decode_parameters(output.parameters)) for output in message.outputs])
 
     def _remember(self, key: bytes, prefix: _Prefix) -> None:
@@ -236,12 +256,13 @@ class ResponseWriter:
 
     def _frame(self, response: InferResponse, shared: dict[str, Parameters], regions: SharedMemoryRegions | None) -> tuple[bytes, bytes]:
         """What comes before ``id`` and ``parameters``, and what comes after them and before the raw contents."""
-        plain = not shared and not any(tensor.parameters for tensor in response.outputs)
-        key = (
-            response.model_name,
-            response.model_version,
-            *((tensor.name, tensor.data.dtype, tensor.data.shape) for tensor in response.outputs),
-        )
+        plain = not shared
+        parts: list[Any] = [response.model_name, response.model_version]
+        for tensor in response.outputs:
+            plain = plain and not tensor.parameters
+            data = tensor.data
+            parts += (tensor.name, data.dtype, data.shape)
+        key = tuple(parts)
         known = self._known.get(key) if plain else None
         if known is not None:
             return known

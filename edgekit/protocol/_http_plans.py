@@ -15,7 +15,16 @@ import numpy as np
 from edgekit.errors import RequestError
 from edgekit.protocol._deadline import absolute_deadline
 from edgekit.protocol._http_codec import BINARY_SIZE, HttpMessage, parse_request_json
-from edgekit.protocol._tensors import Limits, array_from_raw, check_count, check_unique, element_count, tensor_thing
+from edgekit.protocol._tensors import (
+    Limits,
+    array_from_raw,
+    check_count,
+    check_unique,
+    element_count,
+    raw_from_array,
+    tensor_thing,
+    wire_dtype,
+)
 from edgekit.protocol._types import OIP_DTYPES, InferRequest, InferResponse, Parameters, RequestedOutput, Tensor
 
 __all__ = ["Plan", "SightedCache", "fixed_part", "plan_of", "raw_parts", "response_key"]
@@ -23,7 +32,6 @@ __all__ = ["Plan", "SightedCache", "fixed_part", "plan_of", "raw_parts", "respon
 _FIXED_SIZE = {name: np.dtype(dtype) for name, dtype in OIP_DTYPES.items() if name != "BYTES"}
 _MOST_JSON_BYTES = 4096
 _LITTLE = sys.byteorder == "little"
-_COPY_BYTES = 64 << 10  # up to here a copy of an output is cheaper than what avoids it
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -134,7 +142,7 @@ def plan_of(json_part: bytes, binary_bytes: int, limits: Limits) -> Plan | None:
             parameters = {key: value for key, value in wire.parameters.items() if key != BINARY_SIZE}
             if any(key.startswith("shared_memory") for key in parameters):
                 return None
-            inputs.append(_Input(wire.name, dtype.newbyteorder("<"), tuple(wire.shape), offset, size, parameters))
+            inputs.append(_Input(wire.name, wire_dtype(dtype), tuple(wire.shape), offset, size, parameters))
             offset += size
         if offset != len(json_part) + binary_bytes:
             return None
@@ -175,7 +183,4 @@ def fixed_part(message: HttpMessage, response: InferResponse) -> bytes | None:
 
 def raw_parts(response: InferResponse) -> list[bytes | memoryview]:
     """The outputs' bytes, in order; for outputs that `fixed_part` took."""
-    return [
-        data.tobytes() if data.nbytes <= _COPY_BYTES else np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
-        for data in (tensor.data for tensor in response.outputs)
-    ]
+    return [raw_from_array(tensor.data) for tensor in response.outputs]

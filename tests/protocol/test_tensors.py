@@ -59,9 +59,10 @@ def test_raw_decode_shares_memory_when_aligned_and_is_read_only():
     np.testing.assert_array_equal(shifted, view)
 
 
-def test_raw_encode_shares_memory_when_contiguous():
-    array = np.arange(6, dtype=np.float32)
-    assert np.shares_memory(np.frombuffer(raw_from_array(array), np.uint8), array)
+@pytest.mark.parametrize("count", [0, 6, 100_000])
+def test_raw_encode_shares_memory_when_large_and_contiguous(count):
+    array = np.arange(count, dtype=np.float32)
+    assert np.shares_memory(np.frombuffer(raw_from_array(array), np.uint8), array) == (count == 100_000)
     assert bytes(raw_from_array(array[::2])) == array[::2].tobytes()
     assert bytes(raw_from_array(array.astype(">f4"))) == array.tobytes()
 
