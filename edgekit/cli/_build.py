@@ -84,7 +84,9 @@ def build(
         typer.Option(metavar="NAME=uint8,HWC,…", help="Take uint8 pictures; resize and normalise inside. See docs/processing.md."),
     ] = [],  # noqa: B006
     classes: Annotated[str, typer.Option(metavar="FILE", help="Class names, one a line; they travel in the bundle.")] = "",
-    top_k: Annotated[int | None, typer.Option(metavar="K", help="The best K classes in place of all scores; 5 with --classes.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(metavar="K", help="The best K classes in place of all scores; 5 at most with --classes.")
+    ] = None,
     class_scores: Annotated[
         str, typer.Option(metavar="[OUTPUT=]ACTIVATION", help="Where class scores are; auto, none, softmax or sigmoid before ranking.")
     ] = "",

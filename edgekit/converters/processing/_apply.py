@@ -118,10 +118,11 @@ def requested(options: BuildOptions) -> Request | None:
         raise UsageError("--nms", "given with --top-k or --class-scores", "one post-processing", "leave one of them out")
     if scores and top_k is None and classes is None:
         raise UsageError(f"--class-scores {scores}", "nothing to rank", "--top-k or --classes beside it")
+    labels = read_labels(Path(classes)) if classes is not None else ()
     request = Request(
         images=images,
-        labels=read_labels(Path(classes)) if classes is not None else (),
-        top_k=0 if nms else top_k if top_k is not None else (DEFAULT_K if classes is not None else 0),
+        labels=labels,
+        top_k=0 if nms else top_k if top_k is not None else min(DEFAULT_K, len(labels)),
         scores=parse_class_scores(scores) if scores else ClassScores(),
         nms=parse_nms(nms) if nms else None,
         shapes=options.get("shapes"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from edgekit.bundle import ImageInput
@@ -113,3 +115,11 @@ def test_options_that_contradict_each_other_are_refused(options: dict, message: 
 def test_nothing_asked_is_nothing_done() -> None:
     assert requested({}) is None
     assert requested({"image_inputs": [], "nms": None}) is None
+
+
+@pytest.mark.parametrize(("labels", "kept"), [(1, 1), (3, 3), (5, 5), (7, 5)])
+def test_classes_alone_keep_the_best_five_or_all(tmp_path: Path, labels: int, kept: int) -> None:
+    (tmp_path / "labels.txt").write_text("\n".join(f"class {number}" for number in range(labels)))
+    found = requested({"classes": str(tmp_path / "labels.txt")})
+    assert found is not None
+    assert found.top_k == kept
