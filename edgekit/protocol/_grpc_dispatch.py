@@ -92,6 +92,7 @@ class Dispatcher:
         self._answers: deque[tuple[Inference | Call, Any]] = deque()
         self._turn_planned = False
         self._submitted = False
+        self._several = False  # of them were submitted since the last turn
         self._woken = False
         self._dirty: set[Any] = set()
         self.stream_running = _STREAM_RUNNING if self._submitting is not None else 1  # one: its answers come in order
@@ -215,6 +216,7 @@ class Dispatcher:
     def _submit(self, inference: Inference) -> None:
         assert self._submitting is not None
         assert inference.request is not None
+        self._several = self._several or self._submitted
         self._submitted = True
         inference.ticket = self._submitting.submit(inference.request, inference.done)
         self.touched(inference.call.connection)
@@ -273,12 +275,16 @@ class Dispatcher:
             self._plan_step()
 
     def _turn(self) -> None:
-        self._drain()
+        if self._several:  # reading them took a while: what has come in meanwhile runs with them
+            self._several = False
+            self._loop.call_soon(self._drain)
+        else:
+            self._drain()
 
     def _drain(self) -> None:
         """Run what was submitted, write what was answered, and send all of it."""
         self._turn_planned = True  # what touches a connection from here on needs no other turn
-        more = False
+        self._several = more = False
         while self._submitted or self._answers:
             if self._submitted:
                 self._submitted = False

@@ -104,6 +104,7 @@ class Application:
         self._answers: SightedCache[tuple[Hashable, ...], bytes] = SightedCache(_CACHED_ANSWERS)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turning = False
+        self._several = False  # requests were submitted since the last turn
         self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._waking = False
 
@@ -241,13 +242,23 @@ class Application:
             exchange.ticket = ticket
 
     def _plan_turn(self) -> None:
-        if not self._turning:
-            self._turning = True
+        if self._turning:
+            self._several = True
+            return
+        self._turning = True
+        assert self._loop is not None
+        self._loop.call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        """Reading several requests takes a while: what has come in meanwhile runs with them. One alone runs at once."""
+        if self._several:
             assert self._loop is not None
             self._loop.call_soon(self._turn)
+        else:
+            self._turn()
 
     def _turn(self) -> None:
-        self._turning = False
+        self._turning = self._several = False
         try:
             if self._step is None:
                 cast("SubmittingCore", self._core).turn()
