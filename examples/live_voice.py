@@ -1,7 +1,7 @@
 """Who speaks when, while it is said: ``python examples/live_voice.py [RECORDING.wav] [--live]`` builds Silero VAD so that the server keeps its state, serves it, and
 sends a recording in chunks of 32 ms: over a gRPC stream, over HTTP with a sequence id, and as one request that is answered with server-sent events.
 
-The recording is 16-bit mono at 16 kHz; without one, speech-like sound is made. ``--live`` sends a chunk every 32 ms, as a microphone would. The clients are Triton's own.
+The recording is 16-bit mono at 16 kHz; without one, a real voice of nine seconds is fetched (`recordings`). ``--live`` sends a chunk every 32 ms, as a microphone would. The clients are Triton's own.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `examples` it
 import numpy as np
 
 import edgekit
-from benchmarks._accuracy_data import recording
 from edgekit.bundle import Bundle
 from edgekit.runtime import serve_bundles
 from examples.models import fetch
+from examples.recordings import voice
 
 __all__ = [
     "CHUNK",
@@ -165,7 +165,7 @@ def _marked(parts: Iterator[np.ndarray], pace_s: float) -> Iterator[tuple[np.nda
 
 def main(arguments: list[str]) -> int:
     files = [argument for argument in arguments if not argument.startswith("-")]
-    sound = read_wav(files[0]) if files else recording(8, syllables=4)[0]
+    sound = read_wav(files[0]) if files else voice()
     pace_s = CHUNK / RATE if "--live" in arguments else 0.0
     with tempfile.TemporaryDirectory() as folder:
         bundle = build(Path(folder))

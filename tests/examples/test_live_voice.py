@@ -15,8 +15,15 @@ from benchmarks._accuracy_data import recording
 from edgekit.protocol import Server
 from edgekit.runtime import serve_bundles
 from examples import live_voice
+from examples.recordings import voice
 
-SOUNDS = {seed: recording(seed, syllables=3)[0] for seed in (8, 9)}
+Sounds = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def sounds() -> Sounds:
+    """A real voice, and another sound that is like speech."""
+    return {"voice": voice(), "made": recording(9, syllables=3)[0]}
 
 
 @pytest.fixture(scope="module")
@@ -27,53 +34,66 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def offline(real_model: Callable[[str], Path]) -> dict[int, np.ndarray]:
+def offline(real_model: Callable[[str], Path], sounds: Sounds) -> dict[str, np.ndarray]:
     """Speech probabilities through ONNX Runtime and the original file, the state passed by hand."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(real_model("silero-vad")), options, providers=["CPUExecutionProvider"])
     found = {}
-    for seed, sound in SOUNDS.items():
+    for name, sound in sounds.items():
         state, probabilities = np.zeros((2, 1, 128), np.float32), []
         whole = np.concatenate([np.zeros(64, np.float32), sound])
         for start in range(0, len(sound) - 511, 512):
             answer, state = session.run(["output", "stateN"], {"input": whole[np.newaxis, start : start + 576], "state": state})
             probabilities.append(answer[0, 0])
-        found[seed] = np.array(probabilities)
+        found[name] = np.array(probabilities)
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["grpc", "http", "events"])
-def test_it_answers_what_the_model_answers_offline(server: Server, offline: dict[int, np.ndarray], way: str) -> None:
-    sound = SOUNDS[8]
+def test_it_answers_what_the_model_answers_offline(server: Server, offline: dict[str, np.ndarray], sounds: Sounds, way: str) -> None:
+    sound = sounds["voice"]
     if way == "events":
         found = list(live_voice.over_events(server.http_port or 0, sound))
     elif way == "http":
         found = live_voice.over_http(server.http_port or 0, sound)
     else:
         found = live_voice.over_grpc(server.grpc_port or 0, sound)
-    np.testing.assert_array_equal(np.float32(found), offline[8])
-    assert len(live_voice.spoken(found)) >= 2
+    np.testing.assert_array_equal(np.float32(found), offline["voice"])
 
 
 @pytest.mark.slow
-def test_calls_at_the_same_time_do_not_mix(server: Server, offline: dict[int, np.ndarray]) -> None:
-    found: dict[tuple[str, int], list[float]] = {}
+def test_a_real_voice_is_told_from_silence(offline: dict[str, np.ndarray], sounds: Sounds) -> None:
+    found, chunk_s = offline["voice"], live_voice.CHUNK / live_voice.RATE
+    assert len(sounds["voice"]) == 150_000
+    loud = np.array([np.sqrt(np.mean(window[:, live_voice.CONTEXT :] ** 2)) for window in live_voice.windows(sounds["voice"])])
+    silent = np.r_[loud[: int(0.5 / chunk_s)], loud[int(8.2 / chunk_s) :]]
+    assert silent.max() < 0.003 < 10 * silent.max() < loud.max()  # what is not said is at most a tenth as loud
+    assert max(found[: int(0.5 / chunk_s)].max(), found[int(8.2 / chunk_s) :].max()) < 0.1
+    assert found[int(1.0 / chunk_s) : int(3.9 / chunk_s)].min() > 0.5
+    said = [(begin, end) for begin, end in live_voice.spoken(found) if end - begin > 0.5]
+    assert len(said) == 3
+    np.testing.assert_allclose(said, [(0.74, 4.03), (4.38, 6.37), (6.56, 7.78)], atol=0.07)
 
-    def call(way: str, seed: int, sequence: int) -> None:
+
+@pytest.mark.slow
+def test_calls_at_the_same_time_do_not_mix(server: Server, offline: dict[str, np.ndarray], sounds: Sounds) -> None:
+    found: dict[tuple[str, str], list[float]] = {}
+
+    def call(way: str, name: str, sequence: int) -> None:
         port = server.http_port if way == "http" else server.grpc_port
         over = live_voice.over_http if way == "http" else live_voice.over_grpc
-        found[way, seed] = over(port or 0, SOUNDS[seed], sequence)
+        found[way, name] = over(port or 0, sounds[name], sequence)
 
-    calls = [("http", 8, 11), ("http", 9, 12), ("grpc", 8, 13), ("grpc", 9, 14)]
+    calls = [("http", "voice", 11), ("http", "made", 12), ("grpc", "voice", 13), ("grpc", "made", 14)]
     threads = [threading.Thread(target=call, args=one) for one in calls]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
-    for way, seed, _ in calls:
-        np.testing.assert_array_equal(np.float32(found[way, seed]), offline[seed])
+    for way, name, _ in calls:
+        np.testing.assert_array_equal(np.float32(found[way, name]), offline[name])
 
 
 def test_what_is_spoken() -> None:

