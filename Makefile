@@ -46,7 +46,7 @@ conformance: .venv/.ready
 	for device in $(CONFORMANCE); do $(BIN)/edgekit conformance --device $$device -o docs/conformance/$$device.json || exit 1; done
 	$(BIN)/python docs/generate.py
 
-# Figures of the runtime beside its peers, which install themselves on the first run. Half an hour; BENCH=full takes two.
+# Figures of the runtime beside its peers, which install themselves on the first run. Forty minutes; BENCH=full takes two hours.
 bench: setup
 	$(BIN)/python -m benchmarks all $(if $(filter full,$(BENCH)),--full)
 

@@ -2,7 +2,7 @@
 
 python -m benchmarks                        the list
 python -m benchmarks NAME [ARGUMENT…]       one of them; NAME --help says what it measures, how, and its arguments
-python -m benchmarks all [--full] [NAME…]   what `make bench` runs, or those named; --full takes two hours instead of half an hour
+python -m benchmarks all [--full] [NAME…]   what `make bench` runs, or those named; --full takes two hours instead of forty minutes
 python -m benchmarks keep [NAME…]           take results into docs/benchmarks (those the page shows, or those named), and write the page
 python -m benchmarks page                   write docs/benchmarks.md and its pictures from docs/benchmarks/*.json
 

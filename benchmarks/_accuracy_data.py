@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -378,16 +378,19 @@ def files() -> Task:
     return Task("magika", fetch("magika"), SHAPES["magika"], calibration, score, len(wanted), "types right")
 
 
+MAGIKA_CONFIG_SHA256 = "ae24c742205358f6ff6dfd5facb6743fb69743dbba8373e73da58ff0cbd695db"
+
+
 def magika_labels() -> list[str]:
     """Name of each class, from the package that carries the model."""
-    from edgekit.bundle import cache_directory, write_file
-    from edgekit.cli.demo._models import _download
+    from edgekit.bundle import cache_directory
+    from edgekit.cli.demo._models import fetch_member
     from examples.models import MODELS
 
-    path = cache_directory() / "models" / "magika-config.json"
-    if not path.is_file():
-        model = MODELS["magika"]
-        write_file(path, _download("magika", replace(model, member="magika/models/standard_v3_3/config.min.json")))
+    place = cache_directory() / "models" / "magika-config.json"
+    path = fetch_member(
+        MODELS["magika"].package, "magika/models/standard_v3_3/config.min.json", MAGIKA_CONFIG_SHA256, place, "labels of 'magika'"
+    )
     return list(json.loads(path.read_text("utf-8"))["target_labels_space"])
 
 

@@ -80,6 +80,8 @@ ENTRIES: tuple[Entry, ...] = (
         full=("--rounds", "15"),
     ),
     Entry("soak", "a server among clients that behave badly", quick=("--seconds", "120"), full=("--seconds", "600")),
+    Entry("routing", "the router among real faults, beside what the simulator says", quick=("--seconds", "8"), full=("--seconds", "20")),
+    Entry("loadgen", "MLPerf LoadGen through the router", quick=("--seconds", "20"), full=("--seconds", "60")),
     Entry("router_decision", "what the router costs", suite=False),
     Entry("builds", "build times beside the vendors' tools", suite=False),
     Entry("accuracy", "accuracy on labelled data by model, engine and precision", suite=False),

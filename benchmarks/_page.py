@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from benchmarks import _sections_routing as router
 from benchmarks import _sections_runtime as runtime
 from benchmarks import _sections_servers as servers
 from benchmarks._plots import number
@@ -16,7 +17,7 @@ HEAD = "<!-- Written by docs/generate.py from docs/benchmarks/*.json; `make chec
 INTRODUCTION = """
 # Benchmarks
 
-`make bench` measures all of this in about half an hour (`make bench BENCH=full`: about two hours), `python -m benchmarks` lists the benchmarks, and `python -m benchmarks NAME` runs one. Results go
+`make bench` measures all of this in about forty minutes (`make bench BENCH=full`: about two hours), `python -m benchmarks` lists the benchmarks, and `python -m benchmarks NAME` runs one. Results go
 to `benchmarks/results` as JSON; `python -m benchmarks keep` takes them into `docs/benchmarks`, which this page is made from. Absolute figures do not carry to another machine or another
 day: compare what stands in one table, which was measured in one run.
 
@@ -71,6 +72,8 @@ TOPICS = (
     Topic("swap", "Hot swap, a tiny model", "p99 while versions are installed, loaded, warmed and switched to, over that of the quiet phases around it, at half of what the server takes.", runtime.swap),
     Topic("swap_large", "Hot swap, 20 MB of weights", "The same with a model whose loading is work.", runtime.swap),
     Topic("cold_start", "Start, memory and size", "A process of its own each time, in turns with a bare script of the same engine that loads the same file.", runtime.cold_start),
+    Topic("routing", "Routing among real faults", "An edge server on a core of its own, Triton behind a proxy of ours that breaks the network, other processes on the device's core; the same arrivals through the router, to the device alone and to the cloud alone. *Predicted* is the simulator's with the service times measured before the run, *with drift* with those of the run, and *left* is what neither explains. A difference within two standard deviations of the simulator's seeds, or two requests, is chance.", router.routing),
+    Topic("loadgen", "MLPerf LoadGen", "An independent load generator with rules of its own, to the edge server directly and through the router; PP-OCR's text recogniser.", router.loadgen),
     Topic("soak", "Soak", "A server among clients that behave badly.", runtime.soak),
 )  # fmt: skip
 

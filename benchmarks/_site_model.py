@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,13 @@ import msgspec
 import numpy as np
 
 from benchmarks._network_scenarios import Phase, Scenario
+from benchmarks._results_routing import Predicted
 from benchmarks._site import WELL
 from edgekit.router.faults import Faults, State, crossing_s
 from edgekit.router.simulation import Endpoint, Steps, Trace, World, clairvoyant, steering
 from edgekit.router.simulation import State as EndpointState
 
-__all__ = ["Drift", "Load", "Predicted", "Samples", "predict", "trace_of"]
+__all__ = ["Drift", "Load", "Samples", "predict", "trace_of"]
 
 LEAST_S = 0.0005
 
@@ -58,21 +60,6 @@ class Load(NamedTuple):
     request_bytes: int
 
 
-class Predicted(msgspec.Struct):
-    """What the simulator says of a policy: means over its seeds, and the standard deviation of the hit rate.
-
-    Attributes:
-        sla_hit_rate: share answered in time.
-        cloud_share: share of the answers that came from the cloud.
-        oracle: the bound of any policy.
-    """
-
-    sla_hit_rate: float
-    sla_hit_rate_sd: float
-    cloud_share: float
-    oracle: float
-
-
 def predict(policy: str, scenario: Scenario, samples: Samples, load: Load, seeds: int, drift: Drift) -> Predicted:
     """Play the scenario once a seed."""
     rates, shares, bounds = [], [], []
@@ -95,8 +82,11 @@ def trace_of(scenario: Scenario, samples: Samples, load: Load, seed: int, drift:
     phases = [_at(states, arrival) for arrival in load.arrivals]
     at_server = np.maximum(LEAST_S, np.array(samples.cloud_s) - WELL.up.delay_s - WELL.down.delay_s) * drift.cloud
     edge = {burners: np.array(values) * drift.edge.get(burners, 1.0) for burners, values in samples.edge_s.items()}
+    # The server and the way back are two queues in a row, through which the slower one's pace goes: that one is the simulator's server, the other a delay.
+    steps = [(float(draws.choice(at_server)), samples.answer_bytes / phase.faults.down.bytes_per_s) for phase in phases]
+    ways = [_network_s(phase.faults, load.request_bytes, samples.answer_bytes, source) for phase in phases]
     endpoint = Endpoint(
-        work_s=draws.choice(at_server, len(phases)).tolist(),
+        work_s=[max(both) for both in steps],
         round_trip_s=Steps([(at, _delays_s(phase.faults)) for at, phase in states]),
         state=Steps([(at, float(_endpoint_state(phase.faults))) for at, phase in states]),
         servers=1,
@@ -109,7 +99,7 @@ def trace_of(scenario: Scenario, samples: Samples, load: Load, seed: int, drift:
         grace_s=0.0,  # the client hangs up at its deadline
         work_s=[float(draws.choice(edge[phase.burners])) for phase in phases],
         payload_bytes=[load.request_bytes] * len(phases),
-        jitter=[_network_s(phase.faults, load.request_bytes, samples.answer_bytes, source) / _delays_s(phase.faults) for phase in phases],
+        jitter=[(way + min(both)) / _delays_s(phase.faults) for way, both, phase in zip(ways, steps, phases, strict=True)],
         luck=[1.0] * len(phases),
         device=Steps.constant(1.0),
         uplink=Steps([(at, min(phase.faults.up.bytes_per_s, 1e12)) for at, phase in states]),
@@ -128,9 +118,9 @@ def _delays_s(faults: Faults) -> float:
 
 
 def _network_s(faults: Faults, request_bytes: int, answer_bytes: int, source: random.Random) -> float:
-    """There and back, drawn as the proxy would; without the request's own bytes over a narrow uplink, which the simulator has requests queue for."""
-    up = msgspec.structs.replace(faults.up, bytes_per_s=float("inf"))
-    return crossing_s(up, request_bytes, source) + crossing_s(faults.down, answer_bytes, source)
+    """There and back, drawn as the proxy would, over links without a limit: for those the simulator has requests queue."""
+    up, down = (msgspec.structs.replace(way, bytes_per_s=math.inf) for way in (faults.up, faults.down))
+    return crossing_s(up, request_bytes, source) + crossing_s(down, answer_bytes, source)
 
 
 def _endpoint_state(faults: Faults) -> EndpointState:

@@ -19,14 +19,16 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import msgspec
 import numpy as np
 
+from benchmarks._results import plain
+from benchmarks._results_routing import Loadgen, LoadgenRun
 from benchmarks._site import Site, recogniser
 from edgekit.protocol import InferenceClient, InferRequest, InFlight, Tensor, connect
 
@@ -36,28 +38,6 @@ SAMPLES = 64
 # LoadGen's early stopping calls a 99th percentile proven by this many queries when none is late, and asks for more when some are.
 SERVER_QUERIES = 662
 SUMMARY = "mlperf_log_summary.txt"
-
-
-class Outcome(msgspec.Struct, kw_only=True):
-    """What LoadGen said of one run.
-
-    Attributes:
-        valid: by LoadGen's rules for this duration, and no request failed.
-        percentile_ms: the one that the scenario is judged by: the 90th of SingleStream, the 99th of Server.
-        per_s: completed samples a second (Server), or one over the mean latency (SingleStream).
-        why: LoadGen's reasons when it is not valid.
-    """
-
-    scenario: str
-    valid: bool
-    queries: int
-    failed: int
-    seconds: float
-    p50_ms: float
-    percentile_ms: float
-    p99_9_ms: float
-    per_s: float
-    why: str = ""
 
 
 class _Sender:
@@ -86,7 +66,7 @@ class _Sender:
 
 def run(
     url: str, model: str, array: np.ndarray, scenario: str, seconds: float, rate_per_s: float, target_ms: float, folder: Path
-) -> Outcome:
+) -> LoadgenRun:
     """One scenario against one server.
 
     Args:
@@ -125,7 +105,7 @@ def run(
     return told(scenario, (folder / SUMMARY).read_text("utf-8"), sender.queries, sender.failures)
 
 
-def told(scenario: str, summary: str, queries: int, failures: Counter[str]) -> Outcome:
+def told(scenario: str, summary: str, queries: int, failures: Counter[str]) -> LoadgenRun:
     """LoadGen's summary as figures, and what requests failed with."""
     failed = failures.total()
     facts = {name.strip(): value.strip() for name, value in re.findall(r"^(.+?) ?: (.+)$", summary, re.MULTILINE)}
@@ -136,7 +116,7 @@ def told(scenario: str, summary: str, queries: int, failures: Counter[str]) -> O
     reasons = [f"{name}: no" for name in facts if name.endswith("satisfied") and facts[name].lower() == "no"]
     mean_s = milliseconds("Mean latency (ns)") / 1e3
     judged = "90.00" if scenario == "SingleStream" else "99.00"
-    return Outcome(
+    return LoadgenRun(
         scenario=scenario,
         valid=facts["Result is"] == "VALID" and not failed,
         queries=queries,
@@ -156,7 +136,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=10.0, help="requests a second in the Server scenario")
     parser.add_argument("--sla-ms", type=float, default=150.0, help="the router's deadline, and the Server scenario's target")
     options = parser.parse_args()
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, dict[str, LoadgenRun]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundle, array = recogniser(folder)
@@ -167,18 +147,18 @@ def main() -> int:
                     logs = folder / f"{where}-{scenario}".replace(" ", "-")
                     logs.mkdir()
                     outcome = run(url, site.model, array, scenario, options.seconds, options.rate, options.sla_ms, logs)
-                    found[where][scenario] = msgspec.to_builtins(outcome)
+                    found[where][scenario] = outcome
                     print(f"{where}: {outcome}", file=sys.stderr, flush=True)
-    valid = all(row["valid"] for rows in found.values() for row in rows.values())  # type: ignore[index]
-    document = {
-        "seconds": options.seconds,
-        "mlperf_seconds": MLPERF_SECONDS,
-        "rate_per_s": options.rate,
-        "sla_ms": options.sla_ms,
-        "runs": found,
-    }
-    print(json.dumps(document, indent=2))
-    return 0 if valid else 1
+    document = Loadgen(
+        version=metadata.version("mlcommons-loadgen"),
+        seconds=options.seconds,
+        mlperf_seconds=MLPERF_SECONDS,
+        rate_per_s=options.rate,
+        sla_ms=options.sla_ms,
+        runs=found,
+    )
+    print(json.dumps(plain(document), indent=2))
+    return 0 if all(run.valid for runs in found.values() for run in runs.values()) else 1
 
 
 if __name__ == "__main__":

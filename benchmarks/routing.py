@@ -33,8 +33,10 @@ import msgspec
 import numpy as np
 
 from benchmarks._network_scenarios import FROM, SCENARIOS, UNTIL, Phase, Scenario
+from benchmarks._results import plain
+from benchmarks._results_routing import Predicted, Routing, Row
 from benchmarks._site import WELL, Ran, Site, recogniser
-from benchmarks._site_model import Drift, Load, Predicted, Samples, predict
+from benchmarks._site_model import Drift, Load, Samples, predict
 from edgekit.cli.demo._fleet import fitting_load
 from edgekit.cli.demo._load import Answer, Event, arrivals, drive, summarise
 from edgekit.cli.demo._stage import Contention
@@ -50,33 +52,6 @@ WARM_UP_S = 2.0
 POLL_S = 0.01
 FEW = 8  # runs of a model; fewer say nothing of how long they take
 POLICIES = {"edgekit": "router", "local-only": "edge", "cloud-only": "cloud"}
-
-
-class Row(msgspec.Struct, kw_only=True):
-    """One policy in one scenario.
-
-    Attributes:
-        errors_in_fault: of `errors`, those of requests that were sent while the scenario was at its worst.
-        noticed_s: from the return of a network that refused until the router had an answer from the cloud; None where that is not measured, infinite never stored.
-        predicted: before the run.
-        predicted_with_drift: with the service times of the run.
-        edge_drift, cloud_drift: see `Drift`; of the state that the scenario is named for.
-    """
-
-    scenario: str
-    policy: str
-    requests: int
-    sla_hit_rate: float
-    cloud_share: float
-    errors: int
-    errors_in_fault: int
-    p50_ms: float
-    p99_ms: float
-    predicted: Predicted
-    predicted_with_drift: Predicted
-    edge_drift: float
-    cloud_drift: float
-    noticed_s: float | None = None
 
 
 class Real(msgspec.Struct):
@@ -210,6 +185,12 @@ def _mean_s(before: Ran, after: Ran) -> float:
     return (after.seconds - before.seconds) / count if count >= FEW else 0.0
 
 
+def _runs(stood: Sequence[Ran]) -> tuple[int, int, int]:
+    """Between the four times at which the statistics were read."""
+    first, worse, after, end = (each.runs for each in stood)
+    return worse - first, after - worse, end - after
+
+
 def drift(scenario: Scenario, ran: Sequence[tuple[Ran, Ran]], alone: Drift) -> Drift:
     """How much longer the models ran in a run than when they were measured alone.
 
@@ -254,6 +235,7 @@ def row(name: str, policy: str, real: Real, predicted: Predicted, with_drift: Pr
         predicted_with_drift=with_drift,
         edge_drift=moved.edge[SCENARIOS[name].worse.burners],
         cloud_drift=moved.cloud,
+        cloud_runs=_runs([cloud for _, cloud in real.ran]),
         noticed_s=real.noticed_s,
     )
 
@@ -289,16 +271,18 @@ def main() -> int:
             load = Load(schedule, options.seconds, fitting.sla_ms / 1e3, array.nbytes)
             for scenario in options.scenario or SCENARIOS:
                 rows += run(bench, scenario, options.policy or [*POLICIES], load, options.seeds)
-    document = {
-        "seconds": options.seconds,
-        "sla_ms": fitting.sla_ms,
-        "rate_per_s": fitting.rate_per_s,
-        "edge_ms": edge_ms,
-        "cloud_ms": cloud_ms,
-        "router_ms": samples.router_s * 1e3,
-        "rows": msgspec.to_builtins(rows),
-    }
-    print(json.dumps(document, indent=2))
+    document = Routing(
+        seconds=options.seconds,
+        seeds=options.seeds,
+        sla_ms=fitting.sla_ms,
+        rate_per_s=fitting.rate_per_s,
+        edge_ms=edge_ms,
+        cloud_ms=cloud_ms,
+        router_ms=samples.router_s * 1e3,
+        lines={found.scenario: SCENARIOS[found.scenario].line for found in rows},
+        rows=rows,
+    )
+    print(json.dumps(plain(document), indent=2))
     return 0
 
 

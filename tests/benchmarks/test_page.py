@@ -82,6 +82,61 @@ OTHERS["sustained"] = {
 OTHERS["swap_large"] = OTHERS["swap"]
 
 
+def predicted(hits):
+    return {"sla_hit_rate": hits, "sla_hit_rate_sd": 0.01, "cloud_share": 0.5, "oracle": 1.0}
+
+
+def real(scenario, policy, hits, said, with_drift, **more):
+    """One row of `routing`, of 100 requests."""
+    figures = {
+        "requests": 100,
+        "cloud_share": 0.4,
+        "errors": 3,
+        "errors_in_fault": 1,
+        "p50_ms": 50.0,
+        "p99_ms": 150.0,
+        "edge_drift": 1.25,
+        "cloud_drift": 1.0,
+    }
+    found = {
+        "scenario": scenario,
+        "policy": policy,
+        "sla_hit_rate": hits,
+        "predicted": predicted(said),
+        "predicted_with_drift": predicted(with_drift),
+    }
+    return figures | found | {"cloud_runs": [10, 0, 20]} | more
+
+
+ROUTING_ROWS = [
+    real("steady", "edgekit", 0.99, 1.0, 1.0),
+    real("contention", "local-only", 0.80, 0.90, 0.81),
+    real("contention", "cloud-only", 0.80, 0.90, 0.90),
+    real("cloud-silent", "cloud-only", 0.55, 0.61, 0.61),
+    real("cloud-down", "edgekit", 0.98, 0.99, 0.99, noticed_s=0.75),
+    real("cloud-down", "local-only", 0.80, 0.90, 0.90),
+]
+OTHERS["routing"] = {
+    "seconds": 15.0, "seeds": 20, "sla_ms": 150.0, "rate_per_s": 9.0, "edge_ms": 19.0, "cloud_ms": 50.0, "router_ms": 2.0,
+    "lines": {"steady": "nothing goes wrong"}, "rows": ROUTING_ROWS,
+}  # fmt: skip
+LOADGEN_RUN = {
+    "scenario": "Server",
+    "valid": True,
+    "queries": 700,
+    "failed": 0,
+    "seconds": 30.0,
+    "p50_ms": 40.0,
+    "percentile_ms": 90.0,
+    "p99_9_ms": 95.0,
+    "per_s": 9.9,
+}
+OTHERS["loadgen"] = {
+    "version": "6.0", "seconds": 30.0, "mlperf_seconds": 600.0, "rate_per_s": 10.0, "sla_ms": 150.0,
+    "runs": {"edge server": {"Server": LOADGEN_RUN}, "router": {"Server": LOADGEN_RUN | {"valid": False, "why": "Min queries satisfied: no"}}},
+}  # fmt: skip
+
+
 @pytest.fixture
 def records(make_record, side_by_side):
     servers = {name: make_record(name, side_by_side) for name in ("serve", "serve_classifier", "serve_grpc")}
@@ -138,6 +193,32 @@ def test_aims_are_judged(records):
     what = "1,000 requests/s for 2 min, a real model, two cores: p99"
     assert found[what] == ["< 100 ms, no errors", "12.5 ms, no errors", "yes"]
     assert found["two cores over one, of what the load left of them, batch fixed"] == [">= 1.8x", "1.9 (1.8–2)x", "yes"]
+
+
+def test_real_runs_stand_beside_what_was_predicted_with_the_reason(records, make_record):
+    page = _page.files(records)["benchmarks.md"]
+    section = page.split("## Routing among real faults")[1].split("\n## ")[0]
+    why = {
+        tuple(cells[1:3]): cells[-2]
+        for cells in ([cell.strip() for cell in row.split("|")] for row in section.splitlines() if row.count("|") > 9)
+    }
+    assert why["**steady**", "edgekit"] == "as predicted"
+    assert why["", "local-only"].startswith("runs in a row are alike")  # the last of them, cloud-down's
+    assert "drift: the models ran 1.25x (device) and 1.00x (cloud) as long as alone" in section
+    assert "cloud, proxy, router and load share a core; the models ran" in section
+    assert "is run for nobody (0 runs during, 20 after)" in section
+    found = aims(page)
+    assert found["for real, the cloud dies: errors that the device alone has not"] == ["0", "1 (device alone: 1)", "yes"]
+    assert found["for real, the cloud returns: noticed after"] == ["<= 3 s", "0.75 s", "yes"]
+    worse = [row | {"errors_in_fault": 2} if (row["scenario"], row["policy"]) == ("cloud-down", "edgekit") else row for row in ROUTING_ROWS]
+    page = _page.files(records | {"routing": make_record("routing", OTHERS["routing"] | {"rows": worse})})["benchmarks.md"]
+    assert aims(page)["for real, the cloud dies: errors that the device alone has not"][2] == "**no**"
+
+
+def test_a_run_that_loadgen_refuses_is_told_and_misses_the_aim(records):
+    page = _page.files(records)["benchmarks.md"]
+    assert "**not valid**: Min queries satisfied: no" in page
+    assert aims(page)["LoadGen through the router: valid runs"] == ["2 of 2", "1", "**no**"]
 
 
 def test_errors_at_a_constant_rate_are_told(records, make_record):

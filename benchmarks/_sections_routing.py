@@ -1,0 +1,147 @@
+"""Sections of docs/benchmarks.md about the router."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks._plots import number
+from benchmarks._results import Record
+from benchmarks._results_routing import Loadgen, Predicted, Routing, Row
+from benchmarks._sections import Aim, Section, document, markdown
+from edgekit.router._breaker import BreakerPolicy
+
+ROUTER, DEVICE = "edgekit", "local-only"
+SHARED = "cloud, proxy, router and load share a core"
+ALIKE = "runs in a row are alike where other processes have the core for a while; the simulator draws each by itself"
+# What the simulator leaves out of one scenario.
+LEFT_OUT = {
+    "cloud-silent": "what the link held back reaches the cloud at once on its return, and is run for nobody",
+    "half-open": "what arrives meanwhile is run, and its answers come through at once on the return",
+}
+
+
+def routing(record: Record) -> Section:
+    """Real runs beside what the simulator said of them."""
+    found = document(record, Routing)
+    cells = [
+        [
+            f"**{row.scenario}**" if row.policy == found.rows[0].policy else "",
+            row.policy,
+            *(f"{value:.3f}" for value in (row.sla_hit_rate, row.predicted.sla_hit_rate, row.predicted_with_drift.sla_hit_rate)),
+            f"{row.sla_hit_rate - row.predicted_with_drift.sla_hit_rate:+.3f}",
+            f"{row.predicted_with_drift.oracle:.3f}",
+            f"{row.cloud_share:.2f} / {row.predicted_with_drift.cloud_share:.2f}",
+            str(row.errors),
+            why(row),
+        ]
+        for row in found.rows
+    ]
+    head = [
+        "scenario",
+        "policy",
+        "in time",
+        "predicted",
+        "with drift",
+        "left",
+        "oracle",
+        "by the cloud: real / predicted",
+        "errors",
+        "why it differs",
+    ]
+    lines = [
+        (
+            f"{number(found.rate_per_s)} requests a second for {number(found.seconds)} s each, {number(found.sla_ms)} ms each. Alone, the device takes {number(found.edge_ms)} ms, "
+            f"the cloud {number(found.cloud_ms)} ms over its 20 ms of network, the router adds {number(found.router_ms)} ms to messages of this size."
+        ),
+        "",
+        *[f"- **{name}**: {line}." for name, line in found.lines.items()],
+        "",
+        *markdown(head, cells),
+        "",
+        *told_aims(found.rows),
+    ]
+    return Section(lines, aims=aims(found.rows))
+
+
+def near(real: float, said: Predicted, requests: int) -> bool:
+    """What chance gives: two standard deviations of the simulator's seeds, and two requests at least."""
+    return abs(real - said.sla_hit_rate) <= max(2 * said.sla_hit_rate_sd, 2 / requests)
+
+
+def why(row: Row) -> str:
+    """What moves a real run away from what was predicted of it."""
+    drift = f"the models ran {row.edge_drift:.2f}x (device) and {row.cloud_drift:.2f}x (cloud) as long as alone"
+    if near(row.sla_hit_rate, row.predicted, row.requests):
+        return "as predicted"
+    if near(row.sla_hit_rate, row.predicted_with_drift, row.requests):
+        return f"drift: {drift}"
+    known = LEFT_OUT.get(row.scenario) if row.policy != DEVICE else None
+    if known and row.cloud_runs[1] + row.cloud_runs[2] > 0:
+        known += f" ({row.cloud_runs[1]} runs during, {row.cloud_runs[2]} after)"
+    return "; ".join([known or (ALIKE if row.policy == DEVICE else SHARED), drift])
+
+
+def aims(rows: Sequence[Row]) -> list[Aim]:
+    """Errors when the cloud dies, and how soon its return is noticed."""
+    found = {row.policy: row for row in rows if row.scenario == "cloud-down"}
+    if ROUTER not in found:
+        return []
+    mine, made = found[ROUTER], []
+    if DEVICE in found:
+        alone = found[DEVICE].errors_in_fault
+        made.append(
+            Aim(
+                "for real, the cloud dies: errors that the device alone has not",
+                "0",
+                f"{mine.errors_in_fault} (device alone: {alone})",
+                mine.errors_in_fault <= alone,
+            )
+        )
+    if mine.noticed_s is not None:
+        made.append(
+            Aim(
+                "for real, the cloud returns: noticed after",
+                f"<= {number(probe_interval_s())} s",
+                f"{number(mine.noticed_s)} s",
+                mine.noticed_s <= probe_interval_s(),
+            )
+        )
+    return made
+
+
+def probe_interval_s() -> float:
+    """The longest that the router waits between two health checks of an endpoint that is down."""
+    policy = BreakerPolicy()
+    return policy.max_check_wait_s * (1 + policy.jitter)
+
+
+def told_aims(rows: Sequence[Row]) -> list[str]:
+    return [f"{aim.what}: {aim.found}, aim {aim.aim}." for aim in aims(rows)]
+
+
+def loadgen(record: Record) -> Section:
+    """MLPerf LoadGen's own verdicts."""
+    found = document(record, Loadgen)
+    cells = [
+        [
+            where,
+            name,
+            "valid" if run.valid else f"**not valid**: {run.why}",
+            f"{run.queries:,}",
+            *(number(value) for value in (run.p50_ms, run.percentile_ms, run.p99_9_ms, run.per_s)),
+        ]
+        for where, runs in found.runs.items()
+        for name, run in runs.items()
+    ]
+    valid = [run.valid for runs in found.runs.values() for run in runs.values()]
+    lines = [
+        (
+            f"LoadGen {found.version}, at least {number(found.seconds)} s a run, where MLPerf asks for {number(found.mlperf_seconds)} s: valid by LoadGen's rules for that duration, and no MLPerf "
+            f"result. Server: Poisson arrivals at {number(found.rate_per_s)} a second, 99 % within {number(found.sla_ms)} ms."
+        ),
+        "",
+        *markdown(["sent to", "scenario", "LoadGen says", "queries", "p50, ms", "judged percentile, ms", "p99.9, ms", "a second"], cells),
+    ]
+    return Section(
+        lines, aims=[Aim("LoadGen through the router: valid runs", f"{len(valid)} of {len(valid)}", str(sum(valid)), all(valid))]
+    )
