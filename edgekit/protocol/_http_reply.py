@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import email.utils
+import time
 from http import HTTPStatus
 from typing import Any
 
@@ -17,6 +17,8 @@ __all__ = ["CONTINUE", "Reply", "date_line", "error_reply", "internal_error", "j
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _JSON = {"Content-Type": "application/json"}
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -52,7 +54,9 @@ def render(reply: Reply, date: bytes, *, keep_alive: bool, minor: int = 1, bodil
 
 def date_line(seconds: float) -> bytes:
     """The ``Date`` field (RFC 9110, 6.6.1) for a time since the Unix epoch."""
-    return f"Date: {email.utils.formatdate(seconds, usegmt=True)}\r\n".encode("ascii")
+    year, month, day, hour, minute, second, weekday, *_ = time.gmtime(seconds)
+    date = f"{_DAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year:04} {hour:02}:{minute:02}:{second:02} GMT"
+    return f"Date: {date}\r\n".encode("ascii")
 
 
 def json_reply(document: Any, status: int = 200) -> Reply:
