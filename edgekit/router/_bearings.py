@@ -103,6 +103,9 @@ class Bearings:
         if failure.unsent:
             self._cloud.give_back(ask, sent.started_s)
         endpoint.ended(sent.attempt)
+        if failure.kind is FailureKind.STATE_LOST:
+            endpoint.cancelled(0.0, sent.slow_s, now)
+            return
         self._throttle.failed()
         if sent.settled:
             return
@@ -118,6 +121,8 @@ class Bearings:
         if attempt in self._given_up:
             self._given_up.discard(attempt)
             device.give_up(attempt, now)  # it ended since it was cancelled
+        elif failure.kind is FailureKind.STATE_LOST:
+            device.drop(attempt)
         elif failure.kind in (FailureKind.REQUEST, FailureKind.NOT_FOUND):
             device.drop(attempt)
             self._device_recovered(now)  # a refusal of the request is an answer

@@ -25,6 +25,7 @@ from edgekit.router._device import LATE, Place, pause_s
 from edgekit.router._events import Action, Ask, Cancel, Deliver, Failure, FailureKind, Refuse, RunEdge, SendCloud
 from edgekit.router._open import Open, Sent
 from edgekit.router._retry import retry_at
+from edgekit.router._sequences import home
 
 __all__ = ["Course"]
 
@@ -89,28 +90,29 @@ class Course(Bearings):
             self._plan(open_, now)
 
     def _begin_bound(self, open_: Open, now: float, out: list[Action]) -> bool:
-        """A request of a sequence: where the state is, and nowhere else. False when nothing can be done with it as the first of its sequence."""
-        decision, bound = open_.decision, self._sequences.where(open_.ask, now)
-        if not decision.tiers and (bound is None or decision.reason is Reason.DEADLINE_PASSED):
+        """A request of a sequence: where the state is, or is moved to. False when nothing can be done with it as the first of its sequence."""
+        ask, decision, at = open_.ask, open_.decision, self._sequences.where(open_.ask, now)
+        if not decision.tiers and (at is None or decision.reason is Reason.DEADLINE_PASSED):
             return False
-        if bound is None:
-            bound = -1 if decision.tiers[0] is Tier.EDGE else open_.endpoints[decision.endpoint]
-            self._sequences.bind(open_.ask, bound, now)
+        to = None if at is None else home(ask, at, self._device, self._cloud, now)
+        if at is None or (ask.sequence_start and to != at and decision.tiers):
+            to = -1 if decision.tiers[0] is Tier.EDGE else open_.endpoints[decision.endpoint]
         else:
-            tier = Tier.EDGE if bound < 0 else Tier.CLOUD
-            open_.decision = msgspec.structs.replace(decision, tiers=(tier,), reason=Reason.STICKY)
+            tier = Tier.EDGE if (at if to is None else to) < 0 else Tier.CLOUD
+            open_.decision = msgspec.structs.replace(decision, tiers=(tier,), reason=Reason.STICKY if to == at else Reason.MOVED)
         open_.bound = True
-        terms = open_.ask.terms
-        if terms.edge_only if bound >= 0 else terms.cloud_only or not open_.ask.on_edge:  # the operator's policy comes before the state
+        if to is None:
+            self._sequences.lose(ask)
             self._end(open_, now, out, FailureKind.BROKEN)
-        elif bound < 0:
+            return True
+        self._sequences.bind(ask, to, now)
+        if to < 0:
             self._to_device(open_, now, decision.late, out)
-        elif self._cloud.endpoints[bound].usable(now) and self._send(open_, bound, self._estimate_at(open_, bound, now), now, out):
+        elif self._cloud.endpoints[to].usable(now) and self._send(open_, to, self._estimate_at(open_, to, now), now, out):
             open_.edge_left = False
             self._plan(open_, now)
         else:
-            self._sequences.lose(open_.ask)
-            self._end(open_, now, out, FailureKind.BROKEN)
+            self._end(open_, now, out, FailureKind.OVERLOADED)
         return True
 
     def _estimate_at(self, open_: Open, endpoint: int, now: float) -> TierEstimate:
@@ -367,7 +369,8 @@ class Course(Bearings):
         elif open_.run or open_.sent is not None or open_.place is not None:
             self._plan(open_, now)
         elif open_.bound:
-            self._sequences.lose(open_.ask)
+            if failure.kind not in (FailureKind.OVERLOADED, FailureKind.DEADLINE):  # after these the state is what it was
+                self._sequences.lose(open_.ask)
             self._end(open_, now, out)
         else:
             self._fall_back(open_, now, out)

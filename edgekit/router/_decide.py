@@ -90,6 +90,8 @@ class Reason(enum.Enum):
     """The same request is in flight already; its answer is shared."""
     STICKY = "sticky"
     """Its sequence has its state there."""
+    MOVED = "moved"
+    """The tier that had its sequence goes, or may not be asked any more: the sequence is moved here with its state."""
     EDGE_ONLY = "edge_only"
     """The operator's policy keeps it on the device."""
     BUDGET_SPENT = "budget_spent"

@@ -19,6 +19,7 @@ import msgspec
 
 from edgekit.errors import DeadlineError, EdgeKitError, NotFoundError, OverloadedError, RequestError, UnavailableError
 from edgekit.protocol import InferenceClient, InFlight
+from edgekit.router._carrier import Carrier, StateLostError, Took, export_of, is_sequence
 from edgekit.router._decide import Reason, Tier
 from edgekit.router._edge import ClientRunner, SessionRunner, absent
 from edgekit.router._events import Action, Ask, Cancel, Deliver, Explanation, Failure, FailureKind, Refuse, RunEdge, SendCloud
@@ -26,7 +27,7 @@ from edgekit.router._opinions import Opinions
 from edgekit.router._pilot import Pilot
 from edgekit.router._policy import NO_POLICY, Policy
 from edgekit.router._twins import Twins
-from edgekit.router._work import Answer, Work, answer_of, request_from_work
+from edgekit.router._work import Answer, Work, answer_of, request_from_work, response_of
 
 __all__ = ["Call", "Driver", "Finish"]
 
@@ -105,6 +106,7 @@ class Driver:
         self._pilot = pilot
         self._opinions = opinions
         self._twins = Twins()
+        self._carrier = Carrier(self._take_state)
         self._runner = runner
         self._clients = clients
         self._on_breaker = on_breaker
@@ -227,6 +229,7 @@ class Driver:
                 actions = self._pilot.failed(attempt, _failure(result, unsent), now)
             bound = self._bind(actions)
         self._perform(bound)
+        self._carrier.ended(attempt, result)
 
     def _bind(self, actions: list[Action]) -> list[_Bound]:
         """The lock is held: add to each action what it is performed with, and keep what the next ones need."""
@@ -334,7 +337,14 @@ class Driver:
         if work is None:  # a probe whose inputs are gone: the worker is free again
             self._ended(attempt, DeadlineError("edge", "nothing to run"))
             return
-        self._began(attempt, self._runner.start(work, functools.partial(self._edge_ended, attempt)))
+
+        def go(work: Work) -> None:
+            self._began(attempt, self._runner.start(work, functools.partial(self._edge_ended, attempt)))
+
+        if is_sequence(work):
+            self._carrier.begin(attempt, -1, work, go, functools.partial(self._ended, attempt))
+        else:
+            go(work)
 
     def _send(self, action: SendCloud, work: Work | None) -> None:
         attempt = action.attempt
@@ -347,9 +357,28 @@ class Driver:
         except EdgeKitError as exc:
             self._ended(attempt, exc, unsent=True)
             return
-        handle = self._clients[action.endpoint].start(request_from_work(work), max(0.001, action.limit_s - self._clock()))
-        self._began(attempt, handle)
-        handle.add_done_callback(lambda ended: self._ended(attempt, answer_of(ended)))
+
+        def go(work: Work) -> None:
+            handle = self._clients[action.endpoint].start(request_from_work(work), max(0.001, action.limit_s - self._clock()))
+            self._began(attempt, handle)
+            handle.add_done_callback(lambda ended: self._ended(attempt, answer_of(ended)))
+
+        if is_sequence(work):
+            self._carrier.begin(attempt, action.endpoint, work, go, functools.partial(self._ended, attempt, unsent=True))
+        else:
+            go(work)
+
+    def _take_state(self, place: int, work: Work, took: Took) -> None:
+        """Ask a tier for the state of a sequence."""
+        if place >= 0:
+            client = self._clients[place]
+        elif isinstance(self._runner, ClientRunner):
+            client = self._runner.client
+        else:
+            took(NotFoundError("the device", "keeps no states"))
+            return
+        handle = client.start(export_of(work), max(0.001, work.limit_s - self._clock()))
+        handle.add_done_callback(lambda ended: took(response_of(ended)))
 
     def _began(self, attempt: int, handle: InFlight | None) -> None:
         """Make an attempt cancellable, or cancel it if that was asked for meanwhile."""
@@ -406,6 +435,8 @@ def _nobody(_end: Finish | EdgeKitError) -> None:
 
 def _failure(error: BaseException, unsent: bool) -> Failure:
     retry_after_s = getattr(error, "retry_after_s", None)
+    if isinstance(error, StateLostError):
+        return Failure(FailureKind.STATE_LOST, unsent=True)
     if isinstance(error, NotFoundError):
         return Failure(FailureKind.NOT_FOUND)
     if isinstance(error, RequestError):

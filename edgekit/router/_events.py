@@ -94,8 +94,9 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
         limit_s: absolute, at or after the deadline: a late answer is worth something until here, and nobody waits longer.
         sla_s: the length of the promise, for the margin.
         priority: 0 is real time, larger is less urgent; only real-time requests are hedged.
-        sequence: of a stateful model; its requests stay on the tier that has its state.
+        sequence: of a stateful model; its requests stay on the tier that has its state, which is moved with them when that tier goes.
         sequence_end: the last of its sequence.
+        sequence_start: the first of its sequence, which begins anew if it was open.
         digest: of model, version and inputs; a request whose digest is in flight already shares its answer. Empty for never.
         on_edge: the device has the model.
         terms: what the operator's policy says.
@@ -115,6 +116,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     version: str = ""
     on_edge: bool = True
     terms: Terms = FREE
+    sequence_start: bool = False
 
 
 class FailureKind(enum.Enum):
@@ -128,6 +130,8 @@ class FailureKind(enum.Enum):
     """It was refused since the tier has too much to do."""
     DEADLINE = "deadline"
     """It was refused, or given up, since it could not be in time: slow, not broken."""
+    STATE_LOST = "state_lost"
+    """The state of its sequence could not be brought to this tier, which was not asked."""
     BROKEN = "broken"
     """Everything else: no connection, an engine's error."""
 

@@ -317,6 +317,7 @@ class Router:
             work.version,
             self.runner.serves(work.model, work.version or work.edge_version),
             policy.terms(work.model),
+            asked.sequence_start,
         )
 
     def _with_canary(self, work: Work, policy: Policy, asked: Asked) -> Work:

@@ -12,10 +12,21 @@ from edgekit.protocol import InferRequest, InferResponse, InFlight, Parameters, 
 from edgekit.router._decide import Tier
 from edgekit.runtime._admission import DEFAULT_LEVEL
 from edgekit.runtime._job import PRIORITY_PARAMETER
-from edgekit.runtime._sequence_table import SEQUENCE_END, SEQUENCE_ID
+from edgekit.runtime._sequence_table import SEQUENCE_END, SEQUENCE_ID, SEQUENCE_START
 from edgekit.runtime._trial import SPLIT_KEY
 
-__all__ = ["Answer", "Asked", "OnDone", "Work", "answer_from_response", "answer_of", "payload_bytes", "read_asked", "request_from_work"]
+__all__ = [
+    "Answer",
+    "Asked",
+    "OnDone",
+    "Work",
+    "answer_from_response",
+    "answer_of",
+    "payload_bytes",
+    "read_asked",
+    "request_from_work",
+    "response_of",
+]
 
 _OWN_PARAMETERS = ("timeout",)  # set anew for each attempt, from what remains
 
@@ -54,6 +65,7 @@ class Asked(msgspec.Struct, frozen=True):
         priority: 1 is the most urgent, 2 the default, more is less urgent.
         sequence: id of its sequence; empty for none.
         sequence_end: the last of its sequence.
+        sequence_start: the first of it.
         split_key: requests of one key get one version.
         plain: nothing but the inputs can change its answer.
     """
@@ -63,6 +75,7 @@ class Asked(msgspec.Struct, frozen=True):
     sequence_end: bool = False
     split_key: str = ""
     plain: bool = True
+    sequence_start: bool = False
 
     @property
     def urgency(self) -> int:
@@ -91,6 +104,7 @@ def read_asked(parameters: Parameters | None) -> Asked:
         bool(parameters.get(SEQUENCE_END)),
         str(parameters.get(SPLIT_KEY) or ""),
         all(name in (*_OWN_PARAMETERS, PRIORITY_PARAMETER) for name in parameters),
+        bool(parameters.get(SEQUENCE_START)),
     )
 
 
@@ -130,10 +144,16 @@ def answer_from_response(response: InferResponse) -> Answer:
     return Answer({tensor.name: tensor.data for tensor in response.outputs}, response.model_version)
 
 
-def answer_of(ended: InFlight) -> Answer | BaseException:
+def answer_of(ended: InFlight) -> Answer | EdgeKitError:
     """What a remote attempt that has ended brought."""
+    response = response_of(ended)
+    return response if isinstance(response, EdgeKitError) else answer_from_response(response)
+
+
+def response_of(ended: InFlight) -> InferResponse | EdgeKitError:
+    """What a remote server answered in the end."""
     try:
-        return answer_from_response(ended.result(0))
+        return ended.result(0)
     except EdgeKitError as exc:
         return exc
     except Exception as exc:  # noqa: BLE001 - a client's thread must not die of what a transport raises

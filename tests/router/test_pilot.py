@@ -234,6 +234,94 @@ def test_a_sequence_stays_where_its_state_is():
     assert one(pilot.accept(ask(21, now + 0.1, sequence="s"), now + 0.1), RunEdge)  # a new start
 
 
+def sequence_on(pilot, cloud, now=1.0):
+    """A sequence whose first request was answered there; returns the endpoint."""
+    actions = pilot.accept(ask(1, now, sla_s=2.0, sequence="s", terms=Terms(cloud_only=cloud, edge_only=not cloud)), now)
+    (begun,) = [action for action in actions if isinstance(action, SendCloud if cloud else RunEdge)]
+    assert one(pilot.answered(begun.attempt, now + 0.03), Deliver).tier is (Tier.CLOUD if cloud else Tier.EDGE)
+    return begun.endpoint if cloud else -1
+
+
+def break_tier(pilot, place, now=2.0):
+    """Open a tier's breaker: an endpoint's health check fails, or the device fails requests that are no sequence's."""
+    if place >= 0:
+        pilot.checked(place, False, 0.02, now)
+        return
+    for number in range(100, 140):
+        if pilot._device.breaker.closed:
+            pilot.failed(one(pilot.accept(ask(number, now, sla_s=2.0, terms=Terms(edge_only=True)), now), RunEdge).attempt, BROKEN, now)
+            pilot.left(number, now)
+
+
+def test_a_sequence_is_moved_when_its_tier_goes_and_stays_there():
+    pilot = made()
+    sequence_on(pilot, cloud=False)
+    break_tier(pilot, -1)
+    sent = one(pilot.accept(ask(2, 3.0, sla_s=2.0, sequence="s"), 3.0), SendCloud)
+    assert pilot.decision(2).reason is Reason.MOVED
+    pilot.answered(sent.attempt, 3.03)
+    pilot._device.recovered(3.1)
+    one(pilot.accept(ask(3, 3.2, sla_s=2.0, sequence="s"), 3.2), SendCloud)
+    assert pilot.decision(3).reason is Reason.STICKY
+
+
+@pytest.mark.parametrize("endpoints", [1, 2])
+def test_a_sequence_in_the_cloud_comes_back_when_its_endpoint_goes(endpoints):
+    pilot = made(endpoints=endpoints)
+    where = sequence_on(pilot, cloud=True)
+    break_tier(pilot, where)
+    one(pilot.accept(ask(2, 3.0, sla_s=2.0, sequence="s"), 3.0), RunEdge)
+    assert pilot.decision(2).reason is Reason.MOVED
+
+
+def test_a_sequence_under_edge_only_is_never_moved_to_the_cloud():
+    pilot = made()
+    sequence_on(pilot, cloud=False)
+    break_tier(pilot, -1)
+    one(pilot.accept(ask(2, 3.0, sla_s=2.0, sequence="s", terms=Terms(edge_only=True)), 3.0), RunEdge)
+    assert pilot.decision(2).reason is Reason.STICKY
+
+
+@pytest.mark.parametrize("left", ["policy", "budget"])
+def test_a_sequence_that_may_not_be_in_the_cloud_any_more_is_moved_to_the_device(left):
+    purse = Purse(1)
+    pilot = made(budgets=purse if left == "budget" else None)
+    sequence_on(pilot, cloud=True)
+    terms = Terms(edge_only=left == "policy")
+    one(pilot.accept(ask(2, 3.0, sla_s=2.0, sequence="s", terms=terms), 3.0), RunEdge)
+    assert pilot.decision(2).reason is Reason.MOVED
+
+
+def test_a_sequence_with_nowhere_to_go_is_told_so_and_one_that_begins_again_goes_where_it_can():
+    pilot = made()
+    sequence_on(pilot, cloud=True)
+    break_tier(pilot, 0)
+    refused = one(pilot.accept(ask(2, 3.0, sla_s=2.0, sequence="s", on_edge=False), 3.0), Refuse)
+    assert refused.failure.kind is FailureKind.BROKEN
+    one(pilot.accept(ask(3, 3.1, sla_s=2.0, sequence="s", sequence_start=True), 3.1), RunEdge)
+    assert pilot.decision(3).reason is not Reason.MOVED
+
+
+def test_a_refusal_for_now_leaves_a_sequence_where_it_is():
+    pilot = made()
+    sequence_on(pilot, cloud=True)
+    for number, kind in ((2, FailureKind.OVERLOADED), (3, FailureKind.DEADLINE)):
+        sent = one(pilot.accept(ask(number, 3.0, sla_s=2.0, sequence="s"), 3.0), SendCloud)
+        assert kinds(pilot.failed(sent.attempt, Failure(kind), 3.01)) == [Refuse]
+    one(pilot.accept(ask(4, 3.1, sla_s=2.0, sequence="s"), 3.1), SendCloud)
+
+
+def test_a_state_that_is_lost_is_no_fault_of_the_tier_that_was_to_have_it():
+    pilot = made()
+    sequence_on(pilot, cloud=False)
+    break_tier(pilot, -1)
+    before = pilot.snapshot(3.0)["cloud"]
+    sent = one(pilot.accept(ask(2, 3.0, sla_s=2.0, sequence="s"), 3.0), SendCloud)
+    refused = one(pilot.failed(sent.attempt, Failure(FailureKind.STATE_LOST, unsent=True), 3.01), Refuse)
+    assert (refused.attempt, refused.failure.kind) == (sent.attempt, FailureKind.STATE_LOST)
+    assert pilot.snapshot(3.0)["cloud"] == before
+
+
 def test_attempts_that_were_cancelled_are_no_failures_of_the_device():
     """A remote device reports the end of what was cancelled as an error; ten of these must not open its breaker."""
     pilot = made()
