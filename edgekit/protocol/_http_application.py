@@ -182,7 +182,7 @@ class Application:
 
     def finish(self, exchange: Exchange, answer: Any) -> None:
         """Make bytes of a core's answer or an error. In the loop's thread."""
-        if exchange.connection is None:
+        if exchange.connection is None or exchange.payload is not None:
             exchange.settle([])
             return
         payload: list[bytes | memoryview]

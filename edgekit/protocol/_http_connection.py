@@ -92,8 +92,13 @@ class Connection(asyncio.BufferedProtocol):
         self.exchanges.clear()
 
     def eof_received(self) -> bool:
-        """The client has closed: nobody waits for its answers any more. One that only ended its own side looks the same, and is rare."""
-        return False
+        """The client has left, or has only sent all, which looks the same: what it waits for is cancelled, and what is there already is sent."""
+        if not self.exchanges or self._lingers or self._transport.get_extra_info("sslcontext") is not None:
+            return False
+        self._closing = True
+        for exchange in list(self.exchanges):
+            exchange.give_up()
+        return True
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""

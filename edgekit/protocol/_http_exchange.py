@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from edgekit.errors import EdgeKitError
+from edgekit.errors import EdgeKitError, UnavailableError
 from edgekit.protocol._http_parse import HeadLimits
 from edgekit.protocol._http_routes import Route
 from edgekit.protocol._types import InferResponse, Ticket
@@ -198,6 +198,15 @@ class Exchange:
         self.payload = payload
         if connection.exchanges[0] is self:
             connection.send_answers()
+
+    def give_up(self) -> None:
+        """The client has most likely left: what the core has not begun is dropped."""
+        ticket = self.ticket
+        if ticket is not None:
+            ticket.cancel()
+            self._handler.finish(
+                self, UnavailableError("request", "its client has ended the connection", "", "keep it open for the answer")
+            )
 
     def abandon(self) -> None:
         """The client has gone: nobody waits any more."""

@@ -240,7 +240,9 @@ def test_a_client_that_leaves_cancels_its_requests(transport, submitting_core, h
         else:
             client.sock.close()
         until(lambda: submitting_core.cancelled == ["mine", "too"])
-    submitting_core.release.set()
+        submitting_core.release.set()
+        if how == "ends its side":
+            assert [status for status, _, _ in client.answers()] == [503, 503]
 
 
 SLOW = {

@@ -15,7 +15,9 @@ from edgekit.protocol._http_codec import encode_request as encode_http
 from edgekit.protocol._http_connection import Connection
 from edgekit.protocol._http_exchange import ConnectionLimits
 
-REQUEST = InferRequest("echo", [Tensor("x", np.ones((1, 4), np.float32))])
+
+def a_request():
+    return InferRequest("echo", [Tensor("x", np.ones((1, 4), np.float32))])
 
 
 class Loop:
@@ -70,7 +72,7 @@ def asked(request, submitting_core):
     if request.param == "http":
         application = Application(submitting_core, Limits(), ConnectionLimits(), 64, Access(), Extensions())
         application.start(loop)
-        message = encode_http(REQUEST)
+        message = encode_http(a_request())
         fields = "".join(f"{name}: {value}\r\n" for name, value in message.headers().items())
         head = f"POST /v2/models/echo/infer HTTP/1.1\r\nHost: h\r\n{fields}Content-Length: {len(message.body)}\r\n\r\n"
 
@@ -84,7 +86,7 @@ def asked(request, submitting_core):
         application.shut_down()
     else:
         dispatcher = Dispatcher(loop, submitting_core, Limits(), 64, Extensions())
-        raw = encode_grpc(REQUEST).SerializeToString()
+        raw = encode_grpc(a_request()).SerializeToString()
         fields = {":method": "POST", ":scheme": "http", ":path": "/inference.GRPCInferenceService/ModelInfer", ":authority": "h"}
         head = read_head(
             [(name.encode(), value.encode()) for name, value in {**fields, "content-type": "application/grpc", "te": "trailers"}.items()]
