@@ -4,7 +4,8 @@ How a request goes:
 
 - *Decide* (`decide`): device, cloud, or the device's queue with the cloud held back.
 - *Bind late*: a request that waits for the device is looked at again at the last moment at which the cloud still makes it (well beyond its 99th percentile), and when its
-  turn comes. It goes to the cloud if that is likelier by then. Nothing is done twice, and the device never idles while the cloud is paid.
+  turn comes. It goes to the cloud if that is likelier by then by more than the hundredth that the device is allowed to miss.
+  Nothing is done twice, and the device never idles while the cloud is paid.
 - *Hedge*: one that runs and has not answered when it should have is looked at again too; the other tier is asked as well when the chance that is left has
   dropped below it. Hedges are at most 2 % of the requests, and stop when they are needed too often (`HedgeThrottle`).
 - *Fall back* after a failure, to whatever is likeliest of what was not tried; then *retry* the cloud, out of a budget.

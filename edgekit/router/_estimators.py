@@ -144,7 +144,7 @@ class CloudEstimator:
         transfer = payload_bytes * payload.s_per_byte if payload is not None else 0.0
         budget_s -= transfer
         window = self._windows.get(model)
-        if window is None or window.empty:
+        if window is None:
             p50 = self._prior_s + device_service_s
             p_meet, p95, known = _prior(budget_s, p50), p50 * math.exp(Z95 * PRIOR_SIGMA), False
             p99 = p95
@@ -166,7 +166,7 @@ class CloudEstimator:
         payload = self._payloads.get(model)
         transfer_s = payload_bytes * payload.s_per_byte if payload is not None else 0.0
         window = self._windows.get(model)
-        if window is None or window.empty:
+        if window is None:
             ended = _prior(elapsed_s, self._prior_s)
             p_meet = (_prior(until_s, self._prior_s) - ended) / (1.0 - ended) if ended < 1.0 else 0.0
         else:

@@ -81,11 +81,6 @@ class ServiceWindow:
         self._q1 = self._p50 = self._q3 = self._p95 = self._p99 = self._mean = math.nan
         self._reference = (math.nan, math.nan, math.nan)
 
-    @property
-    def empty(self) -> bool:
-        """True until the first sample ever."""
-        return not self._kept
-
     def add(self, value_s: float, now: float) -> None:
         """Count one duration that ended at ``now``."""
         self._histogram.record(value_s, now)
@@ -102,9 +97,10 @@ class ServiceWindow:
 
     def probability(self, budget_s: float, now: float) -> float:
         """Share of the work that ends within ``budget_s``, at the present drift; cautious while samples are few. NaN when empty."""
-        if self.empty:
+        if not self._kept:
             return math.nan
-        self._refresh_if_old(now)
+        if now >= self._refresh_at:
+            self._refresh(now)
         if budget_s <= 0.0:
             return 0.0
         within = self._ranks[bisect_right(self._values, budget_s / (self._drift * self._caution))]
@@ -112,17 +108,20 @@ class ServiceWindow:
 
     def quantiles(self, now: float) -> tuple[float, float]:
         """``(p50, p95)`` at the present drift; NaN when empty."""
-        self._refresh_if_old(now)
+        if now >= self._refresh_at:
+            self._refresh(now)
         return self._p50 * self._drift, self._p95 * self._drift
 
     def mean_s(self, now: float) -> float:
         """Mean at the present drift; NaN when empty."""
-        self._refresh_if_old(now)
+        if now >= self._refresh_at:
+            self._refresh(now)
         return self._mean * self._drift
 
     def sure_s(self, now: float) -> float:
         """99th percentile at the present drift; NaN when empty."""
-        self._refresh_if_old(now)
+        if now >= self._refresh_at:
+            self._refresh(now)
         return self._p99 * self._drift
 
     def remaining_s(self, elapsed_s: float, now: float) -> float:
@@ -130,7 +129,8 @@ class ServiceWindow:
 
         Slower than all that the window holds, it is expected to take as long again: a hung one never ends.
         """
-        self._refresh_if_old(now)
+        if now >= self._refresh_at:
+            self._refresh(now)
         at = elapsed_s / self._drift
         below = bisect_right(self._values, at)
         left = self._ranks[-1] - self._ranks[below]
@@ -184,10 +184,6 @@ class ServiceWindow:
                 self._histogram.record(value_s, now)
         self._outside = self._far = 0
         self._refresh(now)
-
-    def _refresh_if_old(self, now: float) -> None:
-        if now >= self._refresh_at:
-            self._refresh(now)
 
     def _refresh(self, now: float) -> None:
         self._since = 0

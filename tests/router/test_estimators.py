@@ -122,7 +122,6 @@ def test_an_idle_window_remembers_its_last_samples_with_caution():
 
 def test_an_empty_window_knows_nothing():
     window = ServiceWindow()
-    assert window.empty
     assert math.isnan(window.probability(1.0, 0.0))
 
 
