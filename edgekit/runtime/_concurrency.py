@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
+
 __all__ = ["GAIN", "RETRY_S", "WINDOW_S", "ConcurrencyLimit"]
 
 WINDOW_S = 0.25
@@ -11,6 +14,10 @@ RETRY_S = 10.0
 GAIN = 0.05
 """Another limit must bring this much more to be kept: more at once costs memory and each run its latency."""
 _LEAST_RUNS = 8  # in a window, before its rate means anything
+_WINDOWS = (
+    5  # a trial is measured against the median of so many windows: on a device that others use too, one window was a third below the next
+)
+_LEAST_WINDOWS = 3  # before a trial
 _CLEARLY_LESS = 4 * GAIN  # a step down that costs so much ends before its window: what waits meanwhile would be late
 
 
@@ -28,6 +35,7 @@ class ConcurrencyLimit:
         self.most = most
         self.limit = min(start, most)
         self._settled = self.limit
+        self._settled_rates: deque[float] = deque(maxlen=_WINDOWS)
         self._settled_rate = 0.0
         self._step = 1
         self._next_trial_s = 0.0
@@ -59,15 +67,16 @@ class ConcurrencyLimit:
 
     def _judge(self, rate: float, now_s: float) -> None:
         if self.limit == self._settled:
-            self._settled_rate = rate
-            if now_s >= self._next_trial_s:
+            self._settled_rates.append(rate)
+            self._settled_rate = statistics.median(self._settled_rates)
+            if now_s >= self._next_trial_s and len(self._settled_rates) >= _LEAST_WINDOWS:
                 self._try(now_s)
             return
         up = self.limit > self._settled
         # A step down is kept already when it costs nothing.
         if rate > self._settled_rate * (1 + GAIN) or (not up and rate >= self._settled_rate * (1 - GAIN / 2)):
-            self._settled, self._settled_rate = self.limit, rate
-            self._try(now_s)
+            self._settled = self.limit
+            self._settled_rates.clear()
         else:
             self.limit = self._settled
             self._step = -self._step

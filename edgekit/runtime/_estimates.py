@@ -8,13 +8,13 @@ from collections import deque
 __all__ = ["GAIN", "BatchTimes", "ServiceTimes"]
 
 _WINDOW = 63  # service times remembered; odd, so that the median is one of them
-_ENOUGH = 5  # runs of a size before its median is believed
+_ENOUGH = 9  # runs of a size before its median is believed
 GAIN = 0.05
-"""A larger batch must cost this much less for each row: without a gain it only lets its first rows wait for its last."""
+"""A larger batch must cost this much less for each row: without a gain it only lets its first rows wait for its last, and leaves less to other cores."""
 _SETTLED = 2 * _WINDOW  # runs of a size after which brief ones are only sampled, one in…
 _SAMPLED = 8
 _BRIEF_S = 5e-3
-_RETRY_AFTER = 256  # batches held to the limit before the size beyond is measured again: clocks and neighbours change
+_RETRY_AFTER = 256  # batches held to the limit before a size beside it is measured again: clocks and neighbours change
 
 
 class ServiceTimes:
@@ -45,24 +45,21 @@ class ServiceTimes:
 
 
 class _Rung:
-    """Runs of about the same number of rows."""
+    """Runs of about the same number of rows: all of them, and by the row those that may be compared with other sizes."""
 
-    __slots__ = ("rows", "runs", "times")
+    __slots__ = ("per_row", "runs", "times")
 
     def __init__(self) -> None:
         self.times = ServiceTimes()
+        self.per_row = ServiceTimes()
         self.runs = 0
-        self.rows = 0.0  # of a usual run
-
-    @property
-    def per_row_s(self) -> float:
-        return self.times.p50_s / self.rows
 
 
 class BatchTimes:
     """Run times by rows, in rungs of powers of two (1, 2, 3-4, 5-8, …), and the number of rows to run together.
 
-    The limit climbs one rung at a time: a rung is tried once the one below is known, and kept while it saves `GAIN` of the time of each row.
+    The limit climbs one rung at a time: a rung is tried once the one below is known, and kept while it saves `GAIN` of the time of each row. Now and then the rung above the limit or the one
+    below is measured anew. A run that found the device idle is no measure for one row: it found the caches cold, and took up to half as long again as one of several in a row.
 
     Args:
         max_rows: never run more together.
@@ -74,11 +71,15 @@ class BatchTimes:
         self._rungs: list[_Rung] = []
         self._table: list[float] = []
         self._held = 0
+        self._downwards = False
         self.limit = 1
         self._forget()
 
-    def add(self, rows: int, seconds: float, *, restart: bool = False) -> None:
-        """Remember a run of ``rows``; ``restart`` forgets all before it. One of more rows than run together counts by its share: `predict` takes it back."""
+    def add(self, rows: int, seconds: float, *, restart: bool = False, busy: bool = True) -> None:
+        """Remember a run of ``rows``; ``restart`` forgets all before it. One of more rows than run together counts by its share: `predict` takes it back.
+
+        ``busy``: others waited or ran in a row with it.
+        """
         if restart:
             self._forget()
         most = 1 << self._top
@@ -86,10 +87,11 @@ class BatchTimes:
             rows, seconds = most, seconds * most / rows
         rung = self._rungs[(rows - 1).bit_length()]
         rung.runs += 1
-        if rung.runs > _SETTLED and seconds < _BRIEF_S and rung.runs % _SAMPLED:
+        if rung.runs > _SETTLED and seconds < _BRIEF_S and rung.runs % _SAMPLED and len(rung.per_row) >= _ENOUGH:
             return  # thousands of these in a few seconds: some tell as much as all
         rung.times.add(seconds)
-        rung.rows += (max(1, rows) - rung.rows) / min(rung.runs, _WINDOW)
+        if busy or rows > 1:
+            rung.per_row.add(seconds / max(1, rows))
         self._fill_table()
         self.limit = self._learned_limit()
 
@@ -103,9 +105,13 @@ class BatchTimes:
     def held_back(self) -> None:
         """A batch could have been larger than the limit."""
         self._held += 1
-        if self._held >= _RETRY_AFTER and self.limit < self._max_rows:
-            self._held = 0
-            self._rungs[_rung(self.limit) + 1] = _Rung()
+        if self._held < _RETRY_AFTER:
+            return
+        self._held, self._downwards = 0, not self._downwards
+        at = _rung(self.limit)
+        again = at - 1 if self._downwards and at else at + 1
+        if again <= self._top:
+            self._rungs[again].per_row = ServiceTimes()
             self.limit = self._learned_limit()
 
     def shrink(self, rows: int) -> None:
@@ -142,9 +148,9 @@ class BatchTimes:
         for index in range(self._top + 1):
             rung = self._rungs[index]
             size = min(1 << index, self._max_rows)
-            if rung.runs < _ENOUGH:
+            if len(rung.per_row) < _ENOUGH:
                 return size
-            per_row_s = rung.per_row_s
+            per_row_s = rung.per_row.p50_s
             if index and per_row_s > (1 - GAIN) * below_s:
                 return limit
             limit, below_s = size, per_row_s

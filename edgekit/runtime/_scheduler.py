@@ -31,7 +31,7 @@ DEFAULT_QUEUE = 256
 """Requests that may wait. Deadlines bound the wait and the transports bound the bytes; this bounds what is left."""
 Refused = list[tuple[Job, EdgeKitError]]
 _ROW_S = 1e-3
-"""Requests that cannot run together go one after the other, in a row, without coming back for each while that takes so long. The first is answered with the last."""
+"""Requests that do not run together, because they cannot or because it saves nothing, go one after the other, in a row, without coming back for each while that takes so long. The first is answered with the last."""
 _LONG_ROW_S = 10e-3
 """The same for a part of a longer queue: what the first waits for the last is little beside what they have waited. A run of 1.5 ms leaves the caches to the model, and a row does
 the work around the engine for all at once: 865 requests/s instead of 767 on one core (PP-OCR's angle classifier, 16 connections, `benchmarks/one_core.py`)."""
@@ -233,7 +233,7 @@ class InstanceQueue(Generic[T]):
             self._free.append(batch.instance)
             self.share.used(seconds)
             if not failed:
-                self.times.add(batch.rows, seconds / batch.runs, restart=batch.probe)
+                self.times.add(batch.rows, seconds / batch.runs, restart=batch.probe, busy=batch.saturated or batch.serial)
                 self._concurrency.completed(batch.rows * batch.runs, batch.saturated and bool(self._pending), now_s)
             self._tell()
         return seconds
@@ -437,13 +437,15 @@ class InstanceQueue(Generic[T]):
         if longest_s != math.inf and not 0 < run_s <= longest_s:
             return None
         if run_s and len(self._pending) > 1 and not self._with_deadline and not aged:
-            chosen = self._in_a_row(run_s, longest_s) or chosen
-            if longest_s == math.inf and run_s >= _SHARED_S:
+            row = self._in_a_row(run_s, longest_s)
+            if len(row) > 1:
+                chosen = row
+            elif longest_s == math.inf and run_s >= _SHARED_S:
                 chosen = chosen[: self._share_of(len(chosen))]
                 rows = sum([self._pending[index].rows for index in chosen])
         self._since_aged = 0 if aged else self._since_aged + 1
         batch = Batch(self._free.pop(), self._remove(chosen), rows, now_s)
-        batch.serial = len(batch.jobs) > 1 and batch.jobs[0].key is Waiting.ALONE
+        batch.serial = len(batch.jobs) > 1 and self._apart(batch.jobs[0])
         batch.probe, self._probe_next = self._probe_next, False
         batch.saturated = bool(self._pending)
         self._running.append(batch)
@@ -451,20 +453,21 @@ class InstanceQueue(Generic[T]):
         return batch
 
     def _in_a_row(self, run_s: float, longest_s: float) -> list[int]:
-        """Those at the front that cannot run with others and may go one after the other in one go; none for "one batch as usual"."""
+        """Those at the front that do not run with others and may go one after the other in one go; fewer than two for "one batch as usual"."""
         pending, rows = self._pending, self._pending[0].rows
         brief = int(min(longest_s, _ROW_S) / run_s)
         part = min(len(pending) // (1 + self._concurrency.limit), int(min(longest_s, _LONG_ROW_S) / run_s))
         count = min(len(pending), max(brief, part))
-        for index in range(count):
-            if pending[index].key is not Waiting.ALONE or pending[index].rows != rows:
-                return list(range(index))
-        return list(range(count))
+        stop = next((index for index in range(count) if not self._apart(pending[index]) or pending[index].rows != rows), count)
+        return list(range(stop))
+
+    def _apart(self, job: Job) -> bool:
+        """Each request is a run of its own."""
+        return job.key is Waiting.ALONE or self.times.limit == 1
 
     def _share_of(self, count: int) -> int:
         """How many of a batch leave as much for each other instance that is free: a core that stands idle makes nothing cheaper."""
-        free = min(len(self._free), self._concurrency.limit - len(self._running))
-        return math.ceil(count / free)
+        return math.ceil(count / min(len(self._free), self._concurrency.limit - len(self._running)))
 
     def _choose(self, now_s: float) -> tuple[list[int], bool]:
         pending, limit = self._pending, self.times.limit

@@ -58,6 +58,31 @@ def test_a_limit_is_tried_again_when_it_held_back():
     assert climb(times, lambda rows: 1.0) == 8
 
 
+def test_a_run_that_found_the_device_idle_is_no_measure_for_one_row():
+    """Such a run takes half as long again, two rows together save nothing over two in a row."""
+    times = BatchTimes(8)
+    for _ in range(50):
+        times.add(1, 1.5, busy=False)
+        times.add(1, 1.0)
+        times.add(2, 2.0)
+    assert times.limit == 1
+    assert times.predict(1) in (1.0, 1.5)
+    only_idle = BatchTimes(8)
+    for _ in range(50):
+        only_idle.add(1, 1.5, busy=False)
+    assert only_idle.limit == 1
+
+
+def test_a_limit_goes_down_when_batches_stop_to_pay():
+    times = BatchTimes(8)
+    assert climb(times, lambda rows: 1.0) == 8
+    for _ in range(8):
+        for _ in range(_RETRY_AFTER):
+            times.held_back()
+        climb(times, float, 100)
+    assert times.limit == 1
+
+
 def test_a_size_that_fails_is_not_tried_again():
     times = BatchTimes(32)
     assert climb(times, lambda rows: 1.0) == 32
@@ -136,6 +161,17 @@ def test_concurrency_finds_back_when_the_device_changes():
     assert limit.limit == 2
     now_s = saturate(limit, lambda count: 100.0 / count, 3 * RETRY_S, now_s)
     assert limit.limit == 1
+
+
+def test_one_bad_window_does_not_give_a_core_away():
+    """Two cores bring half as much again as one; one window in eight is a third slower, because others use the device too."""
+    for bad in range(8):
+        limit, now_s, low = ConcurrencyLimit(2, 2), 0.0, 0
+        for index in range(240):
+            slow = 0.65 if index % 8 == bad else 1.0
+            now_s = saturate(limit, lambda count, slow=slow: slow * (1500.0 if count == 2 else 1000.0), WINDOW_S, now_s)
+            low += limit.limit == 1
+        assert low <= 12  # the trials
 
 
 def test_a_step_down_that_costs_much_is_short():

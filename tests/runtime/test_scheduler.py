@@ -43,7 +43,7 @@ def job(deadline_s=None, *, level=None, rows=1, key=None):
 def know(queue, seconds, max_batch=1):
     """Let the queue have seen every size, so that its estimates are exact and its limit is ``max_batch``."""
     for size in itertools.takewhile(lambda size: size <= max_batch, (1 << rung for rung in itertools.count())):
-        for _ in range(5):
+        for _ in range(9):
             queue.times.add(size, seconds(size))
 
 
@@ -132,6 +132,7 @@ ROWS = {
     "of long ones a part": (1.5e-3, 8, math.inf, 4),
     "of a short queue less, so that nobody waits for who came with it": (1.5e-3, 3, math.inf, 1),
     "of long ones at most ten milliseconds": (1.5e-3, 40, math.inf, 6),
+    "of longer ones fewer": (3e-3, 40, math.inf, 3),
     "very long ones never": (6e-3, 40, math.inf, 1),
 }
 
@@ -143,13 +144,25 @@ def test_what_cannot_run_together_may_go_in_a_row(clock, run_s, waiting, longest
     queue.start(jobs, 0.0)
     batch, _ = queue.take(longest_s)
     assert batch.jobs == jobs[:expected]
-    assert batch.runs == expected
+    assert (batch.runs, batch.rows) == (expected, 1)
     before_s = queue.times.p50_s
     # Whoever comes now is told what the whole row takes.
     assert queue.estimated_latency_s() == pytest.approx(run_s * (expected + len(queue._pending) + 1))
     clock.now_s += run_s * expected
     queue.finish(batch)
     assert queue.times.p50_s == pytest.approx(before_s)  # of one run
+
+
+def test_no_more_rows_together_than_pay(clock):
+    """A batch that costs as much as its rows one by one only keeps them from other instances."""
+
+    def taken(seconds):
+        queue = queue_of(clock, count=2, capacity=99, max_batch=8, seconds=seconds)
+        queue.start([job() for _ in range(12)], 0.0)
+        return [(len(batch.jobs), batch.rows, batch.runs) for batch in (queue.take()[0], queue.take()[0])]
+
+    assert taken(lambda rows: 1e-3 * rows) == [(4, 1, 4), (2, 1, 2)]  # in rows
+    assert taken(lambda rows: 1e-3 * (1 + 0.5 * rows)) == [(4, 4, 1), (8, 8, 1)]
 
 
 def test_a_long_batch_is_shared_with_instances_that_are_free(clock):
@@ -342,9 +355,9 @@ class Simulation:
                 self.refused[one] = error
             if batch is None:
                 return
-            assert batch.rows <= self.max_batch or len(batch.jobs) == 1
+            assert batch.rows <= self.max_batch or batch.runs == len(batch.jobs)
             self.started.append((self.clock.now_s, batch.jobs))
-            heapq.heappush(self._ends, (self.clock.now_s + self.seconds(batch.rows), next(self._number), batch))
+            heapq.heappush(self._ends, (self.clock.now_s + self.seconds(batch.rows) * batch.runs, next(self._number), batch))
             outcome = self.queue.take()
 
     def _run_until(self, until_s):
@@ -379,10 +392,11 @@ def make(cases, *, plain=False):
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
-@given(st.lists(steps, max_size=30), st.integers(1, 3), st.sampled_from([1, 4, 8]), st.integers(0, 12))
-def test_nothing_is_lost_or_answered_twice(cases, instances, max_batch, capacity):
+@given(st.lists(steps, max_size=30), st.integers(1, 3), st.sampled_from([1, 4, 8]), st.integers(0, 12), st.sampled_from([0.0, 0.002]))
+def test_nothing_is_lost_or_answered_twice(cases, instances, max_batch, capacity, fixed_s):
+    """Also where a batch saves nothing (no fixed part), so that requests go in rows."""
     arrivals = make(cases)
-    simulation = Simulation(arrivals, instances=instances, capacity=capacity, max_batch=max_batch)
+    simulation = Simulation(arrivals, instances=instances, capacity=capacity, max_batch=max_batch, fixed_s=fixed_s)
     jobs = {one for _, one in arrivals}
     assert simulation.ended_s.keys() | simulation.refused.keys() == jobs
     assert not simulation.ended_s.keys() & simulation.refused.keys()
@@ -390,10 +404,10 @@ def test_nothing_is_lost_or_answered_twice(cases, instances, max_batch, capacity
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
-@given(st.lists(steps, max_size=30), st.integers(1, 3), st.sampled_from([1, 4, 8]))
-def test_equals_keep_their_order(cases, instances, max_batch):
+@given(st.lists(steps, max_size=30), st.integers(1, 3), st.sampled_from([1, 4, 8]), st.sampled_from([0.0, 0.002]))
+def test_equals_keep_their_order(cases, instances, max_batch, fixed_s):
     arrivals = make(cases)
-    simulation = Simulation(arrivals, instances=instances, max_batch=max_batch)
+    simulation = Simulation(arrivals, instances=instances, max_batch=max_batch, fixed_s=fixed_s)
     began = {one: (at_s, index) for index, (at_s, jobs) in enumerate(simulation.started) for one in jobs}
     alike = {}
     for _, one in arrivals:
@@ -404,11 +418,11 @@ def test_equals_keep_their_order(cases, instances, max_batch):
 
 
 @settings(derandomize=True, deadline=None, max_examples=200)
-@given(st.lists(steps, max_size=30), st.sampled_from([1, 4, 8]))
-def test_what_was_taken_is_answered_in_time(cases, max_batch):
+@given(st.lists(steps, max_size=30), st.sampled_from([1, 4, 8]), st.sampled_from([0.0, 0.002]))
+def test_what_was_taken_is_answered_in_time(cases, max_batch, fixed_s):
     """With exact estimates, one instance, and requests of one kind: a deadline once accepted is kept, whatever comes later."""
     arrivals = make(cases, plain=True)
-    simulation = Simulation(arrivals, max_batch=max_batch)
+    simulation = Simulation(arrivals, max_batch=max_batch, fixed_s=fixed_s)
     for one, end_s in simulation.ended_s.items():
         assert end_s <= one.deadline_s + 1e-9
     for error in simulation.refused.values():

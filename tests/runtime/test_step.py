@@ -175,7 +175,7 @@ def test_workers_take_back_what_nobody_went_on_with():
     def run(queue, batch):
         ran.extend(batch.jobs)
         queue.finish(batch)
-        done.release()
+        done.release(len(batch.jobs))
 
     workers = Workers(1, lambda _: 1, run, lambda _: None, lambda _queue, _batch: True)
     queue = waiting_queue(5)

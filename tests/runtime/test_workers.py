@@ -48,12 +48,12 @@ class Device:
             self.most = max(self.most, self._running)
         if self._hold is not None:
             self._hold()
-        queue.clock.now_s += queue.run_s
+        queue.clock.now_s += queue.run_s * batch.runs
         with self._lock:
             self._running -= 1
         queue.finish(batch)
         with self._done:
-            self.order.append(queue)
+            self.order += [queue] * batch.runs
             self._done.notify_all()
 
     def wait(self, count):
