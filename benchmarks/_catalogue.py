@@ -80,6 +80,7 @@ ENTRIES: tuple[Entry, ...] = (
         full=("--rounds", "15"),
     ),
     Entry("soak", "a server among clients that behave badly", quick=("--seconds", "120"), full=("--seconds", "600")),
+    Entry("router_hop", "what the router as a server adds to an edge server", quick=("--rounds", "3"), full=("--rounds", "9")),
     Entry("routing", "the router among real faults, beside what the simulator says", quick=("--seconds", "8"), full=("--seconds", "20")),
     Entry("loadgen", "MLPerf LoadGen through the router", quick=("--seconds", "20"), full=("--seconds", "60")),
     Entry("router_decision", "what the router costs", suite=False),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from benchmarks._results import Rounds
+
 
 class Predicted(msgspec.Struct):
     """What the simulator says of a policy: means over its seeds, and the standard deviation of the hit rate.
@@ -95,3 +97,28 @@ class Loadgen(msgspec.Struct, kw_only=True):
     rate_per_s: float
     sla_ms: float
     runs: dict[str, dict[str, LoadgenRun]]
+
+
+class Hop(msgspec.Struct, kw_only=True):
+    """One way to the router and on to the edge server; medians of each round.
+
+    Attributes:
+        added_p50_us: median difference of neighbours, one direct, one routed.
+        router_cpu_us: of a routed request.
+        edge_cpu_added_us: what the edge server spends on a routed request more than on a direct one.
+    """
+
+    direct_p50_us: Rounds
+    routed_p50_us: Rounds
+    added_p50_us: Rounds
+    router_cpu_us: Rounds
+    edge_cpu_us: Rounds
+    edge_cpu_added_us: Rounds
+
+
+class RouterHop(msgspec.Struct, kw_only=True):
+    """By model, then by way."""
+
+    rounds: int
+    pairs: int
+    results: dict[str, dict[str, Hop]]

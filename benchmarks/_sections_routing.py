@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks._plots import number
-from benchmarks._results import Record
-from benchmarks._results_routing import Loadgen, Predicted, Routing, Row
-from benchmarks._sections import Aim, Section, document, markdown
+from benchmarks._results import Record, spread
+from benchmarks._results_routing import Loadgen, Predicted, RouterHop, Routing, Row
+from benchmarks._sections import Aim, Section, at_most, document, markdown, told
 from edgekit.router._breaker import BreakerPolicy
 
 ROUTER, DEVICE = "edgekit", "local-only"
+HOP_AIM_MS = 1.0
 SHARED = "cloud, proxy, router and load share a core"
 ALIKE = "runs in a row are alike where other processes have the core for a while; the simulator draws each by itself"
 # What the simulator leaves out of one scenario.
@@ -18,6 +19,28 @@ LEFT_OUT = {
     "cloud-silent": "what the link held back reaches the cloud at once on its return, and is run for nobody",
     "half-open": "what arrives meanwhile is run, and its answers come through at once on the return",
 }
+
+
+def hop(record: Record) -> Section:
+    """What the router as a server adds."""
+    found = document(record, RouterHop)
+    rows, aims = [], []
+    for model, ways in found.results.items():
+        for way, each in ways.items():
+            figures = [told(spread(getattr(each, name))) for name in each.__struct_fields__]
+            rows.append([f"{model}, {way}", *figures])
+            added = spread([value / 1e3 for value in each.added_p50_us])
+            aims.append(at_most(f"The router adds to the edge server, {model}, {way}, p50", HOP_AIM_MS, added, " ms"))
+    head = [
+        "model, way",
+        "directly, p50 us",
+        "routed, p50 us",
+        "added, us (median of pairs)",
+        "router's CPU, us a request",
+        "edge server's CPU, us a request",
+        "of a routed one more",
+    ]
+    return Section(markdown(head, rows), aims=aims)
 
 
 def routing(record: Record) -> Section:

@@ -1,10 +1,9 @@
-"""What the router costs: microseconds a decision, what `Router.infer` adds to `Session.run`, and what the router as a server adds to the edge server.
+"""What the router costs: microseconds a decision, and what `Router.infer` adds to `Session.run`.
 
 Decision: `Pilot.accept`, from the request to the first action, on a pilot that has seen 3,000 requests, while answers keep coming in (recording them is timed
 apart).
 Added latency: the same request in turns, directly and through the router; the figure is the median of the differences of neighbours, which a drift of the machine
-leaves alone. In process, the price is mostly the hand-over to the worker thread and back. As a server, edge server, router and client share one
-process and its interpreter lock here, so the real price is lower.
+leaves alone. The price is mostly the hand-over to the worker thread and back. `router_hop` has what the router as a server adds.
 
 What it does not show: contention between clients, and networks.
 
@@ -29,8 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from edgekit.bundle import Bundle
 from edgekit.converters import build
-from edgekit.protocol import InferRequest, Tensor, connect
-from edgekit.router import Pilot, PilotOptions, Router, serve_router
+from edgekit.router import Pilot, PilotOptions, Router
 from edgekit.router._events import Ask, Check, RunEdge, SendCloud
 from edgekit.runtime import load, serve_bundles
 
@@ -100,19 +98,6 @@ def measure_in_process(bundle: Bundle, cloud: str | None, pairs: int) -> dict[st
         return in_turns(lambda: session.run(inputs), lambda: router.infer(inputs), pairs)
 
 
-def measure_as_server(bundle: Bundle, edge: str, cloud: str, pairs: int) -> dict[str, float]:
-    name = bundle.manifest.name
-    request = InferRequest(name, [Tensor(key, value) for key, value in bundle.golden()[0].inputs.items()])
-    server = serve_router(edge, cloud, 1000, ANY, None)
-    direct, routed = connect(edge), connect(f"http://127.0.0.1:{server.http_port}")
-    try:
-        return in_turns(lambda: direct.infer(request, 5.0), lambda: routed.infer(request, 5.0), pairs)
-    finally:
-        direct.close()
-        routed.close()
-        server.stop()
-
-
 def measure_bundle(bundle: Bundle, pairs: int) -> dict[str, dict[str, float]]:
     tier = serve_bundles([bundle.path], ANY, None)
     try:
@@ -120,7 +105,6 @@ def measure_bundle(bundle: Bundle, pairs: int) -> dict[str, dict[str, float]]:
         return {
             "in_process_alone": measure_in_process(bundle, None, pairs),
             "in_process_with_cloud": measure_in_process(bundle, url, pairs),
-            "server_in_front_of_an_edge_server": measure_as_server(bundle, url, url, pairs // 2),
         }
     finally:
         tier.stop()

@@ -42,6 +42,11 @@ OTHERS = {
             },
         }
     },
+    "router_hop": {
+        "rounds": 2,
+        "pairs": 10,
+        "results": {"m": {"http": {"direct_p50_us": [200.0, 210.0], "routed_p50_us": [500.0, 520.0], "added_p50_us": [300.0, 310.0], "router_cpu_us": [150.0, 160.0], "edge_cpu_us": [90.0, 95.0], "edge_cpu_added_us": [5.0, 6.0]}}},
+    },
     "soak": {
         "seconds": 600.0,
         "crashed": None,
