@@ -274,6 +274,15 @@ def test_a_sequence_in_the_cloud_comes_back_when_its_endpoint_goes(endpoints):
     assert pilot.decision(2).reason is Reason.MOVED
 
 
+def test_whatever_asks_for_it_nothing_of_edge_only_is_sent():
+    """No way there is known: nothing offers the cloud to such a request. This is the last door."""
+    pilot = made()
+    actions = pilot.accept(ask(1, 1.0, terms=Terms(edge_only=True)), 1.0)
+    assert kinds(actions) == [RunEdge]
+    assert pilot._send(pilot._open[1], 0, None, 1.0, actions) is False
+    assert kinds(actions) == [RunEdge]
+
+
 def test_a_sequence_under_edge_only_is_never_moved_to_the_cloud():
     pilot = made()
     sequence_on(pilot, cloud=False)
