@@ -92,13 +92,16 @@ class Connection(asyncio.BufferedProtocol):
         self.exchanges.clear()
 
     def eof_received(self) -> bool:
-        """The client has left, or has only sent all, which looks the same: what it waits for is cancelled, and what is there already is sent."""
+        """The client has left, or has only sent all, which looks the same: it gets what is there in a moment, and the rest is cancelled."""
         if not self.exchanges or self._lingers or self._transport.get_extra_info("sslcontext") is not None:
             return False
         self._closing = True
+        asyncio.get_running_loop().call_later(self._handler.limits.left_s, self._give_up)
+        return True
+
+    def _give_up(self) -> None:
         for exchange in list(self.exchanges):
             exchange.give_up()
-        return True
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""

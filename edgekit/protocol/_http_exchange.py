@@ -36,6 +36,7 @@ class ConnectionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         body_s: for the whole body.
         idle_s: without a request.
         write_s: for a client to take what waits for it.
+        left_s: for answers to a client that sends no more; then it has left, and what waits for it is cancelled.
         linger_s: after an answer that ends the connection while the client still sends, so that it can read that answer.
     """
 
@@ -48,6 +49,7 @@ class ConnectionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_s: float = 30.0
     idle_s: float = 75.0
     write_s: float = 30.0
+    left_s: float = 1.0
     linger_s: float = 2.0
 
 

@@ -229,7 +229,7 @@ def test_a_bad_chunk_is_refused(transport):
 
 @pytest.mark.parametrize("how", ["closes", "resets", "ends its side"])
 def test_a_client_that_leaves_cancels_its_requests(transport, submitting_core, how):
-    with Client(transport()) as client:
+    with Client(transport(left_s=0.02)) as client:
         client.send(infer("held", "mine") + infer("held", "too"))
         assert submitting_core.entered.acquire(timeout=5)
         assert submitting_core.entered.acquire(timeout=5)
@@ -243,6 +243,15 @@ def test_a_client_that_leaves_cancels_its_requests(transport, submitting_core, h
         submitting_core.release.set()
         if how == "ends its side":
             assert [status for status, _, _ in client.answers()] == [503, 503]
+
+
+def test_a_client_that_has_sent_all_still_gets_its_answers(transport, submitting_core):
+    with Client(transport(left_s=60.0)) as client:
+        client.send(infer("held", "0") + infer(request_id="1"))
+        client.sock.shutdown(socket.SHUT_WR)
+        assert submitting_core.entered.acquire(timeout=5)
+        submitting_core.release.set()
+        assert [tensor_of(answer)[0] for answer in client.answers()] == ["0", "1"]
 
 
 SLOW = {
