@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.util
 import threading
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # clients ask for a host, and need no asyncio when there is none
+    import asyncio
 
 __all__ = ["Guest", "Host", "host_here", "hosting", "new_event_loop"]
 
@@ -21,6 +23,8 @@ def new_event_loop(*, uvloop: bool = True) -> asyncio.AbstractEventLoop:
 
         loop: asyncio.AbstractEventLoop = faster.new_event_loop()
         return loop
+    import asyncio
+
     return asyncio.new_event_loop()
 
 
