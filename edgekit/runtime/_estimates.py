@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections import deque
 
-__all__ = ["GAIN", "BatchTimes", "ServiceTimes"]
+__all__ = ["GAIN", "TINY_S", "BatchTimes", "ServiceTimes"]
 
 _WINDOW = 63  # service times remembered; odd, so that the median is one of them
 _ENOUGH = 9  # runs of a size before its median is believed
@@ -14,6 +14,8 @@ GAIN = 0.05
 _SETTLED = 2 * _WINDOW  # runs of a size after which brief ones are only sampled, one in…
 _SAMPLED = 8
 _BRIEF_S = 5e-3
+TINY_S = 2.5e-4
+"""A run of one row so short is mostly what every run costs, which batches save: such models are not run in a row to compare, and leave the caches as they are."""
 _RETRY_AFTER = 256  # batches held to the limit before a size beside it is measured again: clocks and neighbours change
 
 
@@ -90,7 +92,7 @@ class BatchTimes:
         if rung.runs > _SETTLED and seconds < _BRIEF_S and rung.runs % _SAMPLED and len(rung.per_row) >= _ENOUGH:
             return  # thousands of these in a few seconds: some tell as much as all
         rung.times.add(seconds)
-        if busy or rows > 1:
+        if busy or rows > 1 or seconds < TINY_S:
             rung.per_row.add(seconds / max(1, rows))
         self._fill_table()
         self.limit = self._learned_limit()

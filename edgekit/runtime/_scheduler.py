@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from edgekit.errors import DeadlineError, EdgeKitError, OverloadedError
 from edgekit.runtime._admission import AGED_EVERY, Decision, Load, Waiting, choose_batch, decide, estimated_wait_s
 from edgekit.runtime._concurrency import ConcurrencyLimit
-from edgekit.runtime._estimates import BatchTimes
+from edgekit.runtime._estimates import TINY_S, BatchTimes
 from edgekit.runtime._fairness import Share
 from edgekit.runtime._job import Job
 
@@ -463,7 +463,7 @@ class InstanceQueue(Generic[T]):
 
     def _apart(self, job: Job) -> bool:
         """Each request is a run of its own."""
-        return job.key is Waiting.ALONE or self.times.limit == 1
+        return job.key is Waiting.ALONE or (self.times.limit == 1 and self.times.p50_s >= TINY_S)
 
     def _share_of(self, count: int) -> int:
         """How many of a batch leave as much for each other instance that is free: a core that stands idle makes nothing cheaper."""

@@ -73,6 +73,13 @@ def test_a_run_that_found_the_device_idle_is_no_measure_for_one_row():
     assert only_idle.limit == 1
 
 
+def test_tiny_runs_are_compared_as_they_come():
+    times = BatchTimes(8)
+    for _ in range(50):
+        times.add(times.limit, 1e-4, busy=False)
+    assert times.limit == 8
+
+
 def test_a_limit_goes_down_when_batches_stop_to_pay():
     times = BatchTimes(8)
     assert climb(times, lambda rows: 1.0) == 8
