@@ -33,7 +33,7 @@ class ConcurrencyLimit:
 
     def __init__(self, most: int, start: int = 1) -> None:
         self.most = most
-        self.limit = min(start, most)
+        self.limit = self._start = min(start, most)
         self._settled = self.limit
         self._settled_rates: deque[float] = deque(maxlen=_WINDOWS)
         self._settled_rate = 0.0
@@ -73,8 +73,9 @@ class ConcurrencyLimit:
                 self._try(now_s)
             return
         up = self.limit > self._settled
-        # A step down is kept already when it costs nothing.
-        if rate > self._settled_rate * (1 + GAIN) or (not up and rate >= self._settled_rate * (1 - GAIN / 2)):
+        # A step down is kept already when it costs nothing; below where it began, as many as there are cores for, it must bring something too.
+        free = not up and self.limit >= self._start and rate >= self._settled_rate * (1 - GAIN / 2)
+        if rate > self._settled_rate * (1 + GAIN) or free:
             self._settled = self.limit
             self._settled_rates.clear()
         else:

@@ -181,6 +181,16 @@ def test_one_bad_window_does_not_give_a_core_away():
         assert low <= 12  # the trials
 
 
+def test_below_the_cores_only_for_a_gain():
+    for equal, expected in ((lambda count: 100.0, 2), (lambda count: 100.0 / count, 1)):
+        limit = ConcurrencyLimit(4, 2)
+        now_s, spent = saturate(limit, equal, 4 * RETRY_S), dict.fromkeys(range(1, 5), 0)
+        for _ in range(200):
+            now_s = saturate(limit, equal, WINDOW_S, now_s)
+            spent[limit.limit] += 1
+        assert max(spent, key=spent.get) == expected
+
+
 def test_a_step_down_that_costs_much_is_short():
     limit = ConcurrencyLimit(2)
 
