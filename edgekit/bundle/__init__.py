@@ -15,7 +15,7 @@ from edgekit.bundle._manifest import (
 )
 from edgekit.bundle._processing import LABELS, Detections, ImageInput, TopClasses
 from edgekit.bundle._signature import Dim, Signature, StatePair, TensorSpec
-from edgekit.bundle._storage import atomic_directory, fsync_tree, storage_errors, write_file
+from edgekit.bundle._storage import atomic_directory, fsync_tree, write_file
 
 __all__ = [
     "ARCHIVE_SUFFIX",
@@ -43,7 +43,6 @@ __all__ = [
     "check_destination",
     "fsync_tree",
     "pack_bundle",
-    "storage_errors",
     "write_bundle",
     "write_file",
 ]

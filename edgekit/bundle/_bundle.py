@@ -21,11 +21,12 @@ import msgspec
 import numpy as np
 
 from edgekit._directories import cache_directory
+from edgekit._storage_errors import storage_errors
 from edgekit.bundle._digest import sha256_of, sha256_of_file
 from edgekit.bundle._manifest import FORMAT, Artifact, FileEntry, Manifest
 from edgekit.bundle._processing import LABELS
 from edgekit.bundle._signature import Signature
-from edgekit.bundle._storage import atomic_directory, storage_errors, write_file
+from edgekit.bundle._storage import atomic_directory, write_file
 from edgekit.errors import BundleError, IntegrityError, UsageError
 
 if TYPE_CHECKING:

@@ -285,7 +285,8 @@ def run(
     engine_cache: EngineCache = "",
 ) -> None:
     """Answer one request from .npy files."""
-    from edgekit.bundle import storage_errors, write_file
+    from edgekit._storage_errors import storage_errors
+    from edgekit.bundle import write_file
     from edgekit.runtime import load
 
     arrays = {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 
-from edgekit.bundle import Artifact, OutputMetrics, storage_errors
+from edgekit._storage_errors import storage_errors
+from edgekit.bundle import Artifact, OutputMetrics
 from edgekit.converters._direct import emit, is_direct
 from edgekit.converters._divergence import Place, locate
 from edgekit.converters._emitter import EmitJob, Emitted, Emitter, Proof

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 import edgekit
+from edgekit._storage_errors import storage_errors
 from edgekit._version import __version__
-from edgekit.bundle import storage_errors
 
 __all__ = ["UnknownContentError", "canonical", "code_digest", "content_digest", "model_digest", "module_digest", "tools_digest"]
 

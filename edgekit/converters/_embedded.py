@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.bundle import storage_errors
+from edgekit._storage_errors import storage_errors
 from edgekit.converters._options import BuildOptions
 from edgekit.converters._scratch import scratch_folder
 from edgekit.errors import ModelError

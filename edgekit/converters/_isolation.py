@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle import storage_errors
+from edgekit._storage_errors import storage_errors
 from edgekit.converters._isolation_process import Worker, available_memory
 from edgekit.converters._isolation_worker import IDLE_S, REQUEST, RESPONSE, TEMPORARY, resolve
 from edgekit.converters._scratch import scratch_folder

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.bundle import Signature, TensorSpec, storage_errors
+from edgekit._storage_errors import storage_errors
+from edgekit.bundle import Signature, TensorSpec
 from edgekit.errors import EnvironmentMissingError, UsageError
 from edgekit.runtime.engines import one_line
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from msgspec import structs
 
-from edgekit.bundle import GoldenSample, Signature, TensorSpec, storage_errors
+from edgekit._storage_errors import storage_errors
+from edgekit.bundle import GoldenSample, Signature, TensorSpec
 from edgekit.converters._open_sizes import sized
 from edgekit.converters._parquet import SUFFIX, read_parquet
 from edgekit.converters.processing import image_of, is_open, read_picture, sample_notes, sample_shape

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.bundle import storage_errors
+from edgekit._storage_errors import storage_errors
 from edgekit.errors import EdgeKitError, OverloadedError, StorageError
 from edgekit.protocol._trace import MOST_TRACES, Trace
 

@@ -11,7 +11,8 @@ from typing import IO
 import msgspec
 
 from edgekit._directories import state_directory
-from edgekit.bundle import storage_errors, write_file
+from edgekit._storage_errors import storage_errors
+from edgekit.bundle import write_file
 from edgekit.errors import StorageError
 from edgekit.router._budgets import Amount, BookState, Budgets, Saved, resumed
 

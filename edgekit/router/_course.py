@@ -250,8 +250,8 @@ class Course(Bearings):
             open_.edge_left = True
             if not self._send(open_, index, cloud, now, out):
                 self._to_device(open_, now, False, out)
-        elif again_s < open_.until_s - cloud.typical_s:
-            open_.look_s = again_s
+        elif now < (last_s := open_.until_s - cloud.typical_s):
+            open_.look_s = min(again_s, last_s)
 
     def _look_running(self, open_: Open, now: float, out: list[Action]) -> None:
         """It runs on the device and has not answered: hedge, if that helps."""

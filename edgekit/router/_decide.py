@@ -76,6 +76,8 @@ class Reason(enum.Enum):
     """The device does not have the model."""
     CLOUD_OPEN_BREAKER = "cloud_open_breaker"
     """The device is not sure, and every cloud endpoint's breaker is open: the device, with nothing spent on the cloud."""
+    CLOUD_FULL = "cloud_full"
+    """The device is not sure, and the cloud endpoints that can be asked have as much in flight as they take."""
     OFFLINE = "offline"
     """The device is not sure, and there is no cloud tier."""
     COLD_START = "cold_start"
@@ -201,7 +203,7 @@ def decide(facts: Facts, local: TierEstimate, clouds: Sequence[TierEstimate], no
         return Decision((), Reason.DEADLINE_PASSED, -1, False)
     endpoint = _best_endpoint(clouds)
     cloud = clouds[endpoint] if endpoint >= 0 else None
-    tiers, reason = _order(local, cloud, bool(clouds))
+    tiers, reason = _order(local, cloud, clouds)
     if reason is Reason.LOCAL_TOO_SLOW and cloud is not None:
         if local.wait_s > 0.0 and local.p_meet >= LIKELY and facts.deadline_s - margin_s(facts.sla_s) - cloud.sure_s > now:
             tiers, reason = (Tier.EDGE, Tier.CLOUD), Reason.LOCAL_QUEUED
@@ -235,7 +237,7 @@ def _likelier(candidate: TierEstimate, incumbent: TierEstimate) -> bool:
     return candidate.cost_s < incumbent.cost_s
 
 
-def _order(local: TierEstimate, cloud: TierEstimate | None, any_cloud: bool) -> tuple[tuple[Tier, ...], Reason]:
+def _order(local: TierEstimate, cloud: TierEstimate | None, clouds: Sequence[TierEstimate]) -> tuple[tuple[Tier, ...], Reason]:
     edge_first = (Tier.EDGE,) if cloud is None else (Tier.EDGE, Tier.CLOUD)
     if local.health is Health.ABSENT:
         return () if cloud is None else (Tier.CLOUD,), Reason.LOCAL_ABSENT
@@ -248,10 +250,16 @@ def _order(local: TierEstimate, cloud: TierEstimate | None, any_cloud: bool) -> 
     if local.p_meet >= SURE:
         return edge_first, Reason.LOCAL_FITS
     if cloud is None:
-        return edge_first, Reason.CLOUD_OPEN_BREAKER if any_cloud else Reason.OFFLINE
+        return edge_first, _no_cloud(clouds)
     if cloud.p_meet > max(GUESS, local.p_meet):
         return (Tier.CLOUD, Tier.EDGE), Reason.LOCAL_TOO_SLOW
     return edge_first, Reason.LOCAL_LIKELIER
+
+
+def _no_cloud(clouds: Sequence[TierEstimate]) -> Reason:
+    if not clouds:
+        return Reason.OFFLINE
+    return Reason.CLOUD_FULL if any(cloud.health is Health.FULL for cloud in clouds) else Reason.CLOUD_OPEN_BREAKER
 
 
 def _hedge_is_enough(facts: Facts, local: TierEstimate, cloud: TierEstimate, now: float) -> bool:

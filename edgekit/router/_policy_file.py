@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from edgekit.bundle import storage_errors
+from edgekit._storage_errors import storage_errors
 from edgekit.errors import UnknownNameError, UsageError
 from edgekit.router._policy import DefaultSection, ModelSection, Policy, PolicyFile
 

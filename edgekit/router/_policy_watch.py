@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle import storage_errors
+from edgekit._storage_errors import storage_errors
 from edgekit.errors import EdgeKitError
 from edgekit.router._budgets import Book, Budgets, amount_told
 from edgekit.router._budgets_file import default_ledger_path, keep_budgets

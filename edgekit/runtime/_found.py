@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgekit.bundle import ARCHIVE_SUFFIX, storage_errors
+from edgekit._storage_errors import storage_errors
+from edgekit.bundle import ARCHIVE_SUFFIX
 from edgekit.errors import BundleError, UsageError
 
 __all__ = ["FoundBundle", "find_bundles", "version_key"]

@@ -11,7 +11,8 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from edgekit.bundle import Bundle, Signature, storage_errors
+from edgekit._storage_errors import storage_errors
+from edgekit.bundle import Bundle, Signature
 from edgekit.runtime._allocator import give_back_free_memory
 from edgekit.runtime._background import run_behind
 from edgekit.runtime._fallback import steps

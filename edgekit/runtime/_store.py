@@ -20,7 +20,8 @@ from typing import Protocol
 
 import msgspec
 
-from edgekit.bundle import Bundle, fsync_tree, storage_errors, write_file
+from edgekit._storage_errors import storage_errors
+from edgekit.bundle import Bundle, fsync_tree, write_file
 from edgekit.errors import EnvironmentMissingError, IntegrityError, UsageError
 from edgekit.runtime._background import run_behind
 from edgekit.runtime._found import FoundBundle, find_bundles

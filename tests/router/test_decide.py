@@ -40,6 +40,7 @@ CASES = {
     "a tie stays local": (tier(0.5), [tier(0.5)], (EDGE, CLOUD), Reason.LOCAL_LIKELIER),
     "not sure, no cloud": (tier(0.5), [], (EDGE,), Reason.OFFLINE),
     "not sure, breaker open": (tier(0.5), [OPEN], (EDGE,), Reason.CLOUD_OPEN_BREAKER),
+    "not sure, one breaker open, one endpoint full": (tier(0.5), [OPEN, tier(0.0, health=Health.FULL)], (EDGE,), Reason.CLOUD_FULL),
     "device failing": (tier(1.0, health=Health.FAILING), [tier(0.2)], (CLOUD, EDGE), Reason.LOCAL_FAILING),
     "device failing, cloud open": (tier(1.0, health=Health.FAILING), [OPEN], (EDGE,), Reason.NO_TIER),
     "queue full": (tier(0.0, health=Health.FULL), [tier(0.2)], (CLOUD, EDGE), Reason.LOCAL_FULL),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.bundle import storage_errors, write_file
+from edgekit._storage_errors import storage_errors
+from edgekit.bundle import write_file
 from edgekit.converters.conformance._results import Conformance
 from edgekit.errors import UsageError
 

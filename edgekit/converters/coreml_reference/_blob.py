@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.bundle import storage_errors
+from edgekit._storage_errors import storage_errors
 from edgekit.errors import BundleError
 
 __all__ = ["BLOB_TYPES", "Blob", "BlobFile"]

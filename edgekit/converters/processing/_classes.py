@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
-from edgekit.bundle import Signature, TensorSpec, TopClasses, storage_errors
+from edgekit._storage_errors import storage_errors
+from edgekit.bundle import Signature, TensorSpec, TopClasses
 from edgekit.converters.processing._edit import Edit, vacate
 from edgekit.errors import UnknownNameError, UsageError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from edgekit.bundle import storage_errors
+from edgekit._storage_errors import storage_errors
 from edgekit.errors import ModelError
 
 __all__ = ["kind_of"]

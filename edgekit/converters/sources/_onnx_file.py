@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.bundle import storage_errors
+from edgekit._storage_errors import storage_errors
 from edgekit.converters.sources._judge import check, first_line, graphs, import_onnx, name_dimensions, signature_of
 from edgekit.converters.sources._model import SourceModel
 from edgekit.converters.sources._runnable import make_runnable

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.bundle import storage_errors
+from edgekit._storage_errors import storage_errors
 from edgekit.converters.sources._judge import check, import_onnx, name_dimensions, signature_of
 from edgekit.converters.sources._model import NativeModel, SourceModel
 from edgekit.converters.sources._onnx_file import parse_onnx
