@@ -6,8 +6,9 @@ system's monotonic clock; *memory* is the resident set then and *cpu* the proces
 that it has used, which neighbours on the machine change least. Both scripts of a pair load the same artifact file with one thread and run the same
 input of zeros; ours checks the digest of the artifact and the request as always. `ours_kept` has a cache folder (`EngineOptions.cache_dir`) that its first round fills.
 
-What it does not show: a cold disk (files are in the page cache after the first round, which is dropped), other machines, and a server's start, which also
-warms its models with their samples.
+``serve`` is the whole command: from just before ``edgekit serve BUNDLE`` is started until an HTTP client has its first answer; by then the model was warmed with its samples.
+
+What it does not show: a cold disk (files are in the page cache after the first round, which is dropped), and other machines.
 
 Run ``python -m benchmarks cold_start [--rounds N] [--python PATH] [MODEL...]``; prints JSON.
 """
@@ -15,9 +16,11 @@ Run ``python -m benchmarks cold_start [--rounds N] [--python PATH] [MODEL...]``;
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -128,6 +131,36 @@ def contenders(bundle: Any, cache: str) -> dict[str, str]:
     return {"bare": head + BARE[artifact.engine], "ours": f"{head}CACHE = ''\n{OURS}", "ours_kept": f"{head}CACHE = {cache!r}\n{OURS}"}
 
 
+def first_answer(bundle: Any, variables: dict[str, str]) -> float:
+    """Seconds from before ``edgekit serve`` to the answer to a request of zeros."""
+    import numpy as np
+
+    from edgekit.protocol import InferRequest, Tensor, connect
+
+    inputs = [Tensor(spec.name, np.zeros(tuple(spec.shape), spec.dtype)) for spec in bundle.signature.inputs]
+    command = [PYTHON, "-m", "edgekit", "serve", str(bundle.path), "--http", "127.0.0.1:0", "--grpc", "off", "--threads", "1"]
+    began = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, env=variables) as server:
+        try:
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            port = re.search(r"http (\d+)", line)
+            if port is None:
+                raise RuntimeError(f"edgekit serve said {line!r} where it should say its port")
+            with contextlib.closing(connect(f"http://127.0.0.1:{port.group(1)}")) as client:
+                client.infer(InferRequest(bundle.manifest.name, inputs), 30.0)
+            return time.monotonic() - began
+        finally:
+            server.terminate()
+
+
+def serve(bundle: Any, rounds: int) -> dict[str, float]:
+    """First answers of that many servers, one after the other; one more is started first and dropped."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = [first_answer(bundle, environment(folder)) * 1e3 for _ in range(rounds + 1)][1:]
+    return {"answer_ms": round(statistics.median(found), 1), "answer_most_ms": round(max(found), 1)}
+
+
 def compare(measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The measurements, and both of ours relative to the bare script."""
     bare = measured["bare"]
@@ -177,7 +210,8 @@ def main() -> None:
             for engine in arguments.engine or DEVICES:
                 path = Path(folder) / f"{model}-{engine}"
                 bundle = build(fetch(model), device=DEVICES[engine], precision="fp32", shapes=SHAPES[model], output=path)
-                results[f"{model} {engine}"] = compare(measure(contenders(bundle, f"{path}.cache"), arguments.rounds))
+                found = compare(measure(contenders(bundle, f"{path}.cache"), arguments.rounds))
+                results[f"{model} {engine}"] = found | {"serve": serve(bundle, arguments.rounds)}
     print(json.dumps({"rounds": arguments.rounds, "results": results}, indent=2))
 
 
