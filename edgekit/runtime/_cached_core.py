@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from edgekit.bundle import TensorSpec
@@ -155,13 +155,7 @@ class CachedCore(DelegatingCore):
 
     def infer(self, request: InferRequest) -> InferResponse:
         """See `InferenceCore.infer`."""
-        answered: Future[InferResponse | Exception] = Future()
-        self.submit(request, answered.set_result)
-        self.turn()
-        answer = answered.result()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return self._submit_and_wait(request)
 
     def _look_up(self, leader: _Leader, done: Done) -> None:
         """In a thread of the pool: ask Redis, then compute."""

@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -136,13 +135,7 @@ class SequenceCore(DelegatingCore):
         """See `InferenceCore.infer`."""
         if SEQUENCE_ID not in request.parameters:
             return self._core.infer(request)
-        answered: Future[InferResponse | Exception] = Future()
-        self.submit(request, answered.set_result)
-        self.turn()
-        answer = answered.result()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return self._submit_and_wait(request)
 
     def _count_refusal(self, request: InferRequest, error: EdgeKitError) -> None:
         """Of models that are there only: strangers choose the names."""
