@@ -133,7 +133,7 @@ def told(scenario: str, summary: str, queries: int, failures: Counter[str]) -> L
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=30.0, help="of each run at least; MLPerf asks for 600")
-    parser.add_argument("--rate", type=float, default=20.0, help="requests a second in the Server scenario")
+    parser.add_argument("--rate", type=float, default=10.0, help="requests a second in the Server scenario")
     parser.add_argument("--sla-ms", type=float, default=150.0, help="the router's deadline, and the Server scenario's target")
     options = parser.parse_args()
     found: dict[str, dict[str, LoadgenRun]] = {}

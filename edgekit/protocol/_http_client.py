@@ -33,6 +33,9 @@ from edgekit.protocol._types import InferRequest, InferResponse, ModelMetadata
 __all__ = ["HttpClient"]
 
 _CHUNK_BYTES = 1 << 20
+_LOOP_BYTES = (
+    16 << 20
+)  # of an answer that the event loop reads: the system gives its pages as they are filled. A larger one is read by a thread
 # What a kept-alive connection that the server has just closed shows; the request did not reach it, so one more try on a fresh one is safe.
 _STALE = (http.client.RemoteDisconnected, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
@@ -204,7 +207,7 @@ class HttpClient:
             self._calls.add(call)
         call.attach(connection)
         LoopExchange(
-            host, connection.sock, [head, message.json, *message.raws], remaining_s, min(_CHUNK_BYTES, self._limits.body_bytes), told
+            host, connection.sock, [head, message.json, *message.raws], remaining_s, min(_LOOP_BYTES, self._limits.body_bytes), told
         )
 
     def _read_on(self, connection: http.client.HTTPConnection, begin: bytes, deadline_s: float, call: _Call) -> InferResponse:

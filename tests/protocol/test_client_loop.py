@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import DeadlineError, EngineError, OverloadedError, UnavailableError
-from edgekit.protocol import InferRequest, Tensor, connect, serve
+from edgekit.protocol import InferRequest, Tensor, _http_client, connect, serve
 from edgekit.protocol._event_loop import host_here, hosting, new_event_loop
 from edgekit.protocol._http_client_loop import read_head
 from edgekit.protocol._http_codec import encode_response
@@ -109,8 +109,10 @@ def bare(status, body=b"", fields=b""):
     return [b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status, fields, len(body), body)]
 
 
-@pytest.mark.parametrize("uvloop", [False, True])
-def test_the_loops_thread_sends_and_reads_once_a_connection_is_open(echo_core, uvloop):
+@pytest.mark.parametrize(("uvloop", "loop_reads_large"), [(False, True), (True, True), (False, False)])
+def test_the_loops_thread_sends_and_reads_once_a_connection_is_open(echo_core, uvloop, loop_reads_large, monkeypatch):
+    if not loop_reads_large:
+        monkeypatch.setattr(_http_client, "_LOOP_BYTES", LARGE.nbytes - 1)
     with serve(echo_core, ANY, None) as server:
         client = connect(f"http://127.0.0.1:{server.http_port}")
 
@@ -130,7 +132,7 @@ def test_the_loops_thread_sends_and_reads_once_a_connection_is_open(echo_core, u
             np.testing.assert_array_equal(flight.result(0).outputs[0].data, LARGE)
             return here
 
-        assert in_loop(scenario, uvloop=uvloop)[:3] == [True] * 3
+        assert in_loop(scenario, uvloop=uvloop) == [True] * 3 + [loop_reads_large]
         client.close()
     assert host_here() is None
 
