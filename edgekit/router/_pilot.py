@@ -1,6 +1,6 @@
 """The whole router as one state machine: its inputs, and what it tells. Pure: time and chance are arguments, actions are what it returns.
 
-The router drives it with threads, the simulator in virtual time; there is no other copy of its rules. What a request goes through is in `Course`.
+The router drives it with threads, the simulator in virtual time; there is no other copy of its rules. What a request goes through is in `Course`, and what it is looked at for again in `SecondLooks`.
 """
 
 from __future__ import annotations

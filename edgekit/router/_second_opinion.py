@@ -12,10 +12,10 @@ import msgspec
 
 from edgekit.router._bearings import PilotOptions
 from edgekit.router._cascade import EscalationThrottle
-from edgekit.router._course import Course
 from edgekit.router._decide import Health, Reason, Tier
 from edgekit.router._events import Action, Ask, Budgets, Failure, SendCloud
 from edgekit.router._open import Open, Sent
+from edgekit.router._second_look import SecondLooks
 
 __all__ = ["AUDIT_LIMIT_S", "SecondOpinions"]
 
@@ -23,8 +23,8 @@ LIKELY = 0.5  # the cloud must at least be this likely to answer before the held
 AUDIT_LIMIT_S = 10.0  # nobody waits for an audit, and none waits longer
 
 
-class SecondOpinions(Course):
-    """`Course`, where an answer of the device is not always the end."""
+class SecondOpinions(SecondLooks):
+    """`SecondLooks`, where an answer of the device is not always the end."""
 
     def __init__(self, options: PilotOptions, endpoints: int, random_source: random.Random, budgets: Budgets | None = None) -> None:
         super().__init__(options, endpoints, random_source, budgets)
