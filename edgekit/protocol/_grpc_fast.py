@@ -20,6 +20,7 @@ from edgekit.protocol._shared_memory import SharedMemoryRegions, is_shared
 from edgekit.protocol._tensors import (
     Limits,
     array_from_raw,
+    array_within,
     check_count,
     check_unique,
     element_count,
@@ -153,13 +154,7 @@ class RequestScanner:
             elif item.size_bytes != end - start:
                 return None
             else:
-                array = np.ndarray(item.shape, item.dtype, data, start)
-                flags = array.flags
-                if not flags.aligned:
-                    array = array.copy()
-                    array.flags.writeable = False
-                elif flags.writeable:
-                    flags.writeable = False
+                array = array_within(data, item.dtype, item.shape, start)
             tensors.append(Tensor(item.name, array, dict(item.parameters)))
         outputs = [RequestedOutput(output, dict(asked)) for output, asked in plan.outputs]
         return InferRequest(name, tensors, version, identity, outputs, parameters)

@@ -18,6 +18,7 @@ from edgekit.protocol._http_codec import BINARY_SIZE, HttpMessage, parse_request
 from edgekit.protocol._tensors import (
     Limits,
     array_from_raw,
+    array_within,
     check_count,
     check_unique,
     element_count,
@@ -101,13 +102,12 @@ class Plan:
         """
         tensors = []
         for item in self.inputs:
-            array = np.ndarray(item.shape, item.dtype, body, start + item.offset)
-            if not array.flags.aligned:
-                array = array.copy()
-                array.flags.writeable = False
-            elif item.dtype.kind == "b":
-                raw = memoryview(body)[start + item.offset : start + item.offset + item.size]
+            begin = start + item.offset
+            if item.dtype.kind == "b":
+                raw = memoryview(body)[begin : begin + item.size]
                 array = array_from_raw(tensor_thing("input", item.name), "BOOL", item.shape, raw, _NO_LIMITS)
+            else:
+                array = array_within(body, item.dtype, item.shape, begin)
             tensors.append(Tensor(item.name, array, dict(item.parameters)) if item.parameters else Tensor(item.name, array))
         outputs = [RequestedOutput(output.name, dict(output.parameters)) for output in self.outputs] if self.outputs else []
         return InferRequest(model_name, tensors, model_version, self.id, outputs, dict(self.parameters))

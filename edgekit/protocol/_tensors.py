@@ -22,6 +22,7 @@ __all__ = [
     "array_from_json",
     "array_from_raw",
     "array_from_values",
+    "array_within",
     "check_count",
     "check_unique",
     "check_values",
@@ -153,10 +154,18 @@ def array_from_raw(thing: str, datatype: str, shape: Sequence[int], raw: memoryv
     _check_size(thing, datatype, shape, len(raw), count * dtype.itemsize)
     if datatype == "BOOL":
         _check_bools(thing, raw)
-    array = np.frombuffer(raw, dtype=wire_dtype(dtype), count=count).reshape(shape)
-    if not array.flags.aligned:
+    return array_within(raw, wire_dtype(dtype), shape)
+
+
+def array_within(data: memoryview | bytes | bytearray, dtype: np.dtype, shape: Sequence[int], start: int = 0) -> np.ndarray:
+    """The tensor that begins at byte ``start`` of ``data``, which is known to hold it. Read-only; shares memory with ``data`` unless it is not aligned there."""
+    array: np.ndarray = np.ndarray(shape, dtype, data, start)
+    flags = array.flags
+    if not flags.aligned:
         array = array.copy()
-    array.flags.writeable = False
+        array.flags.writeable = False
+    elif flags.writeable:
+        flags.writeable = False
     return array
 
 
