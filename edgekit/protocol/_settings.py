@@ -43,14 +43,19 @@ class LogSettings:
         Raises:
             RequestError: an unknown setting or kind of value, a file or format, or flags that no level has (info without warnings).
         """
+        for key, value in wanted.items():
+            if value is not None:
+                _check_log(key, value)
+        before = self._logger.level
         if any(value is None for value in wanted.values()):
             self._logger.setLevel(self._default)
         loud = dict.fromkeys(dict(_FLAGS), True) if wanted.get("log_verbose_level") else {}
         merged = {**self.read(), **loud, **{key: value for key, value in wanted.items() if value is not None}}
-        for key, value in wanted.items():
-            if value is not None:
-                _check_log(key, value)
-        self._logger.setLevel(_level(merged))
+        try:
+            self._logger.setLevel(_level(merged))
+        except RequestError:
+            self._logger.setLevel(before)
+            raise
         return self.read()
 
 
@@ -76,7 +81,10 @@ def _level(settings: Mapping[str, Any]) -> int:
         off = [name for name, _ in _FLAGS if not settings[name]]
         if off:
             raise RequestError(
-                f"log setting {off[0]!r}", "off while log_verbose_level is on", "both off", "set log_verbose_level to 0 as well"
+                f"log setting {off[0]!r}",
+                "off while log_verbose_level is on",
+                "on, which verbose includes",
+                "set log_verbose_level to 0 as well",
             )
         return logging.DEBUG
     level = _SILENT

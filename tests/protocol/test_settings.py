@@ -51,7 +51,10 @@ def test_the_level_really_changes(logger):
     ],
 )
 def test_bad_log_settings(logger, wanted, message):
-    with pytest.raises(RequestError) as caught:
-        LogSettings(logger).update(wanted)
-    assert message in str(caught.value)
-    assert logger.level == logging.WARNING
+    settings = LogSettings(logger)
+    settings.update({"log_info": True})
+    for given in (wanted, {"log_file": None, **wanted}):  # None asks for what it was at the start, which a refused update gives as little
+        with pytest.raises(RequestError) as caught:
+            settings.update(given)
+        assert message in str(caught.value)
+        assert logger.level == logging.INFO
