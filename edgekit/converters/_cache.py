@@ -21,6 +21,7 @@ from edgekit.converters._digest import UnknownContentError, canonical, code_dige
 from edgekit.converters._emitters import EMITTER_MODULES
 from edgekit.converters._options import WITHOUT_EFFECT, BuildOptions
 from edgekit.converters._targets import Target
+from edgekit.converters.sources._kinds import kind_of
 from edgekit.errors import BundleError, EdgeKitError, UsageError
 
 __all__ = ["BuildCache", "limit_bytes"]
@@ -61,10 +62,12 @@ class BuildCache:
         """Where a target's bundle is kept, or would be; None when its content cannot be told from what was given.
 
         Raises:
+            ModelError: no model, found out before all of it is read: a folder may hold anything.
             StorageError: the model, or a file that an option names, cannot be read.
         """
-        if not self._limit or self._model is None or not self._model.exists():
+        if not self._limit or self._model is None:
             return None
+        kind_of(self._model)
         try:
             if self._shared is None:
                 given = {

@@ -22,7 +22,7 @@ from edgekit.converters._digest import UnknownContentError, canonical, model_dig
 from edgekit.converters._emitters import EMITTER_MODULES
 from edgekit.converters._onnxruntime import OnnxRuntimeEmitter
 from edgekit.converters._targets import resolve_targets
-from edgekit.errors import UsageError
+from edgekit.errors import ModelError, UsageError
 
 SMALL = 50_000_000
 
@@ -203,3 +203,14 @@ def test_a_hit_is_as_the_build_was_for_every_reader(model: Path, tmp_path: Path)
     second = build(model, device="intel-nuc", output=tmp_path / "b")
     assert msgspec.json.encode(first.manifest) == msgspec.json.encode(second.manifest)
     assert first.report() == second.report()
+
+
+def test_a_folder_that_is_no_model_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's home directory, say: its digest would take as long as its bytes."""
+    read: list[Path] = []
+    monkeypatch.setattr("edgekit.converters._digest.content_digest", lambda path: read.append(path) or "")
+    (tmp_path / "home" / "pictures").mkdir(parents=True)
+    (tmp_path / "home" / "pictures" / "large").write_bytes(bytes(1000))
+    with pytest.raises(ModelError, match=r"home: is a directory without a saved_model\.pb"):
+        key(tmp_path / "home")
+    assert not read
