@@ -19,6 +19,7 @@ _REASONS = {
     errno.EROFS: ("the file system is read-only", "choose another path"),
     errno.ENOENT: ("no such file or directory", "check the path"),
     errno.ENOTDIR: ("a part of the path is a file, not a directory", "choose another path"),
+    errno.EEXIST: ("is there already, as a file", "choose another path"),
     errno.EISDIR: ("is a directory", "give a file"),
 }
 

@@ -8,7 +8,7 @@ from types import FrameType
 
 from edgekit.errors import UsageError
 
-__all__ = ["address", "optional_address", "serving_address", "stop_on_signals", "wait_for_stop"]
+__all__ = ["address", "optional_address", "serving_addresses", "stop_on_signals", "wait_for_stop"]
 
 
 def address(text: str, flag: str) -> tuple[str, int]:
@@ -28,8 +28,19 @@ def optional_address(text: str, flag: str) -> tuple[str, int] | None:
     return None if text == "off" else address(text, flag)
 
 
-def serving_address(text: str, flag: str) -> tuple[str, int] | None:
-    """`optional_address`, or ``unix:/path`` for a unix socket (its port is 0), as `edgekit.protocol.serve` takes it."""
+def serving_addresses(http: str, grpc: str) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
+    """The values of ``--http`` and ``--grpc``, as `edgekit.protocol.serve` takes them.
+
+    Raises:
+        UsageError: not addresses, or both ``off``.
+    """
+    if http == grpc == "off":
+        raise UsageError("--http and --grpc", "both off", "one of them on", "leave one flag out for its default address")
+    return _serving_address(http, "--http"), _serving_address(grpc, "--grpc")
+
+
+def _serving_address(text: str, flag: str) -> tuple[str, int] | None:
+    """`optional_address`, or ``unix:/path`` for a unix socket (its port is 0)."""
     if text.startswith("unix:"):
         if len(text) == len("unix:"):
             raise UsageError(flag, repr(text), "unix:/path", f"for example {flag} unix:/run/edgekit/http.sock")

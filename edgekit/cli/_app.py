@@ -6,6 +6,7 @@ import logging
 import os
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -29,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 120},  # of --help, where the terminal is as wide
 )
 _devices.register(app)
 _build.register(app)
@@ -64,7 +66,7 @@ def run(arguments: Sequence[str], own_process: bool = False) -> int:
     except Exception as exc:  # noqa: BLE001 - the process boundary
         # Typer's usage errors, by shape: it carries its own copy of click, whose classes are not public.
         if hasattr(exc, "format_message"):
-            return _fail(f"{' '.join(exc.format_message().split())}; see edgekit --help", getattr(exc, "exit_code", 2))
+            return _usage(exc)
         if type(exc).__name__ == "Abort":
             return _INTERRUPTED
         return _fail(f"internal error: {type(exc).__name__}: {exc}; run again with --debug and report it", 1)
@@ -88,6 +90,16 @@ def _take_globals(arguments: Sequence[str]) -> list[str]:
     settings.json = "--json" in arguments
     settings.debug = "--debug" in arguments
     return [argument for argument in arguments if argument not in ("--json", "--debug")]
+
+
+def _usage(exc: Any) -> int:
+    """A usage error of Typer's as one line; a group without a command has its help instead, in lines."""
+    told, status = exc.format_message(), getattr(exc, "exit_code", 2)
+    if type(exc).__name__ == "NoArgsIsHelpError":
+        say(told)
+        return status
+    context = getattr(exc, "ctx", None)
+    return _fail(f"{' '.join(told.split()).rstrip('.')}; see {context.command_path if context else 'edgekit'} --help", status)
 
 
 def _fail(message: str, status: int) -> int:

@@ -298,7 +298,8 @@ def run(
             try:
                 arrays[name] = np.load(file, allow_pickle=False)
             except ValueError as exc:
-                raise UsageError(file, f"not a .npy file ({exc})", "an array saved by numpy.save") from exc
+                # NumPy's own words tell to load it unsafely.
+                raise UsageError(file, "not a .npy file, or one with Python objects", "an array saved by numpy.save") from exc
     options = engine_options(threads, accelerator, cache_dir=engine_cache)
     with load(bundle, **msgspec.structs.asdict(options)) as session:
         outputs = session.run(arrays)
@@ -315,7 +316,15 @@ def run(
         for key, array in outputs.items()
     }
     document = {key: {k: float(v) if isinstance(v, np.generic) else v for k, v in facts.items()} for key, facts in document.items()}
-    show({"outputs": document, "file": output or None}, [f"{key}: {facts}" for key, facts in document.items()])
+    lines = [f"{key}: {', '.join(_told(name, fact) for name, fact in facts.items())}" for key, facts in document.items()]
+    show({"outputs": document, "file": output or None}, [*lines, *([f"written: {output}"] if output else [])])
+
+
+def _told(name: str, fact: object) -> str:
+    """``float32``, ``[1,10]``, ``min 0.25``: what `run` tells of an output."""
+    if isinstance(fact, tuple):
+        return f"[{','.join(map(str, fact))}]"
+    return f"{name} {fact:.6g}" if isinstance(fact, float) else str(fact)
 
 
 def bench(

@@ -85,5 +85,8 @@ def report(
 
     if interval <= 0:
         raise UsageError("--interval", f"{interval:g}", "a positive number of seconds")
-    show({"status": "reporting", "triton": triton, "collector": collector}, [f"reporting {triton} to {collector} every {interval:g} s"])
-    report_triton(triton, collector, interval_s=interval, stop_event=stop_on_signals(), device_id=device_id or None)
+
+    def started() -> None:
+        show({"status": "reporting", "triton": triton, "collector": collector}, [f"reporting {triton} to {collector} every {interval:g} s"])
+
+    report_triton(triton, collector, interval_s=interval, stop_event=stop_on_signals(), device_id=device_id or None, started=started)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from edgekit.cli._build import parse_size
 from edgekit.cli._output import show, size, table
+from edgekit.errors import UsageError
 
 __all__ = ["byte_limit", "register"]
 
-Folder = Annotated[str, typer.Option("--repository", "-r", metavar="DIR", help="Folder of the repository; made when it is not there.")]
+Folder = Annotated[str, typer.Option("--repository", "-r", metavar="DIR", help="Folder of the repository; install and quota make it.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Model.")]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="Version.")]
 
@@ -38,7 +40,7 @@ def list_models(repository: Folder) -> None:
     """Installed versions, their labels, and rollouts under way."""
     from edgekit.runtime import FolderStore, default_version, version_key
 
-    state = FolderStore(repository).state()
+    state = FolderStore(_existing(repository)).state()
     rows: list[dict[str, Any]] = [
         {
             "name": name,
@@ -97,7 +99,7 @@ def remove(name: Name, version: Version, repository: Folder) -> None:
     """Remove a version that no label and no rollout needs."""
     from edgekit.runtime import FolderStore
 
-    FolderStore(repository).remove(name, version)
+    FolderStore(_existing(repository)).remove(name, version)
     show({"removed": {"name": name, "version": version}}, [f"removed {name} version {version}"])
 
 
@@ -158,11 +160,18 @@ def quota(
     show({"quota_bytes": limit}, [f"at most {size(limit)}" if limit else "no limit"])
 
 
+def _existing(repository: str) -> str:
+    """A slip of the pen must not make an empty repository that looks like one from which the models have gone."""
+    if not Path(repository).exists():
+        raise UsageError(f"--repository {repository}", "no such folder", "a repository", "edgekit models install makes one")
+    return repository
+
+
 def _change(repository: str, name: str, parameters: dict[str, Any]) -> dict[str, str]:
     """Do what a load request with these parameters would do, but for the loading; returns the labels after it."""
     from edgekit.runtime import FolderStore, change_model
 
-    return change_model(FolderStore(repository), name, parameters, time.time()).labels
+    return change_model(FolderStore(_existing(repository)), name, parameters, time.time()).labels
 
 
 def _rollout(rollout: Any, version: str) -> str:

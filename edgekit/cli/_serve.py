@@ -25,7 +25,7 @@ from edgekit.cli._access import (
     credentials_of,
     servers,
 )
-from edgekit.cli._addresses import address, optional_address, serving_address, stop_on_signals, wait_for_stop
+from edgekit.cli._addresses import address, optional_address, serving_addresses, stop_on_signals, wait_for_stop
 from edgekit.cli._engine import Accelerator, EngineCache, Hint, Threads, engine_options
 from edgekit.cli._models import byte_limit
 from edgekit.cli._output import settings, show
@@ -89,6 +89,7 @@ def serve(
     from edgekit.runtime import CacheOptions, RepositoryOptions, SequenceLimits, serve_bundles
     from edgekit.telemetry import start_telemetry
 
+    http_at, grpc_at = serving_addresses(http, grpc)
     access = access_of(tls_certificate, tls_key, tls_client_ca, token_file)
     models = RepositoryOptions(folder=repository, lazy=lazy, memory_bytes=byte_limit(memory_quota, "--memory-quota"))
     cache = CacheOptions(byte_limit(result_cache, "--result-cache"), result_cache_ttl, result_cache_redis)
@@ -96,8 +97,8 @@ def serve(
     try:
         server = serve_bundles(
             paths,
-            http=serving_address(http, "--http"),
-            grpc=serving_address(grpc, "--grpc"),
+            http=http_at,
+            grpc=grpc_at,
             telemetry=telemetry,
             repository=models,
             cache=cache,
@@ -158,6 +159,7 @@ def route(
         raise UsageError("--watch", "given with --json", "one of them", "scripts read the collector, or the header x-edgekit-decision")
     if budget_state and not policy:
         raise UsageError("--budget-state", "given without --policy", "a policy that has budgets", "give --policy FILE too")
+    http_at, grpc_at = serving_addresses(http, grpc)
     access = access_of(tls_certificate, tls_key, tls_client_ca, token_file)
     to_edge = credentials_of("edge", edge_ca, edge_certificate, edge_key, edge_token_file)
     to_cloud = credentials_of("cloud", cloud_ca, cloud_certificate, cloud_key, cloud_token_file)
@@ -171,8 +173,8 @@ def route(
             device,
             clouds,
             sla_ms,
-            http=serving_address(http, "--http"),
-            grpc=serving_address(grpc, "--grpc"),
+            http=http_at,
+            grpc=grpc_at,
             telemetry=telemetry,
             access=access,
             policy=policy or None,

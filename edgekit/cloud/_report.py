@@ -191,6 +191,7 @@ def report_triton(
     device_id: str | None = None,
     spool_dir: str | os.PathLike[str] | None = None,
     once: bool = False,
+    started: Callable[[], object] | None = None,
 ) -> int:
     """Poll Triton and send what it did since the last poll, until ``stop_event`` is set. A Triton that does not answer is reported as down and tried again.
 
@@ -202,6 +203,7 @@ def report_triton(
         device_id: name in the fleet, ``triton-HOST:PORT`` when left out.
         spool_dir: where telemetry waits while the collector is away.
         once: return after the first poll; raises when Triton does not answer it.
+        started: called once, when the arguments are known to be sound and before the first poll.
 
     Returns:
         Polls that Triton answered.
@@ -215,6 +217,8 @@ def report_triton(
     name = device_id or f"triton-{urllib.parse.urlsplit(triton_url).netloc.rpartition('@')[2]}"
     answered, before, down = 0, None, False
     with start_telemetry("edgekit-triton", "cloud", collector_url, name, interval_s=interval_s, spool_dir=spool_dir) as telemetry:
+        if started is not None:
+            started()
         while True:
             last = stop.is_set() or once
             try:

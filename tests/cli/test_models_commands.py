@@ -52,6 +52,7 @@ WRONG = {
     ),
     "no such version": (["models", "remove", "x", "1", "-r", "{r}"], 2, "not installed"),
     "no repository": (["models", "list"], 2, "repository"),
+    "another folder": (["models", "list", "-r", "{r}y"], 2, "repositoryy: no such folder; expected a repository"),
     "no size": (["models", "quota", "--disk", "much", "-r", "{r}"], 2, "--disk: 'much'"),
     "no models to serve": (["serve"], 2, "neither paths nor a repository folder; expected one of both"),
     "two places": (["serve", "x", "--repository", "{r}"], 2, "both paths and a repository folder"),
@@ -70,9 +71,11 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_usage(case, edgekit, tmp_path):
     arguments, status, line = WRONG[case]
+    (tmp_path / "repository").mkdir()
     done = edgekit(*(argument.format(r=tmp_path / "repository") for argument in arguments))
     assert done.status == status
     assert line in done.error
+    assert [path.name for path in tmp_path.iterdir()] == ["repository"]
 
 
 def test_a_candidate_must_be_named(edgekit, bundles, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edgekit._storage_errors import storage_errors
 from edgekit.bundle import Bundle, write_file
 from edgekit.cli.demo._fleet import BURNERS, LINK_DELAY_S, Endpoints, Fleet, Load
 from edgekit.cli.demo._load import Answer, Summary, arrivals, drive, summarise
@@ -94,7 +95,8 @@ def run_demo(output: Path, say: Say, *, wait: Callable[[Endpoints], object] | No
         EdgeKitError: a part could not be fetched, built or started.
     """
     begin = time.monotonic()
-    output.mkdir(parents=True, exist_ok=True)
+    with storage_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
     # Receipts and unsent telemetry of the demo's device stay with the demo; its processes inherit this.
     os.environ["EDGEKIT_STATE"] = str((output / "state").resolve())
     demo = _Demo(output, say)

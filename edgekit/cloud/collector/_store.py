@@ -121,9 +121,20 @@ def _open_server(driver: Any, url: str) -> ClickHouseStore:
             send_receive_timeout=int(QUERY_TIMEOUT_S),
         )
     except Exception as exc:
-        detail = " ".join(str(exc).split())[:200]
-        raise UnavailableError(f"store {shown}", f"does not answer ({detail})", "a ClickHouse server", "start it or check the URL") from exc
+        raise UnavailableError(
+            f"store {shown}", f"does not answer ({_reason(exc)})", "a ClickHouse server", "start it or check the URL"
+        ) from exc
     return ClickHouseStore(client, f"store {shown}")
+
+
+def _reason(exc: BaseException) -> str:
+    """The system's own word, from below what the client's layers wrapped around it; else the client's."""
+    under: BaseException | None = exc
+    while under is not None:
+        if isinstance(under, OSError) and under.strerror:
+            return under.strerror
+        under = under.__cause__ or under.__context__
+    return " ".join(str(exc).split())[:200]
 
 
 def _open_folder(driver: Any, path: Path) -> ClickHouseStore:
