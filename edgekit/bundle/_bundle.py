@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -136,14 +136,24 @@ class Bundle:
 
     def golden(self) -> list[GoldenSample]:
         """The golden samples, in the order they were written. Raises `IntegrityError` when their check was left to this call and fails."""
+        samples: dict[int, GoldenSample] = {}
+        for side, index, name, array in self._golden_arrays("in.", "out."):
+            sample = samples.setdefault(index, GoldenSample({}, {}))
+            (sample.inputs if side == "in" else sample.outputs)[name] = array
+        return [samples[index] for index in sorted(samples)]
+
+    def first_inputs(self) -> dict[str, np.ndarray]:
+        """The inputs of the first golden sample, empty where there is none: what warms a model, without the rest of the samples. Raises as `golden`."""
+        return {name: array for _, _, name, array in self._golden_arrays("in.0.")}
+
+    def _golden_arrays(self, *prefixes: str) -> Iterator[tuple[str, int, str, np.ndarray]]:
+        """Side, sample and name of each array whose key begins with one of ``prefixes``; only those are read."""
         self._check_late(GOLDEN)
         with np.load(os.path.join(self._directory, GOLDEN), allow_pickle=False) as archive:
-            samples: dict[int, GoldenSample] = {}
             for key in archive.files:
-                side, index, name = key.split(".", 2)
-                sample = samples.setdefault(int(index), GoldenSample({}, {}))
-                (sample.inputs if side == "in" else sample.outputs)[name] = archive[key]
-        return [samples[index] for index in sorted(samples)]
+                if key.startswith(prefixes):
+                    side, index, name = key.split(".", 2)
+                    yield side, int(index), name, archive[key]
 
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of their numbers; empty when the bundle has none."""

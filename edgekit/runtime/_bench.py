@@ -77,7 +77,7 @@ def bench(
         raise UsageError("bench", f"--seconds {seconds:g} --concurrency {concurrency}", "both positive")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     with Session(opened, options) as session:
-        inputs = opened.golden()[0].inputs
+        inputs = opened.first_inputs()
         engine = session.engine
         native = inputs if engine._plain_inputs else engine._to_native(inputs)
         contenders: tuple[Callable[[], object], ...] = (lambda: session.run(inputs), lambda: _bare(session, native))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -26,8 +24,6 @@ from edgekit.runtime.engines import EngineOptions, engine_class
 from edgekit.runtime.engines._base import usable_cpus
 
 __all__ = ["LoadedModel"]
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -75,19 +71,20 @@ class LoadedModel:
         self.used = 0
         self.memory_bytes = 0
         options = msgspec.structs.replace(options, side_by_side=instances or usable_cpus())
-        run = functools.partial(run_behind, starts_threads=_starts_threads(bundle, options)) if behind else _call
-        first: Session = run(lambda: Session(bundle, options))
-        # An engine that runs requests side by side is shared; others get an instance each.
-        more = 0 if first.engine.concurrent else instances - 1
-        self._sessions = [first, *(run(lambda: Session(bundle, options)) for _ in range(more))]
-        self.engine = first.artifact.engine
-        self.running = first.describe()  # what really runs, and what was passed over for it
+        inputs = self._first_inputs()
+        self._sessions: list[Session] = []
         try:
-            golden = self._warm(run)
+            if behind:
+                run_behind(lambda: self._open(options, instances, inputs), starts_threads=_starts_threads(bundle, options))
+            else:
+                self._open(options, instances, inputs)
         except BaseException:
             self._close_sessions()
             raise
-        self.plan = RequestPlan(self.name, self.signature, max_batch, first.artifact.precision, golden)
+        first = self._sessions[0]
+        self.engine = first.artifact.engine
+        self.running = first.describe()  # what really runs, and what was passed over for it
+        self.plan = RequestPlan(self.name, self.signature, max_batch, first.artifact.precision, [inputs] if inputs else [])
         slots = [
             self._sessions[index % len(self._sessions)] for index in range(instances or (usable_cpus() if first.engine.concurrent else 1))
         ]
@@ -108,24 +105,28 @@ class LoadedModel:
         self._close_sessions()
         give_back_free_memory()
 
-    def _warm(self, run: Callable[[Callable[[], object]], object]) -> list[Mapping[str, np.ndarray]]:
-        """Run a golden sample through every session; returns its inputs."""
+    def _first_inputs(self) -> dict[str, np.ndarray]:
+        """What warms it. Read before anything runs behind: unpacking arrays is Python code."""
         with storage_errors(self.bundle.path):
-            samples = self.bundle.golden()
-        if not samples:
+            inputs = self.bundle.first_inputs()
+        if not inputs:
             _log.warning("model %s version %s has no golden sample: its first request will be slower", self.name, self.version)
-            return []
-        inputs = samples[0].inputs
-        run(lambda: [session.run(inputs) for session in self._sessions])
-        return [inputs]
+        return inputs
+
+    def _open(self, options: EngineOptions, instances: int, inputs: Mapping[str, np.ndarray]) -> None:
+        """Load the sessions, and run a golden sample through each."""
+        first = Session(self.bundle, options)
+        self._sessions.append(first)
+        # An engine that runs requests side by side is shared; others get an instance each.
+        for _ in range(0 if first.engine.concurrent else instances - 1):
+            self._sessions.append(Session(self.bundle, options))
+        if inputs:
+            for session in self._sessions:
+                session.run(inputs)
 
     def _close_sessions(self) -> None:
         for session in self._sessions:
             session.close()
-
-
-def _call(work: Callable[[], T]) -> T:
-    return work()
 
 
 def _starts_threads(bundle: Bundle, options: EngineOptions) -> bool:

@@ -90,6 +90,27 @@ def test_what_was_written_is_read(bundle: Bundle) -> None:
         np.testing.assert_array_equal(got.outputs["y"], want.outputs["y"])
 
 
+def test_what_warms_a_model_is_read_without_the_rest(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    load = np.load
+
+    def noting(path: str, **options: bool) -> object:
+        archive = load(path, **options)
+        give = archive.zip.open
+        archive.zip.open = lambda name, *rest: (read.append(name), give(name, *rest))[1]
+        return archive
+
+    monkeypatch.setattr(np, "load", noting)
+    inputs = bundle.first_inputs()
+    assert set(inputs) == {"x"}
+    np.testing.assert_array_equal(inputs["x"], golden()[0].inputs["x"])
+    assert read == ["in.0.x.npy"]
+
+
+def test_a_bundle_without_samples_has_nothing_to_warm_a_model(tmp_path: Path, artifacts: Path) -> None:
+    assert write_bundle(tmp_path / "none", manifest(), artifacts, [], {}).first_inputs() == {}
+
+
 def test_both_forms_are_one_bundle_and_equal_builds_equal_bytes(tmp_path: Path, artifacts: Path) -> None:
     folder, archive, again = (write(tmp_path / name, artifacts) for name in ("a", "a.edgekit", "b.edgekit"))
     assert folder.digest == archive.digest
@@ -277,7 +298,9 @@ def test_an_unpacked_archive_that_rots_in_the_cache_is_found(tmp_path: Path, art
     assert Bundle.open(bundle.path).digest == bundle.digest
 
 
-@pytest.mark.parametrize(("name", "read"), [("golden.npz", Bundle.golden), ("report.json", Bundle.report)])
+@pytest.mark.parametrize(
+    ("name", "read"), [("golden.npz", Bundle.golden), ("golden.npz", Bundle.first_inputs), ("report.json", Bundle.report)]
+)
 def test_what_a_run_does_not_read_is_checked_once_it_is_read(tmp_path: Path, artifacts: Path, name: str, read: object) -> None:
     assert callable(read)
     path = write(tmp_path / "tiny", artifacts).path
