@@ -48,8 +48,9 @@ class CloudTier:
             first, second = int(self._random.random() * len(usable)), int(self._random.random() * (len(usable) - 1))
             usable = [usable[first], usable[second + (second >= first)]]
         elif not usable:
-            usable = [index for index in range(len(endpoints)) if index not in tried][:1]  # to say that there are some
-        return tuple(usable), [endpoints[index].estimate(ask, budget_s, now, device_service_s) for index in usable]
+            some = [index for index in range(len(endpoints)) if index not in tried][:1]  # to say that there are some
+            return tuple(some), [endpoints[index].estimate(ask, budget_s, now, device_service_s) for index in some]
+        return tuple(usable), [endpoints[index].promise(ask, budget_s, now, device_service_s) for index in usable]
 
     def affordable(self, ask: Ask, now: float) -> bool:
         """The operator's budgets have an attempt left."""

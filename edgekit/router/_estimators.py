@@ -149,9 +149,8 @@ class CloudEstimator:
             p_meet, p95, known = _prior(budget_s, p50), p50 * math.exp(Z95 * PRIOR_SIGMA), False
             p99 = p95
         else:
-            p50, p95 = window.quantiles(now)
-            p99 = window.sure_s(now)
-            p_meet, known = window.probability(budget_s, now), True
+            p_meet, p50, p95, p99 = window.promise(budget_s, now)
+            known = True
             if window.samples < 100:
                 share = PRIOR_WEIGHT / (window.samples + PRIOR_WEIGHT)
                 p_meet += share * (_prior(budget_s, self._prior_s + device_service_s) - p_meet)

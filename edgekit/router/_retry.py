@@ -7,6 +7,7 @@ the exponential bound spreads best), and never run past the deadline.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import msgspec
@@ -39,11 +40,11 @@ class RetryBudget:
     side of fewer retries.
     """
 
-    __slots__ = ("_limits", "_now", "_requests", "_requests_seen", "_retries", "_retries_seen")
+    __slots__ = ("_limits", "_now", "_requests", "_requests_seen", "_retries", "_retries_seen", "_slice_ends_s")
 
     def __init__(self, limits: RetryLimits | None = None) -> None:
         self._limits = limits or RetryLimits()
-        self._now = -float("inf")
+        self._now = self._slice_ends_s = -math.inf
         self._requests: deque[list[float]] = deque()  # [when it is forgotten from: the begin of its slice, count]
         self._retries: deque[list[float]] = deque()  # [the end of its slice, count]
         self._requests_seen = self._retries_seen = 0.0
@@ -51,12 +52,17 @@ class RetryBudget:
     def set_limits(self, limits: RetryLimits) -> None:
         """Other limits from now on; what was counted stays."""
         self._limits = limits
+        self._slice_ends_s = -math.inf
 
     def requested(self, now: float) -> None:
         """A request came."""
-        self._forget(now)
         self._requests_seen += 1
-        _count(self._requests, self._slice())
+        if now < self._slice_ends_s and self._requests:  # as most; nothing need be forgotten before it is asked for
+            self._requests[-1][1] += 1
+            return
+        self._forget(now)
+        _count(self._requests, begins_s := self._slice())
+        self._slice_ends_s = begins_s + self._limits.window_s / _SLICES
 
     def try_take(self, now: float) -> bool:
         """Take one retry, if there is one left."""

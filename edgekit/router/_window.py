@@ -118,11 +118,9 @@ class ServiceWindow:
             self._refresh(now)
         return self._mean * self._drift
 
-    def sure_s(self, now: float) -> float:
-        """99th percentile at the present drift; NaN when empty."""
-        if now >= self._refresh_at:
-            self._refresh(now)
-        return self._p99 * self._drift
+    def promise(self, budget_s: float, now: float) -> tuple[float, float, float, float]:
+        """``(probability of budget_s, p50, p95, p99)`` at the present drift, in one call, since a decision asks for all; NaN when empty."""
+        return self.probability(budget_s, now), self._p50 * self._drift, self._p95 * self._drift, self._p99 * self._drift
 
     def remaining_s(self, elapsed_s: float, now: float) -> float:
         """Mean of what is left of work that has taken ``elapsed_s`` and has not ended.

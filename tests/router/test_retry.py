@@ -50,6 +50,16 @@ def test_a_clock_that_steps_back_refills_nothing():
     assert not budget.try_take(50.0)
 
 
+def test_requests_count_after_a_clock_stepped_back_behind_what_was_forgotten():
+    budget = RetryBudget(RetryLimits(share=0.5, floor_per_s=0.0))
+    budget.requested(50.0)
+    assert not budget.try_take(90.0)  # nothing is left of it
+    budget.requested(50.0)
+    budget.requested(50.0)
+    assert budget.try_take(90.0)
+    assert not budget.try_take(90.0)
+
+
 def test_other_limits_keep_what_was_counted():
     budget = RetryBudget(RetryLimits(share=0.0, floor_per_s=1.0, window_s=100.0))
     assert sum(budget.try_take(1000.0) for _ in range(200)) == 100
