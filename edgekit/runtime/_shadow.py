@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -71,10 +71,8 @@ class Shadow:
         self._run = run
         self._record = record
         self._lock = threading.Lock()
-        self._more = threading.Condition(self._lock)
-        self._waiting: deque[tuple[InferRequest, InferResponse, int]] = deque()
+        self._waiting: queue.Queue[tuple[InferRequest, InferResponse, int] | None] = queue.Queue()  # None ends the thread
         self._bytes = 0
-        self._busy = False
         self._closed = False
         self._thread: threading.Thread | None = None
         self._agreement = Agreement()
@@ -89,7 +87,7 @@ class Shadow:
         """Take a copy of a request and its answer; both stay the caller's. Never blocks for a run."""
         size = sum(tensor.data.nbytes for tensor in (*request.inputs, *response.outputs))
         with self._lock:
-            if self._closed or len(self._waiting) >= _MAX_WAITING or self._bytes + size > _MAX_BYTES:
+            if self._closed or self._waiting.qsize() >= _MAX_WAITING or self._bytes + size > _MAX_BYTES:
                 self._agreement = msgspec.structs.replace(self._agreement, dropped=self._agreement.dropped + 1)
                 return
             self._bytes += size
@@ -98,42 +96,30 @@ class Shadow:
             request, model_version=self._candidate, inputs=_copies(request.inputs), deadline_s=None, parameters={}, trace=None
         )
         answer = msgspec.structs.replace(response, outputs=_copies(response.outputs))
-        with self._more:
-            self._waiting.append((copy, answer, size))
+        with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="edgekit-shadow", daemon=True)
                 self._thread.start()
-            self._more.notify_all()
-
-    def wait_idle(self, timeout_s: float) -> bool:
-        """Block until no copy waits or runs; false after ``timeout_s``."""
-        with self._more:
-            return self._more.wait_for(lambda: not self._waiting and not self._busy, timeout_s)
+        self._waiting.put((copy, answer, size))
 
     def close(self) -> None:
         """Drop what waits, let the present copy finish, end the thread."""
-        with self._more:
+        with self._lock:
             self._closed = True
-            self._waiting.clear()
-            self._more.notify_all()
+        self._waiting.put(None)
         if self._thread is not None:
             self._thread.join()
 
     def _work(self) -> None:
-        while True:
-            with self._more:
-                self._busy = False
-                self._more.notify_all()
-                self._more.wait_for(lambda: bool(self._waiting) or self._closed)
-                if self._closed:
-                    return
-                request, answer, size = self._waiting.popleft()
+        while (copy := self._waiting.get()) is not None and not self._closed:
+            request, answer, size = copy
+            with self._lock:
                 self._bytes -= size
-                self._busy = True
             try:
                 self._compare(request, answer)
             except Exception:  # noqa: BLE001 - the thread's boundary: a trial must not end the server
                 _log.exception("a shadow copy could not be compared")
+            self._waiting.task_done()
 
     def _compare(self, request: InferRequest, answer: InferResponse) -> None:
         started_s = time.monotonic()
@@ -144,30 +130,31 @@ class Shadow:
             got = exc
         self._record(self._candidate, got, time.monotonic() - started_s)
         if isinstance(got, Exception):
-            self._agreement = msgspec.structs.replace(
-                self._agreement, failed=self._agreement.failed + 1, worst=self._agreement.worst or str(got)
-            )
+            with self._lock:  # `offer` counts what it drops meanwhile
+                before = self._agreement
+                self._agreement = msgspec.structs.replace(before, failed=before.failed + 1, worst=before.worst or str(got))
             return
         metrics, problem = compare_answers(answer, got, self._signature)
         misses = [problem] if problem else check_metrics(metrics, self._thresholds)
         self._add(metrics, misses)
 
     def _add(self, metrics: dict[str, OutputMetrics], misses: list[str]) -> None:
-        before = self._agreement
         for found in metrics.values():
             if found.top1_agreement is not None:
                 self._top1[0] += found.top1_agreement
                 self._top1[1] += 1
-        self._agreement = Agreement(
-            before.compared + 1,
-            before.agreed + (not misses),
-            self._agreement.dropped,
-            before.failed,
-            min([before.cosine, *(found.cosine for found in metrics.values())]),
-            max([before.max_rel, *(found.max_rel for found in metrics.values())]),
-            self._top1[0] / self._top1[1] if self._top1[1] else None,
-            before.worst or (misses[0] if misses else ""),
-        )
+        with self._lock:
+            before = self._agreement
+            self._agreement = Agreement(
+                before.compared + 1,
+                before.agreed + (not misses),
+                before.dropped,
+                before.failed,
+                min([before.cosine, *(found.cosine for found in metrics.values())]),
+                max([before.max_rel, *(found.max_rel for found in metrics.values())]),
+                self._top1[0] / self._top1[1] if self._top1[1] else None,
+                before.worst or (misses[0] if misses else ""),
+            )
 
 
 def compare_answers(want: InferResponse, got: InferResponse, signature: Signature) -> tuple[dict[str, OutputMetrics], str]:

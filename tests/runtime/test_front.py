@@ -289,14 +289,14 @@ def test_shadows_change_no_answer_and_measure_agreement(tmp_path, bundles):
         for value in range(1, 30):
             assert serving.ask(value) == (float(value), "1")
             (shadow,) = serving.front._rollouts._shadows.values()
-            assert shadow.wait_idle(10)
+            shadow._waiting.join()
         told = json.loads(serving.front.model_config("scale")["parameters"]["rollout"]["string_value"])["now"]
         assert told["agreement"]["compared"] == 29
         assert told["agreement"]["agreed"] == (29 if agrees else 0)
         assert told["counts"]["candidate"]["requests"] == 29
         assert ("max_rel" in told["agreement"]["worst"]) is not agrees
         serving.ask(parameters={"sequence_id": 5})
-        assert shadow.wait_idle(10)
+        shadow._waiting.join()
         assert shadow.agreement.compared == 29
         serving.front.repository_load("scale", {"rollout": "stop"})
         serving.check()
@@ -322,7 +322,7 @@ def test_a_shadow_takes_copies_and_drops_what_it_cannot_hold(serving):
     array[:] = 7.0
     (shadow,) = serving.front._rollouts._shadows.values()
     gate.set()
-    assert shadow.wait_idle(10)
+    shadow._waiting.join()
     assert all(request.inputs[0].data[0, 0] == 1.0 and request.model_version == "2" for request in asked)
     assert shadow.agreement.compared == len(asked) <= 33
     assert shadow.agreement.dropped == 50 - len(asked)
