@@ -189,7 +189,7 @@ class Bearings:
         can be counted on; when that has passed, at the device's 95th or the cloud's last median, whichever is earlier; a half chance is better than none.
         """
         cloud = open_.cloud
-        if cloud is None or open_.bound or open_.decision.late or open_.sent is not None:
+        if cloud is None or open_.ask.sequence or open_.decision.late or open_.sent is not None:
             return math.inf
         slow_s = max(open_.edge.service_s, open_.edge.slow_s - open_.edge.wait_s)
         at = open_.until_s - cloud.sure_s

@@ -1,12 +1,16 @@
 """Brings the state of a sequence along when its next request goes to another tier than the one before.
 
 Where a request goes is decided elsewhere (`edgekit.router._sequences.home`); this knows where states are: with the tier that answered last, or, between two tiers, in hand. The tier that
-has one is asked to end its sequence and hand the state over; the request takes it along, and what comes after it waits until it was answered. A state is so in one
-place only, and one in hand is kept until its request was answered: after an error the next one takes it along again.
+has one is asked to end its sequence and hand the state over, and the request takes it along. A state is so in one place only, and one in hand is kept until its
+request was answered: after an error the next one takes it along again.
+
+A sequence stays on the version that its first request was given, whatever others are given meanwhile: a state belongs to the weights that made it. Elsewhere it is
+asked for by that version too, and the server there holds its digest against the state's.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -15,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from edgekit.errors import EdgeKitError, UnavailableError
+from edgekit.errors import DeadlineError, EdgeKitError, UnavailableError
 from edgekit.protocol import InferRequest, InferResponse
 from edgekit.router._work import Answer, Work
 from edgekit.runtime._sequence_table import SEQUENCE_END, SEQUENCE_EXPORT, SEQUENCE_ID, SEQUENCE_START, SEQUENCE_STATE_OF
@@ -25,8 +29,8 @@ __all__ = ["Carrier", "StateLostError", "Took", "export_of", "is_sequence"]
 MOST = 10_000  # sequences whose place is known, as many as the state machine knows
 IN_HAND_BYTES = 64 << 20
 
-Key = tuple[str, str]
-"""Model and id."""
+Key = tuple[str, str, str]
+"""Model, version as the client asks for it, and id."""
 Took = Callable[[InferResponse | EdgeKitError], None]
 
 
@@ -35,14 +39,22 @@ class StateLostError(UnavailableError):
 
 
 class _State(NamedTuple):
-    """By input name, and the digest of the bundle that made it."""
+    """By input name, the digest of the bundle that made it, and that bundle's version."""
 
     arrays: Mapping[str, np.ndarray]
     digest: str
+    version: str
 
     @property
     def bytes(self) -> int:
         return sum(array.nbytes for array in self.arrays.values())
+
+
+class _Home(NamedTuple):
+    """Who has a state: -1 is the device, else an endpoint's index; and the version that it is asked for by there."""
+
+    place: int
+    version: str
 
 
 class _Attempt(NamedTuple):
@@ -53,10 +65,7 @@ class _Attempt(NamedTuple):
     work: Work
     go: Callable[[Work], None]
     failed: Callable[[EdgeKitError], None]
-
-    @property
-    def key(self) -> Key:
-        return self.work.model, str(self.work.parameters[SEQUENCE_ID])
+    key: Key
 
     def flag(self, name: str) -> bool:
         return bool(self.work.parameters.get(name))
@@ -66,19 +75,20 @@ class Carrier:
     """See the module. Safe from several threads; no lock is held while others are called.
 
     Args:
-        take: ask a place (-1 is the device, else an endpoint's index) for the state of the sequence that a work is of; hears the answer to `export_of`.
+        take: ask a place for the state of the sequence that a work is of; hears the answer to `export_of`.
     """
 
     def __init__(self, take: Callable[[int, Work, Took], None]) -> None:
         self._take = take
         self._lock = threading.Lock()
-        self._at: OrderedDict[Key, int] = OrderedDict()
+        self._at: OrderedDict[Key, _Home] = OrderedDict()
         self._in_hand: OrderedDict[Key, _State] = OrderedDict()
-        self._attempts: dict[int, tuple[_Attempt, bool]] = {}  # under way; True for one that takes the state along
-        self._trips: dict[Key, list[_Attempt]] = {}  # a state is on its way; who waits for it
+        self._attempts: dict[int, _Attempt] = {}  # begun, and not ended
+        self._current: dict[Key, int] = {}  # of these the newest of each sequence: what others bring is of a request that was given up
+        self._trips: dict[Key, _Attempt] = {}  # a state is on its way; who waits for it
 
     def begin(self, number: int, place: int, work: Work, go: Callable[[Work], None], failed: Callable[[EdgeKitError], None]) -> None:
-        """Begin an attempt of a sequence, at once or when the state has come.
+        """Begin an attempt of a sequence, at once or when the state has come. One of the same sequence that has not ended was given up.
 
         Args:
             number: of the attempt.
@@ -87,66 +97,69 @@ class Carrier:
             go: starts it, with the work to send; called in any thread.
             failed: instead, when the state cannot be had.
         """
-        attempt = _Attempt(number, place, work, go, failed)
-        key = attempt.key
+        key = work.model, work.named_version, str(work.parameters[SEQUENCE_ID])
+        attempt = _Attempt(number, place, work, go, failed, key)
         with self._lock:
-            waiting = self._trips.get(key)
-            if waiting is not None:
-                waiting.append(attempt)
-                return
-            if attempt.flag(SEQUENCE_START):  # it begins anew, and needs no state
-                self._at.pop(key, None)
-                self._in_hand.pop(key, None)
-            held, at = self._in_hand.get(key), self._at.get(key, place)
-            brings = held is not None or at != place
-            self._attempts[number] = (attempt, brings)
-            if brings:
-                self._trips[key] = []
-        if held is not None:
-            go(_with(work, held))
-        elif brings:
-            self._take(at, work, lambda answer: self._took(attempt, answer))
+            before = self._trips.get(key)
+            if before is None:
+                if attempt.flag(SEQUENCE_START):  # it begins anew, and needs no state
+                    self._forget(key)
+                held, home = self._in_hand.get(key), self._at.get(key, _Home(place, work.version))
+                work = work if held is None else _with(work, held)
+                if held is None and home.place == place:
+                    work = msgspec.structs.replace(work, version=home.version)
+                attempt = attempt._replace(work=work)
+            self._attempts[number] = attempt
+            self._current[key] = number
+            waits = before is not None or (held is None and home.place != place)
+            if waits:
+                self._trips[key] = attempt
+        if before is not None:
+            before.failed(DeadlineError(_named(key), "a request of it was given up before its state had come"))
+        elif waits:
+            self._take(home.place, msgspec.structs.replace(work, version=home.version), functools.partial(self._took, key))
         else:
             go(work)
 
-    def _took(self, attempt: _Attempt, answer: InferResponse | EdgeKitError) -> None:
+    def _took(self, key: Key, answer: InferResponse | EdgeKitError) -> None:
         """The tier that had the state has answered."""
-        key = attempt.key
         digest = answer.parameters.get(SEQUENCE_STATE_OF) if isinstance(answer, InferResponse) else None
+        came = isinstance(answer, InferResponse) and isinstance(digest, str)
         with self._lock:
             self._at.pop(key, None)
             if isinstance(answer, InferResponse) and isinstance(digest, str):
-                state = _State({tensor.name: tensor.data for tensor in answer.outputs}, digest)
-                self._keep(key, state)
-        if digest is not None:
-            attempt.go(_with(attempt.work, state))
+                self._keep(key, _State({tensor.name: tensor.data for tensor in answer.outputs}, digest, answer.model_version))
+            attempt = self._trips.pop(key)
+        if came or attempt.flag(SEQUENCE_START):
+            self.begin(*attempt[:-1])
             return
         why = str(answer) if isinstance(answer, EdgeKitError) else "its server keeps states to itself"
-        thing = f"sequence {key[1]!r} of model {key[0]!r}"
-        attempt.failed(StateLostError(thing, f"its state is lost: {why}", "", "begin it again, with sequence_start"))
+        attempt.failed(StateLostError(_named(key), f"its state is lost: {why}", "", "begin it again, with sequence_start"))
 
     def _keep(self, key: Key, state: _State) -> None:
         self._in_hand[key] = state
         while sum(each.bytes for each in self._in_hand.values()) > IN_HAND_BYTES and len(self._in_hand) > 1:
             self._in_hand.popitem(last=False)
 
+    def _forget(self, key: Key) -> None:
+        self._at.pop(key, None)
+        self._in_hand.pop(key, None)
+
     def ended(self, number: int, result: Answer | BaseException) -> None:
-        """An attempt that was begun here has ended."""
+        """An attempt ended. One that was not begun here, or was given up, changes nothing."""
         with self._lock:
-            attempt, brings = self._attempts.pop(number, (None, False))
-            if attempt is None:
+            attempt = self._attempts.pop(number, None)
+            if attempt is None or self._current.get(attempt.key) != number:
                 return
             key = attempt.key
-            if isinstance(result, Answer):
-                self._in_hand.pop(key, None)
-                self._at.pop(key, None)
-                if not attempt.flag(SEQUENCE_END):
-                    self._at[key] = attempt.place
-                    if len(self._at) > MOST:
-                        self._at.popitem(last=False)
-            waiting = self._trips.pop(key, []) if brings else []
-        for each in waiting:
-            self.begin(*each)
+            del self._current[key]
+            if not isinstance(result, Answer):
+                return
+            self._forget(key)
+            if not attempt.flag(SEQUENCE_END):
+                self._at[key] = _Home(attempt.place, attempt.work.version)
+                if len(self._at) > MOST:
+                    self._at.popitem(last=False)
 
 
 def is_sequence(work: Work) -> bool:
@@ -163,4 +176,8 @@ def export_of(work: Work) -> InferRequest:
 def _with(work: Work, state: _State) -> Work:
     """The work as the first of its sequence, with the state that it goes on from."""
     parameters = {**work.parameters, SEQUENCE_START: True, SEQUENCE_STATE_OF: state.digest}
-    return msgspec.structs.replace(work, inputs={**work.inputs, **state.arrays}, parameters=parameters)
+    return msgspec.structs.replace(work, inputs={**work.inputs, **state.arrays}, parameters=parameters, version=state.version)
+
+
+def _named(key: Key) -> str:
+    return f"sequence {key[2]!r} of model {key[0]!r}"

@@ -21,16 +21,30 @@ import math
 import msgspec
 
 from edgekit.router._bearings import Bearings
-from edgekit.router._decide import GUESS, HOPELESS, LIKELY, SURE, Health, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
+from edgekit.router._decide import (
+    GUESS,
+    HOPELESS,
+    LIKELY,
+    SURE,
+    Decision,
+    Health,
+    Reason,
+    RequestFacts,
+    Tier,
+    TierEstimate,
+    decide,
+    margin_s,
+)
 from edgekit.router._device import LATE
 from edgekit.router._events import Action, Ask, Cancel, Deliver, Failure, FailureKind, Refuse, RunEdge, SendCloud
 from edgekit.router._open import Open, Sent
 from edgekit.router._retry import retry_at
-from edgekit.router._sequences import home
+from edgekit.router._sequences import MOST_WAITING, home
 
 __all__ = ["Course"]
 
 IN_TIME = 0.95  # without a cloud: a request that is less likely than this lets others go first that can still be in time
+_ITS_TURN = Decision((), Reason.STICKY, -1, False)  # it waits behind others of its sequence, and is decided when its turn comes
 MOST_SENT = 3  # cloud attempts of one request, retries included
 
 
@@ -57,6 +71,19 @@ class Course(Bearings):
         self._open[ask.request] = self._last = open_
         if ask.digest:
             self._digests.setdefault(ask.digest, open_)
+        if ask.sequence and not self._sequences.enter(ask):
+            open_.waits = True
+            open_.decision = _ITS_TURN
+            if self._sequences.waiting(ask) > MOST_WAITING:
+                self._end(open_, now, out, FailureKind.OVERLOADED)
+            else:
+                self._plan(open_, now)
+        else:
+            self._start(open_, now, out)
+
+    def _start(self, open_: Open, now: float, out: list[Action]) -> None:
+        """Decide, and begin the first attempt."""
+        ask = open_.ask
         budget_s = open_.until_s - now
         open_.edge = edge = self._device.estimate(ask, budget_s, now)
         open_.endpoints, clouds = self._offers(ask, (), budget_s, now, edge.service_s)
@@ -73,7 +100,7 @@ class Course(Bearings):
         if useless and edge.wait_s > 0.0 and edge.p_meet < IN_TIME:
             # One in twenty or more of such will be set aside for others that can still be in time.
             open_.edge = edge = msgspec.structs.replace(edge, slow_s=ask.limit_s - now)
-        if ask.sequence and self._begin_bound(open_, now, out):
+        if ask.sequence and not ask.sequence_start and self._start_bound(open_, now, out):
             return
         if decision.late and self._hopeless(open_, now):
             open_.decision = msgspec.structs.replace(decision, tiers=(), reason=Reason.HOPELESS)
@@ -88,13 +115,14 @@ class Course(Bearings):
         else:
             self._plan(open_, now)
 
-    def _begin_bound(self, open_: Open, now: float, out: list[Action]) -> bool:
-        """A request of a sequence: where the state is, or is moved to. False when nothing can be done with it as the first of its sequence."""
+    def _start_bound(self, open_: Open, now: float, out: list[Action]) -> bool:
+        """A later request of a sequence: where the state is, or is moved to. False when nobody knows where that is and nothing can be done without."""
         ask, decision, at = open_.ask, open_.decision, self._sequences.where(open_.ask, now)
-        if not decision.tiers and (at is None or decision.reason is Reason.DEADLINE_PASSED):
+        late = now >= ask.deadline_s
+        if (late and not open_.waits) or (at is None and not decision.tiers):
             return False
         to = None if at is None else home(ask, at, self._device, self._cloud, now)
-        if at is None or (ask.sequence_start and to != at and decision.tiers):
+        if at is None:
             to = -1 if decision.tiers[0] is Tier.EDGE else open_.endpoints[decision.endpoint]
         else:
             tier = Tier.EDGE if (at if to is None else to) < 0 else Tier.CLOUD
@@ -103,16 +131,21 @@ class Course(Bearings):
         if to is None:
             self._sequences.lose(ask)
             self._end(open_, now, out, FailureKind.BROKEN)
-            return True
-        self._sequences.bind(ask, to, now)
-        if to < 0:
-            self._to_device(open_, now, decision.late, out)
+        elif to < 0:
+            self._to_device(open_, now, late or decision.late, out)
         elif self._cloud.endpoints[to].usable(now) and self._send(open_, to, self._estimate_at(open_, to, now), now, out):
             open_.edge_left = False
             self._plan(open_, now)
         else:
             self._end(open_, now, out, FailureKind.OVERLOADED)
         return True
+
+    def _turn_of_next(self, ask: Ask, now: float, out: list[Action]) -> None:
+        """A request is over: the next one of its sequence begins."""
+        following = self._open.get(self._sequences.leave(ask)) if ask.sequence else None
+        if following is not None:
+            self._start(following, now, out)
+            following.waits = False
 
     def _estimate_at(self, open_: Open, endpoint: int, now: float) -> TierEstimate:
         return self._cloud.endpoints[endpoint].estimate(open_.ask, open_.until_s - now, now, open_.edge.service_s)
@@ -147,6 +180,8 @@ class Course(Bearings):
         open_.run = self._attempt
         self._attempts[self._attempt] = open_
         self._device.start(self._attempt, open_.ask, now)
+        if open_.ask.sequence:
+            self._sequences.bind(open_.ask, -1, now)
         out.append(RunEdge(self._attempt, open_.ask.request))
         open_.look_s = self._hedge_s(open_, now)
         self._plan(open_, now)
@@ -160,6 +195,8 @@ class Course(Bearings):
         slow_s, sure_s = (estimate.slow_s, estimate.sure_s) if estimate is not None else (0.0, math.inf)
         open_.sent = Sent(self._attempt, endpoint, now, slow_s, max(ask.deadline_s, now + sure_s))
         open_.tried = (*open_.tried, endpoint)
+        if ask.sequence:
+            self._sequences.bind(ask, endpoint, now)
         self._attempts[self._attempt] = open_
         self._cloud.endpoints[endpoint].sent(self._attempt, now, now + sure_s)
         out.append(SendCloud(self._attempt, ask.request, endpoint, ask.limit_s))
@@ -272,9 +309,12 @@ class Course(Bearings):
             self._throttle.succeeded()
         self._calibrate(open_, tier, now)
         self._close(open_, tier, now, out)
+        if open_.ask.sequence_end:
+            self._sequences.lose(open_.ask)
         for ask in (open_.ask, *open_.followers):
             shared = reason if ask is open_.ask else Reason.SHARED
             out.append(Deliver(ask.request, attempt, now > ask.deadline_s, tier, shared, open_.hedged))
+        self._turn_of_next(open_.ask, now, out)
 
     def _end(self, open_: Open, now: float, out: list[Action], kind: FailureKind | None = None, attempt: int = 0) -> None:
         """Nobody answers: tell the request's own fault, else what the device said, else the cloud, else that time ran out."""
@@ -290,12 +330,15 @@ class Course(Bearings):
             absent = open_.decision.reason is Reason.LOCAL_ABSENT and not open_.decision.tiers
             early = FailureKind.OVERLOADED if full else FailureKind.NOT_FOUND if absent else FailureKind.DEADLINE
             told = (0, Failure(kind or early))
+        if open_.ask.sequence_start and not open_.waits:
+            self._sequences.lose(open_.ask)  # it did not begin
         out.append(Refuse(open_.ask.request, told[1], told[0], open_.decision.reason))
         for ask in open_.followers:
             if told[1].kind is FailureKind.REQUEST:
                 out.append(Refuse(ask.request, told[1], told[0], Reason.SHARED))
             else:
                 self._begin(ask, now, out)  # on its own; its limit is not before this one's
+        self._turn_of_next(open_.ask, now, out)
 
     def _close(self, open_: Open, winner: Tier | None, now: float, out: list[Action]) -> None:
         """Forget a request and cancel what still waits or runs for it."""
@@ -312,8 +355,6 @@ class Course(Bearings):
             self._cancel_run(open_, out)
         if open_.sent is not None:
             self._cancel_sent(open_, open_.sent, now, out)
-        if open_.ask.sequence_end:
-            self._sequences.lose(open_.ask)
 
     def _cancel_run(self, open_: Open, out: list[Action]) -> None:
         self._attempts.pop(open_.run, None)

@@ -28,6 +28,7 @@ from edgekit.router._pilot import Pilot
 from edgekit.router._policy import NO_POLICY, Policy
 from edgekit.router._twins import Twins
 from edgekit.router._work import Answer, Work, answer_of, request_from_work, response_of
+from edgekit.runtime._sequence_table import SEQUENCE_ID, SEQUENCE_START
 
 __all__ = ["Call", "Driver", "Finish"]
 
@@ -216,6 +217,7 @@ class Driver:
     def _ended(self, attempt: int, result: Answer | BaseException, confidence: float | None = None, *, unsent: bool = False) -> None:
         """An attempt of either tier ended; ``unsent`` when it had not begun."""
         self._opinions.audited(attempt, result.outputs if isinstance(result, Answer) else None)
+        self._carrier.ended(attempt, result)  # first: the next request of its sequence may begin by what the pilot says now
         with self._lock:
             self._handles.pop(attempt, None)
             self._dead.discard(attempt)  # it ended before it could be cancelled
@@ -229,7 +231,6 @@ class Driver:
                 actions = self._pilot.failed(attempt, _failure(result, unsent), now)
             bound = self._bind(actions)
         self._perform(bound)
-        self._carrier.ended(attempt, result)
 
     def _bind(self, actions: list[Action]) -> list[_Bound]:
         """The lock is held: add to each action what it is performed with, and keep what the next ones need."""
@@ -448,6 +449,10 @@ def _failure(error: BaseException, unsent: bool) -> Failure:
 
 
 def _refusal(action: Refuse, work: Work, result: Answer | BaseException | None, has: str) -> EdgeKitError:
+    if is_sequence(work) and not work.parameters.get(SEQUENCE_START):
+        told = _sequence_refusal(action, work, result)
+        if told is not None:
+            return told
     if isinstance(result, EdgeKitError):
         return result
     if action.reason is Reason.DEADLINE_PASSED:
@@ -459,11 +464,24 @@ def _refusal(action: Refuse, work: Work, result: Answer | BaseException | None, 
         )
     if kind is FailureKind.NOT_FOUND:
         return absent(work.model, work.version, has)
-    if kind is FailureKind.BROKEN:
-        return UnavailableError(f"sequence of model {work.model!r}", "its tier has gone, and its state with it", "", "start a new sequence")
     if action.reason is Reason.HOPELESS:
         return DeadlineError("request", "no tier could answer it in time", "", "allow more time, or add capacity")
     return DeadlineError("request", "no answer from any tier in time", "", "allow more time, or add capacity")
+
+
+def _sequence_refusal(action: Refuse, work: Work, result: Answer | BaseException | None) -> EdgeKitError | None:
+    """What a client must know of its sequence, beside why this request was not answered; ``None`` when that says it all."""
+    thing, kind = f"sequence {str(work.parameters[SEQUENCE_ID])!r} of model {work.model!r}", action.failure.kind
+    if kind is FailureKind.BROKEN and result is None:
+        return UnavailableError(thing, "its tier has gone, and no other may be asked", "", "begin it again, with sequence_start")
+    if kind is FailureKind.BROKEN:
+        again = "send the request again; if the state is gone by then, begin with sequence_start"
+        return UnavailableError(thing, f"the tier that has its state failed: {result}", "", again)
+    if kind is FailureKind.OVERLOADED and result is None:
+        return OverloadedError(
+            thing, "its tier takes no more now, or too many of its requests wait", "", "wait for answers, and send it again"
+        )
+    return None
 
 
 def _closed_error() -> EdgeKitError:

@@ -49,6 +49,8 @@ class Open(msgspec.Struct, eq=False):
         run: its attempt on the device, while that runs; 0 for none.
         sent: its attempt in the cloud, while that runs.
         edge_left: the device may still be asked.
+        bound: of a sequence whose state is somewhere, and so is this request.
+        waits: for its turn, behind earlier requests of its sequence.
         tried: endpoints that were asked.
         look_s: when to look again at an attempt that is under way; infinite for never.
         retry_s: when to try the cloud again; infinite for never.
@@ -70,6 +72,7 @@ class Open(msgspec.Struct, eq=False):
     sent: Sent | None = None
     edge_left: bool = True
     bound: bool = False
+    waits: bool = False
     tried: tuple[int, ...] = ()
     look_s: float = math.inf
     retry_s: float = math.inf

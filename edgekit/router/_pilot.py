@@ -94,6 +94,7 @@ class Pilot(SecondOpinions):
         open_.gone = open_.gone or leader is None
         if open_.gone and not open_.followers:
             self._close(open_, None, now, out)
+            self._turn_of_next(open_.ask, now, out)
             self._feed(now, out)
         return out
 

@@ -315,7 +315,8 @@ class Router:
             asked.sequence_end,
             digest,
             work.version,
-            self.runner.serves(work.model, work.version or work.edge_version),
+            # A later request of a sequence goes to the version that the first one was given, whatever it is given itself.
+            self.runner.serves(work.model, work.version or ("" if asked.sequence and not asked.sequence_start else work.edge_version)),
             policy.terms(work.model),
             asked.sequence_start,
         )

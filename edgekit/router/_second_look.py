@@ -29,6 +29,9 @@ class SecondLooks(Course):
             self._end(open_, now, out)
             self._feed(now, out)
             return
+        if open_.waits:  # its turn may come still
+            self._plan(open_, now)
+            return
         if now >= ask.deadline_s:
             self._missed(open_, now, out)
         elif now >= open_.retry_s:
@@ -109,8 +112,8 @@ class SecondLooks(Course):
             self._second_on_device(open_, sent, p_cloud < 0.5 * edge.p_meet, now, False, out)
 
     def _second_on_device(self, open_: Open, sent: Sent, instead: bool, now: float, late: bool, out: list[Action]) -> None:
-        """Ask the device beside the cloud; or instead of it, when hedges are used up and ``instead``."""
-        if self._hedges.allows:
+        """Ask the device beside the cloud; or instead of it, when that may not be (hedges are used up, or a sequence would begin twice) and ``instead``."""
+        if self._hedges.allows and not open_.ask.sequence:
             self._hedges.take()
             open_.hedged = True
         elif instead:

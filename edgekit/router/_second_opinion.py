@@ -36,7 +36,7 @@ class SecondOpinions(SecondLooks):
         below = open_.ask.terms.escalate_below
         if below is None or confidence is None or confidence >= below:
             self._deliver(open_, attempt, Tier.EDGE, now, out)
-            if open_.ask.terms.audit_share and not open_.bound:
+            if open_.ask.terms.audit_share and not open_.ask.sequence:
                 self._audit(open_.ask, now, out)
         elif not self._hold(open_, attempt, now, out):
             self._deliver(open_, attempt, Tier.EDGE, now, out)
@@ -44,7 +44,7 @@ class SecondOpinions(SecondLooks):
     def _hold(self, open_: Open, attempt: int, now: float, out: list[Action]) -> bool:
         """Wait for the cloud's answer, which may be on its way already as a hedge; False when there will be none in time."""
         ask = open_.ask
-        if open_.bound or now >= open_.until_s:
+        if ask.sequence or now >= open_.until_s:
             return False
         if open_.sent is None:
             index, cloud = self._best(open_, now)

@@ -1,30 +1,58 @@
-"""Where the requests of each sequence go: to the tier that has its state, and to another one, with the state, when that tier goes. Pure; time is an argument."""
+"""Where the requests of each sequence go: to the tier that has its state, and to another one, with the state, when that tier goes. Pure; time is an argument.
+
+One request of a sequence is under way at a time: the next one needs the state that it leaves, and two that travel on different connections may overtake each other.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 from edgekit.router._cloud_tier import CloudTier
 from edgekit.router._device import Device
 from edgekit.router._events import Ask
 
-__all__ = ["Sequences", "home"]
+__all__ = ["MOST_WAITING", "Sequences", "home"]
 
 IDLE_S = 600.0  # forgotten after this long without a request
 MOST = 10_000  # sequences; beyond that the one that was idle longest is forgotten
+MOST_WAITING = 64  # requests of one sequence that wait for an earlier one; as many as an edge server lets wait
+
+Key = tuple[str, str, str]
+"""Model, version as the client asks for it, and id."""
 
 
 class Sequences:
-    """Tier of each live sequence: -1 for the device, else an endpoint's index."""
+    """The live sequences: where each has its state (-1 for the device, else an endpoint's index), and the one request of each that is under way."""
 
-    __slots__ = ("_where",)
+    __slots__ = ("_turns", "_where")
 
     def __init__(self) -> None:
-        self._where: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
+        self._where: OrderedDict[Key, tuple[int, float]] = OrderedDict()
+        self._turns: dict[Key, deque[int]] = {}  # the request under way, then those that wait for it, in order
+
+    def enter(self, ask: Ask) -> bool:
+        """A request came. True when its turn is now; else it waits for the ones before it, whose state it needs."""
+        turns = self._turns.setdefault(_key(ask), deque())
+        turns.append(ask.request)
+        return len(turns) == 1
+
+    def waiting(self, ask: Ask) -> int:
+        """Requests of its sequence that wait, itself included."""
+        return len(self._turns[_key(ask)]) - 1
+
+    def leave(self, ask: Ask) -> int:
+        """A request that entered is over; returns the one whose turn has come by that, 0 for none."""
+        key = _key(ask)
+        turns = self._turns[key]
+        first = turns[0] == ask.request
+        turns.remove(ask.request)
+        if not turns:
+            del self._turns[key]
+        return turns[0] if first and turns else 0
 
     def where(self, ask: Ask, now: float) -> int | None:
-        """Where the request's sequence is; ``None`` when this is its first."""
-        key = (ask.model, ask.sequence)
+        """Where the request's sequence has its state; ``None`` when nobody knows."""
+        key = _key(ask)
         entry = self._where.get(key)
         if entry is None or now - entry[1] > IDLE_S:
             return None
@@ -33,15 +61,19 @@ class Sequences:
         return entry[0]
 
     def bind(self, ask: Ask, where: int, now: float) -> None:
-        """The sequence begins there."""
-        self._where[ask.model, ask.sequence] = (where, now)
-        self._where.move_to_end((ask.model, ask.sequence))
+        """A request of it goes there."""
+        self._where[_key(ask)] = (where, now)
+        self._where.move_to_end(_key(ask))
         if len(self._where) > MOST:
             self._where.popitem(last=False)
 
     def lose(self, ask: Ask) -> None:
         """The sequence has ended, or its state is gone with its tier."""
-        self._where.pop((ask.model, ask.sequence), None)
+        self._where.pop(_key(ask), None)
+
+
+def _key(ask: Ask) -> Key:
+    return ask.model, ask.version, ask.sequence
 
 
 def home(ask: Ask, at: int, device: Device, cloud: CloudTier, now: float) -> int | None:

@@ -52,6 +52,11 @@ class Work(msgspec.Struct, frozen=True):
     edge_version: str = ""
     cloud_version: str = ""
 
+    @property
+    def named_version(self) -> str:
+        """The version that the client asked for."""
+        return "" if self.edge_version or self.cloud_version else self.version
+
     def at(self, tier: Tier) -> Work:
         """As that tier sees it: a canary's version is asked for by name."""
         version = self.edge_version if tier is Tier.EDGE else self.cloud_version

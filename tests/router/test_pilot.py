@@ -331,6 +331,102 @@ def test_a_state_that_is_lost_is_no_fault_of_the_tier_that_was_to_have_it():
     assert pilot.snapshot(3.0)["cloud"] == before
 
 
+FIRST = {"sequence": "s", "sequence_start": True}
+
+
+def test_the_first_request_of_a_sequence_falls_back_as_any_does_and_the_rest_follow_it():
+    pilot = made()
+    run = one(pilot.accept(ask(1, 1.0, sla_s=2.0, **FIRST), 1.0), RunEdge)
+    sent = one(pilot.failed(run.attempt, BROKEN, 1.01), SendCloud)
+    assert one(pilot.answered(sent.attempt, 1.04), Deliver).tier is Tier.CLOUD
+    one(pilot.accept(ask(2, 1.1, sla_s=2.0, sequence="s"), 1.1), SendCloud)
+    assert pilot.decision(2).reason is Reason.STICKY
+
+
+def test_the_first_request_of_a_sequence_falls_back_from_a_dead_endpoint_to_the_device():
+    pilot = made(service_s=0.02)
+    sent = one(pilot.accept(ask(1, 1.0, sla_s=0.022, **FIRST), 1.0), SendCloud)  # the device is too slow for it
+    run = one(pilot.failed(sent.attempt, BROKEN, 1.001), RunEdge)
+    assert one(pilot.answered(run.attempt, 1.02), Deliver).tier is Tier.EDGE
+    one(pilot.accept(ask(2, 1.1, sla_s=2.0, sequence="s"), 1.1), RunEdge)
+
+
+@pytest.mark.parametrize("terms", [Terms(edge_only=True), Terms(cloud_only=True)])
+def test_the_first_request_of_a_sequence_falls_back_nowhere_where_it_may_not_be(terms):
+    pilot = made()
+    kind, now = RunEdge if terms.edge_only else SendCloud, 1.0
+    actions = pilot.accept(ask(1, now, sla_s=2.0, terms=terms, **FIRST), now)
+    while pilot.holds(1):  # retries among them
+        assert {type(action) for action in actions} <= {kind, Check}
+        attempts = [action.attempt for action in actions if isinstance(action, kind)]
+        now = now + 0.01 if attempts else pilot.next_at()
+        actions = pilot.failed(attempts[0], BROKEN, now) if attempts else pilot.tick(now)
+    assert one(actions, Refuse).failure.kind is FailureKind.BROKEN
+
+
+def test_a_first_request_that_hangs_in_the_cloud_goes_to_the_device_instead_never_beside():
+    pilot = made(service_s=0.08, options=PilotOptions(workers=2))  # one for a probe
+    sent = one(pilot.accept(ask(1, 1.0, sla_s=0.085, **FIRST), 1.0), SendCloud)
+    actions = []
+    while not actions and pilot.next_at() < 2.0:
+        now = pilot.next_at()
+        actions = [action for action in pilot.tick(now) if not getattr(action, "shadow", isinstance(action, Check))]
+    assert actions[0] == Cancel(sent.attempt)
+    assert one(pilot.answered(one(actions, RunEdge).attempt, now + 0.08), Deliver).hedged is False
+
+
+def test_requests_of_a_sequence_take_turns_and_follow_the_one_before():
+    """All three are here at once; the first fails over, and the others go where it was answered."""
+    pilot = made(options=PilotOptions(workers=4))
+    run = one(pilot.accept(ask(1, 1.0, sla_s=2.0, **FIRST), 1.0), RunEdge)
+    assert [pilot.accept(ask(number, 1.0, sla_s=2.0, sequence="s"), 1.0) for number in (2, 3)] == [[], []]
+    assert pilot.decision(3).reason is Reason.STICKY
+    sent = one(pilot.failed(run.attempt, BROKEN, 1.01), SendCloud)
+    for number in (1, 2):
+        delivered, sent = pilot.answered(sent.attempt, 1.01 + 0.03 * number)
+        assert (delivered.request, sent.request) == (number, number + 1)
+    assert one(pilot.answered(sent.attempt, 1.2), Deliver).request == 3
+
+
+def test_one_sequence_waits_for_itself_only():
+    pilot = made(options=PilotOptions(workers=4))
+    for number, more in enumerate(({"sequence": "s"}, {"sequence": "t"}, {"sequence": "s", "version": "2"}, {}), 1):
+        assert kinds(pilot.accept(ask(number, 1.0, sla_s=2.0, **more), 1.0)) == [RunEdge]
+
+
+def test_requests_that_wait_for_an_earlier_one_are_bounded_and_leave_in_peace():
+    pilot = made()
+    run = one(pilot.accept(ask(1, 1.0, sla_s=2.0, **FIRST), 1.0), RunEdge)
+    for number in range(2, 66):
+        assert pilot.accept(ask(number, 1.0, sla_s=2.0, sequence="s"), 1.0) == []
+    refused = one(pilot.accept(ask(66, 1.0, sla_s=2.0, sequence="s"), 1.0), Refuse)
+    assert (refused.failure.kind, refused.reason) == (FailureKind.OVERLOADED, Reason.STICKY)
+    assert pilot.left(2, 1.01) == []  # it had not begun
+    assert one(pilot.answered(run.attempt, 1.02), RunEdge).request == 3
+
+
+def test_a_request_whose_client_leaves_makes_way_for_the_next():
+    pilot = made()
+    run = one(pilot.accept(ask(1, 1.0, sla_s=2.0, sequence="s"), 1.0), RunEdge)
+    pilot.accept(ask(2, 1.0, sla_s=2.0, sequence="s"), 1.0)
+    assert kinds(pilot.left(1, 1.01)) == [Cancel]  # the device is busy with it still
+    assert one(pilot.answered(run.attempt, 1.02), RunEdge).request == 2
+
+
+def test_one_that_waits_beyond_its_deadline_is_answered_late_and_beyond_its_limit_refused():
+    pilot = made()
+    run = one(pilot.accept(ask(1, 1.0, sla_s=9.0, **FIRST), 1.0), RunEdge)
+    for number in (2, 3):
+        pilot.accept(ask(number, 1.0 + number, sequence="s"), 1.0 + number)  # until 3.1 and 4.1, or 4.1 and 5.1 at the latest
+    ends = []
+    while pilot.next_at() < 4.5:
+        ends += pilot.tick(pilot.next_at())
+    assert [(end.request, end.failure.kind) for end in ends if isinstance(end, Refuse)] == [(2, FailureKind.DEADLINE)]
+    run = one(pilot.answered(run.attempt, 4.6), RunEdge)
+    delivered = one(pilot.answered(run.attempt, 4.7), Deliver)
+    assert (delivered.request, delivered.late) == (3, True)
+
+
 def test_attempts_that_were_cancelled_are_no_failures_of_the_device():
     """A remote device reports the end of what was cancelled as an error; ten of these must not open its breaker."""
     pilot = made()
@@ -444,8 +540,9 @@ class History:
             self.now,
             sla_s=(0.03, 0.1, 0.4)[choice % 3],
             priority=choice % 5 == 0,
-            digest=b"same" if choice % 7 == 0 else b"",
-            sequence="s" if choice % 11 == 0 else "",
+            digest=b"same" if choice % 7 == 0 and choice % 4 else b"",
+            sequence="ab"[choice % 2] if choice % 4 in (0, 1) else "",
+            sequence_start=choice % 3 == 0,
             sequence_end=choice % 33 == 0,
             terms=TERMS[choice // 3 % 4],
         )
@@ -510,6 +607,9 @@ class History:
                     assert action.late == (self.now > self.asks[action.request].deadline_s)
             elif isinstance(action, Check):
                 self.pilot.checked(action.endpoint, self.number % 3 > 0, 0.02, self.now)
+        live = {attempt: request for attempt, request in (self.edge | self.cloud).items() if attempt not in self.cancelled | self.shadows}
+        turns = [self.asks[request].sequence for request in live.values() if self.asks[request].sequence]
+        assert len(turns) == len(set(turns))  # of each sequence one attempt is under way
 
 
 @given(STEPS, st.integers(0, 3), st.integers(1, 3), st.integers(0, 30))
