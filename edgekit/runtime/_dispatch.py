@@ -227,42 +227,42 @@ class Dispatcher:
         except Exception as exc:  # noqa: BLE001 - the run's boundary
             # The requests get an error, the instance goes back, and what waits goes on.
             error = _unexpected(model, exc)
-            results = [Executed([job], [error], 0.0, 0.0, 0.0, time.monotonic()) for job in jobs]
+            now_s = time.monotonic()
+            results = [Executed([job], [error], [batch.started_s], 0.0, 0.0, 0.0, now_s) for job in jobs]
         failed = len(results) > 1 and not batch.serial
         for result in results:
             if result.answers[0].__class__ is not InferResponse:
                 failed = True
         seconds = queue.finish(batch, failed=failed)
-        started_s = batch.started_s
         for executed in results:
-            self._tell(model, executed, started_s)
-            started_s = executed.end_s
+            self._tell(model, executed)
         return seconds
 
-    def _tell(self, model: LoadedModel, executed: Executed, started_s: float) -> None:
-        """Count and answer what ran in one call."""
-        jobs, answers, input_s, infer_s, output_s, end_s = executed
-        queue_s = [started_s - job.arrived_s for job in jobs]
-        for job in jobs:
+    def _tell(self, model: LoadedModel, executed: Executed) -> None:
+        """Count and answer what ran in one call, or in a row."""
+        jobs, answers, starts_s, input_s, infer_s, output_s, end_s, runs = executed
+        queue_s = []
+        plain, traced = True, False
+        for job, answer, started_s in zip(jobs, answers, starts_s, strict=True):
+            queue_s.append(started_s - job.arrived_s)
             if job.request.trace is not None:
-                job.request.trace.ran(job.arrived_s, started_s, infer_s, output_s, end_s)
-        plain = True
-        for index, job in enumerate(jobs):
-            if job.deadline_s < end_s or answers[index].__class__ is not InferResponse:
+                traced = True
+            if job.deadline_s < end_s or answer.__class__ is not InferResponse:
                 plain = False
-                break
+        if traced:
+            _trace(executed)
         if plain:
-            model.statistics.ran(len(jobs), len(jobs), sum(queue_s), (input_s, infer_s, output_s))
+            model.statistics.ran(len(jobs) // runs, len(jobs), sum(queue_s), (input_s, infer_s, output_s), runs)
             for job, answer in zip(jobs, answers, strict=True):
                 _answer(job, answer)
             if self._observer is not None:
-                self._observe_together(model, queue_s, input_s + infer_s + output_s)
+                self._observe_together(model, queue_s, (input_s + infer_s + output_s) / runs)
         else:
             self._tell_each(model, executed, queue_s)
 
     def _tell_each(self, model: LoadedModel, executed: Executed, queue_s: list[float]) -> None:
-        jobs, answers, input_s, infer_s, output_s, end_s = executed
-        compute_s = input_s + infer_s + output_s
+        jobs, answers, _, input_s, infer_s, output_s, end_s, runs = executed
+        compute_s = (input_s + infer_s + output_s) / runs
         in_time_s = []
         for job, answer, waited_s in zip(jobs, answers, queue_s, strict=True):
             told: InferResponse | EdgeKitError = answer
@@ -282,7 +282,7 @@ class Dispatcher:
             _answer(job, told)
             self._observe(model, waited_s, compute_s, outcome)
         if any(isinstance(answer, InferResponse) for answer in answers):
-            model.statistics.ran(len(jobs), len(in_time_s), sum(in_time_s), (input_s, infer_s, output_s))
+            model.statistics.ran(len(jobs) // runs, len(in_time_s), sum(in_time_s), (input_s, infer_s, output_s), runs)
 
     def _refuse(self, refused: Refused) -> None:
         """Answer requests that do not run, with the reason."""
@@ -320,6 +320,20 @@ def _unexpected(model: LoadedModel, exc: Exception) -> EngineError:
     """For what is ours to find, not the sender's."""
     _log.error("model %s: a request ended in an unexpected error", model.name, exc_info=exc)
     return EngineError(f"model {model.name}", f"ended in an unexpected {type(exc).__name__}; the log has the details")
+
+
+def _trace(executed: Executed) -> None:
+    """Tell the traces of requests when these ran."""
+    jobs, _, starts_s, _, infer_s, output_s, end_s, runs = executed
+    for index, job in enumerate(jobs):
+        trace, start_s = job.request.trace, starts_s[index]
+        if trace is None:
+            continue
+        if runs == 1:
+            trace.ran(job.arrived_s, start_s, infer_s, output_s, end_s)
+        else:  # the answers of a row are made after its last run
+            ran_s = starts_s[index + 1] if index + 1 < runs else end_s - output_s
+            trace.ran(job.arrived_s, start_s, ran_s - start_s, 0.0, ran_s)
 
 
 def _answer(job: Job, answer: InferResponse | Exception) -> None:

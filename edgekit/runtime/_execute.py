@@ -37,21 +37,25 @@ class Engine(Protocol):
 
 
 class Executed(NamedTuple):
-    """What became of some requests that ran in one call of the engine.
+    """What became of some requests that ran in one call of the engine, or in a row of calls.
 
     Attributes:
         jobs: in order.
         answers: one for each.
+        starts_s: when each began, on `time.monotonic`.
         input_s, infer_s, output_s: where the time went, for all together.
-        end_s: when it was done, on `time.monotonic`.
+        end_s: when all was done.
+        runs: calls of the engine: 1, or one for each request of a row.
     """
 
     jobs: list[Job]
     answers: list[Answer]
+    starts_s: list[float]
     input_s: float
     infer_s: float
     output_s: float
     end_s: float
+    runs: int = 1
 
 
 def execute(model: RunsModel, engine: Engine, jobs: list[Job], *, apart: bool = False) -> tuple[list[Executed], bool]:
@@ -61,8 +65,10 @@ def execute(model: RunsModel, engine: Engine, jobs: list[Job], *, apart: bool = 
     Returns:
         what became of them; and whether they failed together and each went well alone, so that there were too many.
     """
-    if apart or len(jobs) == 1:
-        return [_alone(model, engine, job) for job in jobs], False
+    if len(jobs) == 1:
+        return [_alone(model, engine, jobs[0])], False
+    if apart:
+        return _in_a_row(model, engine, jobs), False
     proof = model.plan.proof
     if proof is not None and proof.state:
         together = _together(model, engine, jobs)
@@ -78,18 +84,49 @@ def execute(model: RunsModel, engine: Engine, jobs: list[Job], *, apart: bool = 
 
 def _alone(model: RunsModel, engine: Engine, job: Job) -> Executed:
     start_s = time.monotonic()
-    answer: Answer
     try:
         outputs = _run(model, engine, job.inputs)
     except EdgeKitError as exc:
         end_s = time.monotonic()
-        return Executed([job], [exc], 0.0, end_s - start_s, 0.0, end_s)
+        return Executed([job], [exc], [start_s], 0.0, end_s - start_s, 0.0, end_s)
     ran_s = time.monotonic()
+    answer = _answer(model, job, outputs)
+    end_s = time.monotonic()
+    return Executed([job], [answer], [start_s], 0.0, ran_s - start_s, end_s - ran_s, end_s)
+
+
+def _in_a_row(model: RunsModel, engine: Engine, jobs: list[Job]) -> list[Executed]:
+    """Each in a call of its own. The answers are made after the last: a call of a millisecond leaves the caches without our code and data, so that what is done
+    between two of them costs several times what it costs for all at once.
+
+    Returns:
+        one for all; or, when one fails, one for each.
+    """
+    times_s = [time.monotonic()]
+    found: list[Arrays | EdgeKitError] = []
+    failed = False
+    for job in jobs:
+        try:
+            found.append(_run(model, engine, job.inputs))
+        except EdgeKitError as exc:
+            found.append(exc)
+            failed = True
+        times_s.append(time.monotonic())
+    answers = [result if isinstance(result, EdgeKitError) else _answer(model, job, result) for job, result in zip(jobs, found, strict=True)]
+    ran_s, end_s = times_s.pop(), time.monotonic()
+    if not failed:
+        return [Executed(jobs, answers, times_s, 0.0, ran_s - times_s[0], end_s - ran_s, end_s, len(jobs))]
+    ends_s = [*times_s[1:], ran_s]
+    return [
+        Executed([job], [answer], [start_s], 0.0, ended_s - start_s, 0.0, ended_s)
+        for job, answer, start_s, ended_s in zip(jobs, answers, times_s, ends_s, strict=True)
+    ]
+
+
+def _answer(model: RunsModel, job: Job, outputs: Arrays) -> InferResponse:
     names = job.wanted
     tensors = [Tensor(name, outputs[name]) for name in (model.plan.outputs if names is None else names)]
-    answer = InferResponse(model.name, model.version, tensors, id=job.request.id)
-    end_s = time.monotonic()
-    return Executed([job], [answer], 0.0, ran_s - start_s, end_s - ran_s, end_s)
+    return InferResponse(model.name, model.version, tensors, id=job.request.id)
 
 
 def _together(model: RunsModel, engine: Engine, jobs: list[Job]) -> Executed | None:
@@ -120,7 +157,7 @@ def _together(model: RunsModel, engine: Engine, jobs: list[Job]) -> Executed | N
             for index, job in enumerate(jobs)
         ]
     end_s = time.monotonic()
-    return Executed(jobs, answers, stacked_s - start_s, ran_s - stacked_s, end_s - ran_s, end_s)
+    return Executed(jobs, answers, [start_s] * len(jobs), stacked_s - start_s, ran_s - stacked_s, end_s - ran_s, end_s)
 
 
 def _picked(names: list[str], parts: Mapping[str, list[np.ndarray]], index: int) -> list[Tensor]:

@@ -35,14 +35,15 @@ class ModelStatistics:
         self._failed_s = 0.0
         self._last_s = 0.0
 
-    def ran(self, requests: int, succeeded: int, queue_s: float, compute_s: tuple[float, float, float]) -> None:
-        """Count one run of the engine.
+    def ran(self, requests: int, succeeded: int, queue_s: float, compute_s: tuple[float, float, float], runs: int = 1) -> None:
+        """Count a run of the engine, or several of as many requests each.
 
         Args:
             requests: that ran together.
-            succeeded: those among them that were answered in time; the others are told to `failed`.
+            succeeded: those of all runs that were answered in time; the others are told to `failed`.
             queue_s: what those waited, summed.
-            compute_s: seconds for inputs, engine and outputs of the whole run.
+            compute_s: seconds for inputs, engine and outputs of all runs.
+            runs: of the engine.
         """
         input_s, infer_s, output_s = compute_s
         with self._lock:
@@ -50,15 +51,16 @@ class ModelStatistics:
             batch = self._batches.get(requests)
             if batch is None:
                 batch = self._batches[requests] = _Batch()
-            batch.runs += 1
+            batch.runs += runs
             batch.succeeded += succeeded
             batch.queue_s += queue_s
             batch.input_s += input_s
             batch.infer_s += infer_s
             batch.output_s += output_s
-            batch.inputs_s += succeeded * input_s
-            batch.infers_s += succeeded * infer_s
-            batch.outputs_s += succeeded * output_s
+            each = succeeded / runs
+            batch.inputs_s += each * input_s
+            batch.infers_s += each * infer_s
+            batch.outputs_s += each * output_s
 
     def failed(self, total_s: float) -> None:
         """Count one request that got an error."""

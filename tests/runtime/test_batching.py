@@ -1,5 +1,7 @@
 """Checking requests, putting them together, taking answers apart, and the proof that this changes nothing."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -100,8 +102,25 @@ def test_what_is_to_run_apart_does():
     jobs = [prepared(model.plan, request(seed, rows)) for seed, rows in enumerate([2, 2])]
     results, too_many = execute(model, model, jobs, apart=True)
     assert model.ran == [2, 2]
-    assert [len(result.jobs) for result in results] == [1, 1]
+    ((row,), made) = (results, [job.request.id for job in jobs])
+    assert row.runs == 2
+    assert [answer.id for answer in row.answers] == made
+    assert row.starts_s == sorted(row.starts_s)
     assert not too_many
+
+
+def test_one_of_a_row_that_fails_fails_alone():
+    def breaks(inputs):
+        if len(inputs["x"]) == 3:
+            raise ValueError("three")
+        return both(inputs)
+
+    model = Model(ROWS, breaks)
+    jobs = [prepared(model.plan, request(seed, rows)) for seed, rows in enumerate([1, 3, 2])]
+    results, _ = execute(model, model, jobs, apart=True)
+    assert [result.jobs for result in results] == [[job] for job in jobs]
+    assert [type(result.answers[0]).__name__ for result in results] == ["InferResponse", "EngineError", "InferResponse"]
+    assert [before.end_s <= after.starts_s[0] for before, after in pairwise(results)] == [True, True]
 
 
 # name: a model that may not run requests together although its signature allows it
