@@ -6,10 +6,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekit.cli._output import table
+from edgekit.cli._output import size, table
 
 if TYPE_CHECKING:
     from edgekit.router import Tally, TallyRow
@@ -18,7 +18,9 @@ __all__ = ["EVERY_S", "draw", "lines_of", "watch"]
 
 EVERY_S = 1.0
 _HOME_AND_CLEAR = "\x1b[H\x1b[J"
-_COLUMNS = ("model", "reason", "tier", "requests", "share", "in time", "hedged", "p50 ms", "p99 ms")
+# Names come last: what a narrow terminal cuts off is the end of a long name, and no figure.
+_ROWS = ("reason", "tier", "requests", "in time", "hedged", "p50 ms", "p99 ms", "model")
+_TIERS = ("state", "in flight", "drift", "p50 ms", "p95 ms", "in time", "tier")
 
 
 def watch(tally: Tally, title: str, stop: threading.Event) -> None:
@@ -55,9 +57,9 @@ def lines_of(state: Mapping[str, Any], rows: Sequence[TallyRow], title: str) -> 
     else:
         yield f"last minute: no request; {state['open']} open"
     yield ""
-    yield from table([_row(row, total) for row in rows], _COLUMNS)
+    yield from table([_row(row) for row in rows], _ROWS)
     yield ""
-    yield from table(list(_tiers(state)), ("tier", "state", "load", "drift", "expected ms", "p95 ms", "in time"))
+    yield from table(list(_tiers(state)), _TIERS)
     yield ""
     yield f"hedges: {state['hedges_left']:g} left, {state['hedge_tokens']:g} tokens; retries: {state['retries_left']:g} left"
     yield from _policy(state["policy"])
@@ -66,22 +68,22 @@ def lines_of(state: Mapping[str, Any], rows: Sequence[TallyRow], title: str) -> 
         yield f"last decision: {' then '.join(last['tiers']) or 'refused'}, {last['reason']}{', late' if last['late'] else ''}"
 
 
-def _row(row: TallyRow, total: int) -> tuple[str, ...]:
-    shares = (f"{row.requests / total:.1%}", f"{row.met / row.requests:.1%}", f"{row.hedged / row.requests:.1%}")
-    return (row.model, row.reason, row.tier, str(row.requests), *shares, f"{row.p50_ms:.1f}", f"{row.p99_ms:.1f}")
+def _row(row: TallyRow) -> tuple[object, ...]:
+    shares = (f"{row.met / row.requests:6.1%}", f"{row.hedged / row.requests:6.1%}")
+    return (row.reason, row.tier, row.requests, *shares, round(row.p50_ms, 1), round(row.p99_ms, 1), row.model)
 
 
 def _tiers(state: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """The device and each endpoint; estimates are those of the last decision, of the endpoint that it looked at."""
     edge = state["edge"]
     drifts = [f"{value:.2f}" for value in edge["drift"].values()]
-    load = f"{edge['running']}/{edge['workers']} run, {edge['waiting']} wait"
-    yield ("edge", _breaker(edge["breaker"]), load, " ".join(drifts) or "-", *_estimate(state.get("edge_estimate")))
+    load = f"{edge['running']} of {edge['workers']}, {edge['waiting']} wait"
+    yield (_breaker(edge["breaker"]), load, " ".join(drifts) or "-", *_estimate(state.get("edge_estimate")), "edge")
     chosen = state.get("decision", {}).get("endpoint", "")
     for endpoint in state["cloud"]:
         estimate = state.get("cloud_estimate") if endpoint["url"] == chosen else None
-        load = f"{endpoint['in_flight']} of at most {endpoint['limit']:g}"
-        yield (endpoint["url"], _breaker(endpoint["breaker"]), load, "-", *_estimate(estimate))
+        load = f"{endpoint['in_flight']} of {endpoint['limit']:.0f}"
+        yield (_breaker(endpoint["breaker"]), load, "-", *_estimate(estimate), endpoint["url"].removeprefix("http://"))
 
 
 def _breaker(state: str) -> str:
@@ -91,14 +93,21 @@ def _breaker(state: str) -> str:
 def _estimate(estimate: Mapping[str, Any] | None) -> tuple[str, str, str]:
     if estimate is None or not estimate["known"]:
         return "-", "-", "-"
-    return f"{estimate['typical_ms']:.1f}", f"{estimate['slow_ms']:.1f}", f"{estimate['p_meet']:.1%}"
+    return f"{estimate['typical_ms']:6.1f}", f"{estimate['slow_ms']:6.1f}", f"{estimate['p_meet']:6.1%}"
+
+
+_SPENT: Mapping[str, Callable[[float, float], str]] = {
+    "requests": lambda spent, limit: f"{spent:,.0f} of {limit:,.0f} requests",
+    "bytes": lambda spent, limit: f"{size(spent)} of {size(limit)}",
+    "dollars": lambda spent, limit: f"${spent:,.4f} of ${limit:,.2f}",
+}
 
 
 def _policy(policy: Mapping[str, Any]) -> Iterator[str]:
     """Budgets that have a limit, and what is wrong with the policy's file."""
     for window, budget in policy["budget"].items():
-        for unit, limit in budget["limit"].items():
-            if limit is not None:
-                yield f"budget of the {window}: {budget['spent'][unit]:g} of {limit:g} {unit}"
+        parts = [_SPENT[unit](budget["spent"][unit], limit) for unit, limit in budget["limit"].items() if limit is not None]
+        if parts:
+            yield f"budget of the {window}: {', '.join(parts)}"
     if policy["problem"]:
         yield f"policy: {policy['problem']}; the one before stays in force"
