@@ -156,7 +156,8 @@ def _models(latencies: Sequence[LatencyRow], sums: Sequence[SumRow]) -> list[dic
             if row.model:
                 key = (row.model, row.version)
                 counted[key] = counted.get(key, 0) + row.zero_count + sum(row.buckets.values())
-    ordered = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+    known = {model for model, version in counted if version}  # refused requests name no version; they are no other model
+    ordered = sorted(((key, n) for key, n in counted.items() if key[1] or key[0] not in known), key=lambda item: (-item[1], item[0]))
     return [{"model": model, "version": version, "requests": requests} for (model, version), requests in ordered]
 
 

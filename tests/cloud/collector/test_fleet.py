@@ -15,7 +15,7 @@ NOW_MS = 1_800_000_000_000
 ERROR = 0.0109 + 5e-4  # bucket error at scale 5, and four significant digits
 
 
-def latency(values_s, device="d1", service="edgekit-router", tier="edge", outcome="ok", time_ms=0, scale=5, model="m"):
+def latency(values_s, device="d1", service="edgekit-router", tier="edge", outcome="ok", time_ms=0, scale=5, model="m", version="1"):
     histogram = LogHistogram(scale)
     for value in values_s:
         histogram.record(value)
@@ -24,7 +24,7 @@ def latency(values_s, device="d1", service="edgekit-router", tier="edge", outcom
         service,
         tier,
         model,
-        "1",
+        version,
         outcome,
         time_ms,
         scale,
@@ -88,6 +88,15 @@ def test_where_a_router_reports_the_runtimes_behind_it_are_not_counted_again():
     (one,) = result["devices"]
     assert (one["requests"], one["models"]) == (13, [{"model": "m", "version": "1", "requests": 8}])
     assert sorted(one["services"]) == ["edgekit-router", "edgekit-runtime"]
+
+
+def test_requests_that_nobody_answered_are_no_other_version():
+    """A router alone: what it refuses has no version, and may be more than what was answered."""
+    refused = latency([0.001] * 9, tier="none", outcome="rejected", version="")
+    (one,) = view([latency([0.1] * 5), refused], [routed(5)], [device()])["devices"]
+    assert one["models"] == [{"model": "m", "version": "1", "requests": 5}]
+    (one,) = view([refused], [routed(9, tier="none")], [device()])["devices"]
+    assert one["models"] == [{"model": "m", "version": "", "requests": 9}]
 
 
 def test_without_a_router_the_runtimes_tell_and_sla_is_not_invented():
