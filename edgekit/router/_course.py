@@ -35,7 +35,7 @@ from edgekit.router._decide import (
     decide,
     margin_s,
 )
-from edgekit.router._device import LATE
+from edgekit.router._device import LATE, Place
 from edgekit.router._events import Action, Ask, Cancel, Deliver, Failure, FailureKind, Refuse, RunEdge, SendCloud
 from edgekit.router._open import Open, Sent
 from edgekit.router._retry import retry_at
@@ -174,6 +174,16 @@ class Course(Bearings):
         open_.look_s = self._hand_over_s(open_, now)
         self._plan(open_, now)
         self._feed(now, out)
+        if (place := device.surplus()) is not None:
+            self._give_way(place, now, out)
+
+    def _give_way(self, place: Place, now: float, out: list[Action]) -> None:
+        """A request that is late anyway leaves a full queue to one that is not."""
+        open_ = self._open[place[2]]
+        self._device.remove(place)
+        open_.place = None
+        if open_.sent is None:
+            self._end(open_, now, out, FailureKind.OVERLOADED)
 
     def _run(self, open_: Open, now: float, out: list[Action]) -> None:
         self._attempt += 1

@@ -66,8 +66,8 @@ class Device:
 
     @property
     def health(self) -> Health:
-        """Whether a request may be queued."""
-        if len(self._queue) >= self._capacity:
+        """Whether a request may be queued; what is late anyway keeps nobody out."""
+        if len(self._queue) >= self._capacity and self._queue[-1][0] < LATE:
             return Health.FULL
         return Health.OK if self.breaker.closed else Health.FAILING
 
@@ -89,6 +89,10 @@ class Device:
     def first(self) -> Place | None:
         """Who is next."""
         return self._queue[0] if self._queue else None
+
+    def surplus(self) -> Place | None:
+        """Who has to leave when more wait than may: the last, which is late."""
+        return self._queue[-1] if len(self._queue) > self._capacity else None
 
     def others_in_time(self) -> bool:
         """Someone behind the first can still meet its deadline."""

@@ -24,7 +24,7 @@ CHECK_EVERY_S = 5.0
 # What an attempt that is past the 99.9th percentile leaves of the trust in an endpoint: it hangs, or that was one in a thousand.
 DOUBT = 0.3
 KEEP_OVERLOADED, KEEP_MISSED = 0.9, 0.97  # of the limit on what is in flight
-TRY_EVERY_S = 0.3  # how often a request that the device would most likely miss tries an endpoint that is not expected to make it either
+TRY_EVERY_S = 0.15  # how often a request that the device would most likely miss tries an endpoint that is not expected to make it either
 TRY_CHAIN = 6  # tries in quick succession once one was in time; enough to restart the window
 _FAILING = TierEstimate(0.0, 0.0, 0.0, False, Health.FAILING)
 _FULL = TierEstimate(0.0, 0.0, 0.0, False, Health.FULL)

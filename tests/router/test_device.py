@@ -146,8 +146,21 @@ def test_a_full_queue_says_so():
     device = made(capacity=2)
     device.enqueue(ask(1), 0.0, late=False)
     assert device.health is Health.OK
-    device.enqueue(ask(2), 0.0, late=True)
+    device.enqueue(ask(2), 0.0, late=False)
     assert device.health is Health.FULL
+
+
+def test_what_is_late_keeps_nobody_out():
+    device = made(capacity=2)
+    device.enqueue(ask(1), 0.0, late=False)
+    late = device.enqueue(ask(2), 0.0, late=True)
+    assert device.health is Health.OK
+    assert device.surplus() is None
+    device.enqueue(ask(3), 0.0, late=False)
+    assert device.surplus() == late
+    device.remove(late)
+    assert device.health is Health.FULL
+    assert device.surplus() is None
 
 
 QUEUED = st.lists(st.tuples(st.integers(0, 2), st.floats(0.0, 10.0), st.booleans()), min_size=1, max_size=40)

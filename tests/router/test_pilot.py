@@ -71,6 +71,18 @@ def test_what_no_tier_makes_by_its_limit_is_refused_early_and_the_device_is_prob
     assert pilot.answered(probe.attempt, pilot.next_at() if pilot.next_at() < math.inf else 30.0) == []
 
 
+def test_a_full_queue_of_late_requests_lets_one_in_that_is_in_time_and_gives_up_the_last():
+    pilot = made(endpoints=0, options=PilotOptions(queue=2))
+    run = one(pilot.accept(ask(1, 1.0), 1.0), RunEdge)
+    assert pilot.accept(ask(2, 1.0), 1.0) == pilot.accept(ask(3, 1.001), 1.001) == []
+    while pilot.next_at() < 1.15:
+        assert pilot.tick(pilot.next_at()) == []  # 2 and 3 are late by then, and wait for whatever is left
+    (refusal,) = pilot.accept(ask(4, 1.15, sla_s=0.9), 1.15)
+    assert (refusal.request, refusal.failure.kind) == (3, FailureKind.OVERLOADED)
+    assert one(pilot.answered(run.attempt, 1.16), RunEdge).request == 4
+    assert pilot.snapshot(1.16)["open"] == 2
+
+
 def test_a_request_waits_its_turn_and_is_handed_over_while_it_waits():
     """The first hangs on the only worker; the second goes to the cloud before it is too late for that, and runs nowhere else."""
     pilot = made()
