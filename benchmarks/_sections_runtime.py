@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from benchmarks._plots import Bar, Mark, bars, number
-from benchmarks._results import Record, spread
-from benchmarks._sections import Aim, Section, at_most, document, markdown, once, picture
+from benchmarks._results import Record, Spread, spread
+from benchmarks._sections import Aim, Section, at_most, document, markdown, once, picture, told
 
 SWAP_AIM = 1.2
 START_AIM = 1.15
@@ -54,13 +54,25 @@ class Cache(msgspec.Struct):
     core: dict[str, float]
 
 
+class Pooled(msgspec.Struct):
+    """A ratio of all requests together, and the interval of its bootstrap."""
+
+    ratio: float
+    low: float
+    high: float
+
+    def spread(self) -> Spread:
+        return Spread(self.ratio, self.low, self.high)
+
+
 class SwapResults(msgspec.Struct):
     requests_per_s: float
     most_requests_per_s: float
-    p99_ratio: float
+    p99_ratio: Pooled
     p99_ratios: list[float]
-    quiet_to_quiet: list[float]
+    quiet_to_quiet: Pooled
     swaps: int
+    phases: dict[str, dict[str, float]]
 
 
 class Swap(msgspec.Struct):
@@ -144,10 +156,10 @@ def swap(record: Record) -> Section:
     found = document(record, Swap).results
     large = record.name == "swap_large"
     what = "20 MB of weights" if large else "a tiny model"
-    ratios = spread(found.p99_ratios)
     name = f"bench-{record.name.replace('_', '-')}.svg"
-    rows = [Bar(f"round {index}", once(value), ours=True) for index, value in enumerate(found.p99_ratios, 1)]
-    rows += [Bar("quiet to quiet", spread(found.quiet_to_quiet))]
+    rows = [Bar("all rounds", found.p99_ratio.spread(), ours=True)]
+    rows += [Bar(f"round {index}", once(value)) for index, value in enumerate(found.p99_ratios, 1)]
+    rows += [Bar("quiet to quiet", found.quiet_to_quiet.spread())]
     plot = bars(
         f"p99 while versions are swapped, {what}",
         "times the p99 of the quiet phases around it; less is better",
@@ -155,13 +167,17 @@ def swap(record: Record) -> Section:
         Mark(f"aim: {SWAP_AIM} at most", SWAP_AIM),
     )
     text = (
-        f"{found.swaps} swaps at {found.requests_per_s:,.0f} requests a second (the server takes {found.most_requests_per_s:,.0f}). "
-        "*Quiet to quiet* is how much two neighbouring phases without swaps differ: the noise of the measurement."
+        f"{found.swaps} swaps at {found.requests_per_s:,.0f} requests a second (the server takes {found.most_requests_per_s:,.0f}). The figure is that of all rounds together, "
+        f"with the interval that holds 95 % of a bootstrap over swaps; the rounds by themselves: {told(spread(found.p99_ratios))}. "
+        "*Quiet to quiet* compares the first half of every quiet phase with the second: the noise of the measurement."
     )
+    columns = ("p50_ms", "p95_ms", "p99_ms", "max_ms", "requests")
+    phases = [[name, *(number(row[key]) if key in row else "" for key in columns)] for name, row in found.phases.items()]
+    table = markdown(["what requests met", "p50, ms", "p95, ms", "p99, ms", "max, ms", "requests"], phases)
     return Section(
-        [text, "", *picture(name, f"p99 during swaps over p99 before and after, {what}")],
+        [text, "", *picture(name, f"p99 during swaps over p99 before and after, {what}"), *table],
         {name: plot},
-        [at_most(f"p99 during swaps, {what}", SWAP_AIM, ratios)],
+        [at_most(f"p99 during swaps, {what}", SWAP_AIM, found.p99_ratio.spread())],
     )
 
 

@@ -30,7 +30,18 @@ OTHERS = {
         "core": {"without_cache_us": 50.0, "miss_us": 60.0, "hit_us": 20.0},
     },
     "swap": {
-        "results": {"requests_per_s": 1000, "most_requests_per_s": 2000, "p99_ratio": 1.1, "p99_ratios": [1.1, 1.15, 1.3], "quiet_to_quiet": [1.0, 0.9], "swaps": 12}
+        "results": {
+            "requests_per_s": 1000,
+            "most_requests_per_s": 2000,
+            "p99_ratio": {"ratio": 1.15, "low": 1.1, "high": 1.3},
+            "p99_ratios": [1.1, 1.2, 1.3],
+            "quiet_to_quiet": {"ratio": 1.0, "low": 0.9, "high": 1.1},
+            "swaps": 12,
+            "phases": {
+                "quiet": {"p50_ms": 0.5, "p95_ms": 0.75, "p99_ms": 1.25, "max_ms": 7.0, "requests": 5000},
+                "installing": {"requests": 20},
+            },
+        }
     },
     "cold_start": {
         "results": {
