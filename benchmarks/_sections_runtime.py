@@ -191,23 +191,20 @@ def cold_start(record: Record) -> Section:
         rows.append(
             [name, *(number(each) for each in (bare["start_ms"], ours["start_ms"], relative["start_ratio"], relative["cpu_ratio"]))]
         )
-        rows[-1] += [number(bare["rss_mb"]), number(ours["rss_mb"]), number(relative["rss_added_mb"])]
-        if served := row.get("serve"):
-            answers.append(served["answer_ms"])
-            rows[-1].append(number(served["answer_ms"]))
-        ratios.append(Bar(name, once(relative["start_ratio"]), ours=True))
-    worst = max(bar.value.median for bar in ratios)
+        answers.append(row["serve"]["answer_ms"])
+        rows[-1] += [number(bare["rss_mb"]), number(ours["rss_mb"]), number(relative["rss_added_mb"]), number(answers[-1])]
+        ratios.append(Bar(name, Spread(relative["start_ratio"], *relative["start_ratio_quartiles"]), ours=True))
+    worst = max((bar.value for bar in ratios), key=lambda value: value.median)
     memory = max(row["relative_to_bare"]["ours"]["rss_added_mb"] for row in pairs.values())
-    imported = results["import"]["added_over_numpy_ms"]["edgekit.runtime"]
+    imported = results["import"]["added_over_numpy_ms"]["edgekit.runtime.load"]  # the package alone imports next to nothing
     installed = results["installed_mb"]["total"]
     aims = [
-        at_most("start to first answer over a bare script's, the worst", START_AIM, once(worst)),
+        at_most("start to first answer over a bare script's, the worst", START_AIM, worst),
         at_most("memory over a bare script's, the worst", MEMORY_AIM_MB, once(memory), " MB"),
-        at_most("`import edgekit.runtime` over `import numpy`", IMPORT_AIM_MS, once(imported), " ms"),
+        at_most("`from edgekit.runtime import load` over `import numpy`", IMPORT_AIM_MS, once(imported), " ms"),
         at_most("installed beside NumPy and the engine", INSTALL_AIM_MB, once(installed), " MB"),
+        at_most("`edgekit serve` to its first HTTP answer, the worst", SERVE_AIM_MS, once(max(answers)), " ms"),
     ]
-    if answers:
-        aims.append(at_most("`edgekit serve` to its first HTTP answer, the worst", SERVE_AIM_MS, once(max(answers)), " ms"))
     plot = bars(
         "Start to first answer",
         "times a bare script of the same engine; less is better",
@@ -215,10 +212,10 @@ def cold_start(record: Record) -> Section:
         Mark(f"aim: {START_AIM} at most", START_AIM),
     )
     head = ["model, engine", "bare script, ms", "ours, ms", "ratio", "ratio of CPU time", "bare, MB", "ours, MB", "added, MB"]
-    if answers:
-        head.append("`edgekit serve` to first HTTP answer, ms")
+    head.append("`edgekit serve` to first HTTP answer, ms")
+    text = "The ratio is the median of what each round's own pair gave; its range holds the middle half of the rounds."
     return Section(
-        [*picture("bench-start.svg", "Start to first answer relative to a bare script"), *markdown(head, rows)],
+        [text, "", *picture("bench-start.svg", "Start to first answer relative to a bare script"), *markdown(head, rows)],
         {"bench-start.svg": plot},
         aims,
     )

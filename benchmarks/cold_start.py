@@ -1,7 +1,7 @@
 """How light the device side is: import time, start to first answer, memory and disk, each beside a bare script of the same engine.
 
 Every measurement is a process of its own. A round starts each contender once, in an order that rotates, so that a drift of the machine meets all alike;
-figures are medians over the rounds. *Start to first answer* runs from just before the process is created until its first answer is there, on the
+figures are medians over the rounds, and comparisons medians of what each round's own pair gave. *Start to first answer* runs from just before the process is created until its first answer is there, on the
 system's monotonic clock; *memory* is the resident set then and *cpu* the processor time
 that it has used, which neighbours on the machine change least. Both scripts of a pair load the same artifact file with one thread and run the same
 input of zeros; ours checks the digest of the artifact and the request as always. `ours_kept` has a cache folder (`EngineOptions.cache_dir`) that its first round fills.
@@ -97,9 +97,13 @@ def start(script: str, variables: dict[str, str]) -> tuple[float, float, float]:
     return float(at) - began, float(resident), float(cpu)
 
 
-def measure(scripts: dict[str, str], rounds: int) -> dict[str, dict[str, Any]]:
-    """Median start and memory of each script; one round more is run first and dropped."""
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in scripts}
+Starts = dict[str, list[tuple[float, float, float]]]
+"""Of each script, in the order of the rounds: seconds to the answer, resident bytes, CPU seconds."""
+
+
+def measure(scripts: dict[str, str], rounds: int) -> Starts:
+    """Start each script once a round; one round more is run first and dropped."""
+    found: Starts = {name: [] for name in scripts}
     names = list(scripts)
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds + 1):
@@ -107,6 +111,11 @@ def measure(scripts: dict[str, str], rounds: int) -> dict[str, dict[str, Any]]:
                 sample = start(scripts[name], environment(folder))
                 if turn:
                     found[name].append(sample)
+    return found
+
+
+def medians(found: Starts) -> dict[str, dict[str, Any]]:
+    """Start, CPU time and memory of each script."""
     return {
         name: {
             "start_ms": round(statistics.median(seconds for seconds, _, _ in samples) * 1e3, 1),
@@ -161,18 +170,23 @@ def serve(bundle: Any, rounds: int) -> dict[str, float]:
     return {"answer_ms": round(statistics.median(found), 1), "answer_most_ms": round(max(found), 1)}
 
 
-def compare(measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The measurements, and both of ours relative to the bare script."""
-    bare = measured["bare"]
-    relative = {
-        name: {
-            **{key.replace("_ms", "_ratio"): round(found[key] / bare[key], 3) for key in ("start_ms", "start_least_ms", "cpu_ms")},
-            "rss_added_mb": round(found["rss_mb"] - bare["rss_mb"], 1),
-        }
-        for name, found in measured.items()
-        if name != "bare"
-    }
-    return {"measured": measured, "relative_to_bare": relative}
+def compare(found: Starts) -> dict[str, Any]:
+    """The medians, and each of ours beside the bare script: ratios round by round, whose median and quartiles are told, so that what slowed a whole round counts little."""
+    bare = found["bare"]
+    relative = {}
+    for name, ours in found.items():
+        if name != "bare":
+            started = [mine[0] / other[0] for mine, other in zip(ours, bare, strict=True)]
+            spent = [mine[2] / other[2] for mine, other in zip(ours, bare, strict=True)]
+            added = [mine[1] - other[1] for mine, other in zip(ours, bare, strict=True)]
+            low, _, high = statistics.quantiles(started, n=4, method="inclusive")
+            relative[name] = {
+                "start_ratio": round(statistics.median(started), 3),
+                "start_ratio_quartiles": [round(low, 3), round(high, 3)],
+                "cpu_ratio": round(statistics.median(spent), 3),
+                "rss_added_mb": round(statistics.median(added) / MB, 1),
+            }
+    return {"measured": medians(found), "relative_to_bare": relative}
 
 
 def installed_mb() -> dict[str, float]:
@@ -186,11 +200,13 @@ def installed_mb() -> dict[str, float]:
 
 
 def imports(rounds: int) -> dict[str, Any]:
-    measured = measure(IMPORTS, rounds)
-    base = measured["numpy"]
-    added = {name: round(found["start_ms"] - base["start_ms"], 1) for name, found in measured.items()}
-    least = {name: round(found["start_least_ms"] - base["start_least_ms"], 1) for name, found in measured.items()}
-    return {"measured": measured, "added_over_numpy_ms": added, "added_over_numpy_least_ms": least}
+    """What importing adds to `import numpy`, round by round; the medians of that."""
+    found = measure(IMPORTS, rounds)
+    added = {
+        name: round(statistics.median(mine[0] - base[0] for mine, base in zip(samples, found["numpy"], strict=True)) * 1e3, 1)
+        for name, samples in found.items()
+    }
+    return {"measured": medians(found), "added_over_numpy_ms": added}
 
 
 def main() -> None:
@@ -199,7 +215,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", default=["ppocr-cls", "ppocr-det"])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--engine", choices=list(DEVICES), action="append", help="only this one; repeat for several")
     parser.add_argument("--python", default=PYTHON, help="interpreter of an environment as a device has it; this one's by default")
     arguments = parser.parse_args()
