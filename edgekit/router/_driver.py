@@ -19,15 +19,15 @@ import msgspec
 
 from edgekit.errors import DeadlineError, EdgeKitError, NotFoundError, OverloadedError, RequestError, UnavailableError
 from edgekit.protocol import InferenceClient, InFlight
-from edgekit.router._carrier import Carrier, StateLostError, Took, export_of, is_sequence
+from edgekit.router._carrier import Carrier, StateLostError, Took, is_sequence
 from edgekit.router._decide import Reason, Tier
-from edgekit.router._edge import ClientRunner, SessionRunner, absent
+from edgekit.router._edge import ClientRunner, SessionRunner, absent, take_state
 from edgekit.router._events import Action, Ask, Cancel, Deliver, Explanation, Failure, FailureKind, Refuse, RunEdge, SendCloud
 from edgekit.router._opinions import Opinions
 from edgekit.router._pilot import Pilot
 from edgekit.router._policy import NO_POLICY, Policy
 from edgekit.router._twins import Twins
-from edgekit.router._work import Answer, Work, answer_of, request_from_work, response_of
+from edgekit.router._work import Answer, Work, answer_of, request_from_work
 from edgekit.runtime._sequence_table import SEQUENCE_ID, SEQUENCE_START
 
 __all__ = ["Call", "Driver", "Finish"]
@@ -354,7 +354,7 @@ class Driver:
             return
         try:
             if self._runner.serves(work.model, work.version):
-                self._runner.check(work.inputs)  # a bad request does not travel
+                self._runner.check(work)  # a bad request does not travel
         except EdgeKitError as exc:
             self._ended(attempt, exc, unsent=True)
             return
@@ -372,14 +372,9 @@ class Driver:
     def _take_state(self, place: int, work: Work, took: Took) -> None:
         """Ask a tier for the state of a sequence."""
         if place >= 0:
-            client = self._clients[place]
-        elif isinstance(self._runner, ClientRunner):
-            client = self._runner.client
+            take_state(self._clients[place], work, took)
         else:
-            took(NotFoundError("the device", "keeps no states"))
-            return
-        handle = client.start(export_of(work), max(0.001, work.limit_s - self._clock()))
-        handle.add_done_callback(lambda ended: took(response_of(ended)))
+            self._runner.take_state(work, took)
 
     def _began(self, attempt: int, handle: InFlight | None) -> None:
         """Make an attempt cancellable, or cancel it if that was asked for meanwhile."""

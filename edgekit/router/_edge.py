@@ -6,15 +6,19 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgeKitError, EngineError, NotFoundError, RequestError, UsageError
 from edgekit.protocol import InferenceClient, InFlight, ModelMetadata, TensorMetadata, connect, is_server_url, oip_datatype
-from edgekit.router._work import Answer, OnDone, Work, answer_of, payload_bytes, request_from_work
+from edgekit.router._carrier import Took, export_of
+from edgekit.router._kept_states import KeptStates
+from edgekit.router._work import Answer, OnDone, Work, answer_of, payload_bytes, request_from_work, response_of
 from edgekit.runtime import Session, load
+from edgekit.runtime._sequence_table import SEQUENCE_ID, Control, read_control
 
 __all__ = ["ClientRunner", "EdgeTarget", "SessionRunner", "open_edge"]
 
@@ -35,6 +39,7 @@ class SessionRunner:
         self.model = manifest.name
         self.version = manifest.version
         self.class_labels = session.bundle.class_labels()
+        self._kept = KeptStates(session)
         self._texts = {spec.name for spec in session.signature.inputs if spec.dtype == "string"}
 
     def serves(self, model: str, version: str) -> bool:
@@ -68,21 +73,31 @@ class SessionRunner:
 
     def _run(self, work: Work) -> Answer:
         """One inference. BYTES from the wire become text, which is what engines take."""
-        if self.session.signature.states and work.parameters.get("sequence_id"):
-            raise RequestError(
-                "sequence_id",
-                f"given, and the router keeps no states of {self.model!r}",
-                "the states as inputs",
-                "start edgekit serve with the bundle and give the router its URL",
-            )
-        inputs = work.inputs
+        if not self.serves(work.model, work.version):
+            raise absent(work.model, work.version, self.model)
         if self._texts:
-            inputs = {name: _as_text(name, array) if name in self._texts else array for name, array in inputs.items()}
-        return Answer(self.session.run(inputs), self.version)
+            inputs = {name: _as_text(name, array) if name in self._texts else array for name, array in work.inputs.items()}
+            work = msgspec.structs.replace(work, inputs=inputs)
+        control = self._control(work)
+        return Answer(self.session.run(work.inputs), self.version) if control is None else self._kept.run(work, control)
 
-    def check(self, inputs: Mapping[str, np.ndarray]) -> None:
+    def _control(self, work: Work) -> Control | None:
+        """What a request says about its sequence; ``None`` without one, and for a model without states."""
+        return read_control(work.parameters) if self._kept and SEQUENCE_ID in work.parameters else None
+
+    def check(self, work: Work) -> None:
         """Raise `RequestError` for inputs that do not fit the signature."""
-        self.session.signature.check(inputs)
+        if self._control(work) is None:
+            self.session.signature.check(work.inputs)
+        else:
+            self._kept.check(work)
+
+    def take_state(self, work: Work, took: Took) -> None:
+        """End the work's sequence here, and hand its state over."""
+        try:
+            took(self._kept.take(work))
+        except RequestError as exc:
+            took(exc)
 
     def close(self) -> None:
         """End the threads; close the session if the router opened it."""
@@ -94,14 +109,15 @@ class SessionRunner:
             self.session.close()
 
     def metadata(self, model: str) -> ModelMetadata:
-        """From the bundle's signature; symbolic dimensions are -1."""
-        signature = self.session.signature
+        """From the bundle's signature, without the states; symbolic dimensions are -1."""
+        signature, states = self.session.signature, self._kept.states
         tensors = [
             [
                 TensorMetadata(spec.name, oip_datatype(spec.dtype), [dim if isinstance(dim, int) else -1 for dim in spec.shape])
                 for spec in side
+                if spec.name not in kept
             ]
-            for side in (signature.inputs, signature.outputs)
+            for side, kept in ((signature.inputs, states.inputs), (signature.outputs, states.outputs))
         ]
         return ModelMetadata(model, [self.version], f"edgekit_{self.session.artifact.engine}", *tensors)
 
@@ -145,8 +161,12 @@ class ClientRunner:
         handle.add_done_callback(lambda ended: done(answer_of(ended)))
         return handle
 
-    def check(self, inputs: Mapping[str, np.ndarray]) -> None:
+    def check(self, work: Work) -> None:
         """Nothing: the tier that is asked checks."""
+
+    def take_state(self, work: Work, took: Took) -> None:
+        """Ask for the state of the work's sequence."""
+        take_state(self.client, work, took)
 
     def close(self) -> None:
         """Close the client if the router opened it."""
@@ -186,6 +206,12 @@ def open_edge(edge: EdgeTarget, model: str) -> SessionRunner | ClientRunner:
     if callable(getattr(edge, "infer", None)):
         return ClientRunner(edge, owned=False, model=model)
     raise UsageError("edge", f"a {type(edge).__name__}", "a bundle, its path, a Session, a client, or a server's URL")
+
+
+def take_state(client: InferenceClient, work: Work, took: Took) -> None:
+    """Ask a server to end the work's sequence and to hand its state over."""
+    handle = client.start(export_of(work), max(0.001, work.limit_s - time.monotonic()))
+    handle.add_done_callback(lambda ended: took(response_of(ended)))
 
 
 def _as_text(name: str, array: np.ndarray) -> np.ndarray:

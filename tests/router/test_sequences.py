@@ -9,8 +9,8 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from edgekit.errors import RequestError, UnavailableError
-from edgekit.protocol import connect
-from edgekit.router import Router, serve_router
+from edgekit.protocol import connect, serve
+from edgekit.router import Router, RouterCore, serve_router
 from edgekit.runtime import serve_bundles
 from examples import live_voice
 from tests.runtime.stateful_bundles import cell_model, told_apart, values, write_cell
@@ -58,15 +58,36 @@ def test_interleaved_sequences_stay_where_their_states_are(tiers, transport):
         np.testing.assert_allclose(np.stack(found[number]), told_apart(cell_model(), sent), **CLOSE)
 
 
-def test_a_bundle_in_the_routers_process_has_no_states(tmp_path):
-    bundle = write_cell(tmp_path / "cell")
-    said = r"sequence_id: given, and the router keeps no states of 'cell'.*start edgekit serve"
+@pytest.mark.parametrize("transport", LIBRARIES)
+def test_a_bundle_in_the_routers_process_keeps_states_and_hands_them_over(tmp_path, transport):
+    """With no server on the device; the second half of each sequence is the cloud's, and the last request the device's again."""
+    bundle, library = write_cell(tmp_path / "cell"), LIBRARIES[transport]
+    xs = {number: values(6, seed=number) for number in (1, 2, 3)}
+    found = {number: [] for number in xs}
     with (
-        serve_router(bundle.path, None, 5000.0, ANY, None) as router,
-        tritonclient.http.InferenceServerClient(f"127.0.0.1:{router.http_port}") as client,
-        pytest.raises(InferenceServerException, match=said),
+        serve_bundles([bundle.path], ANY, ANY) as cloud,
+        Router(bundle.path, f"http://127.0.0.1:{cloud.http_port}", sla_ms=60_000) as router,
+        serve(RouterCore(router), ANY, ANY) as server,
+        library.InferenceServerClient(f"127.0.0.1:{server.http_port if transport == 'http' else server.grpc_port}") as client,
     ):
-        client.infer("cell", inputs(tritonclient.http, values(1)[0]), sequence_id=7, sequence_start=True)
+        told = client.get_model_metadata("cell")
+        assert [tensor["name"] for tensor in told["inputs"]] == ["x"] if transport == "http" else [t.name for t in told.inputs] == ["x"]
+        for index in range(6):
+            for number, sent in xs.items():
+                answer = client.infer("cell", inputs(library, sent[index]), **control(number, index, 5))
+                found[number].append(answer.as_numpy("y"))
+            if index == 2:
+                break_device(router)
+                assert open_sequences(cloud) == 0
+            elif index == 4:
+                assert open_sequences(cloud) == 3
+                recover_device(router)
+                break_cloud(router)
+        assert open_sequences(cloud) == 0
+        with pytest.raises(InferenceServerException, match=r"no sequence 1 is open \(never begun, ended, or idle for 60 s\)"):
+            client.infer("cell", inputs(library, xs[1][0]), sequence_id=1)
+    for number, sent in xs.items():
+        np.testing.assert_allclose(np.stack(found[number]), told_apart(cell_model(), sent), **CLOSE)
 
 
 def break_device(router):
