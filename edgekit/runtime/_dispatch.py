@@ -37,6 +37,8 @@ _INLINE_CORES_S = 2.5e-4
 _ONE_CORE_S = 10e-3
 """On one core, the longest batch that runs in the thread of a transport that comes back for the rest (`Dispatcher.step`): a worker would take the core from it
 anyway, at the price of the hand-over and of a switch for each piece of a request that arrives meanwhile (ADR 0027 has figures). Health may wait so long."""
+_BESIDE_S = 5e-3
+"""On several cores, the longest batch that such a thread runs beside the workers: answers of theirs, and health, wait so long."""
 _ONE_BATCH = math.ulp(0.0)
 """A budget that the first batch uses up: a caller that waits for its own answer does not go on to serve others."""
 
@@ -88,8 +90,7 @@ class Dispatcher:
     def step(self) -> bool:
         """See `SteppingCore.step`."""
         if self._cores > 1:
-            self.turn()
-            return False
+            return self._step_beside_workers()
         kept, left_s = self._kept, INLINE_S
         for model, jobs in self._grouped(self._received()):
             for job in jobs:
@@ -102,6 +103,24 @@ class Dispatcher:
                 kept.drop(next_model)
                 self._to_workers(next_model)
             left_s -= spent_s
+        return bool(kept)
+
+    def _step_beside_workers(self) -> bool:
+        """`step` on several cores: this thread runs what the workers on the other cores cannot begin. One more worker would only take its core from it, piece by piece."""
+        left_s = self._inline_s
+        for model, jobs in self._grouped(self._received()):
+            left_s -= self._offer(model, jobs, left_s, left_s, self._to_all)
+        kept, left_s = self._kept, INLINE_S
+        while left_s > 0 and (next_model := kept.next(time.monotonic())) is not None:
+            queue = next_model.queue
+            if queue.queued <= self._workers.spare() or self._cost(queue) > 1 or not queue.ready:
+                continue  # the workers have it
+            if 0 < queue.next_run_s() <= _BESIDE_S:
+                self._workers.lend_core(_BESIDE_S)
+                spent_s = self._offer(next_model, [], _BESIDE_S, left_s, self._to_all)
+                left_s -= spent_s
+                if not spent_s:  # a worker was quicker
+                    kept.drop(next_model)
         return bool(kept)
 
     def infer(self, request: InferRequest) -> InferResponse:
@@ -204,6 +223,11 @@ class Dispatcher:
 
     def _to_workers(self, model: LoadedModel) -> None:
         self._workers.wake(model.queue)
+
+    def _to_all(self, model: LoadedModel) -> None:
+        """The workers take it, and so does the thread that comes back."""
+        self._workers.wake(model.queue)
+        self._kept.add(model)
 
     def _lend(self, queue: Queue, batch: Batch[Session]) -> bool:
         """After a worker's batch: whether the transport's thread goes on with the queue. Its answers wake that thread, and then it calls `step`."""

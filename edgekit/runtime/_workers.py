@@ -53,6 +53,7 @@ class Workers:
         self._watched: dict[Queue, float] = {}  # queue -> when its first deadline passes
         self._lent: dict[Queue, float] = {}  # queue -> when to take it back
         self._used = 0
+        self._core_lent_until_s = 0.0
         self._virtual_s = 0.0
         self._served: list[Share] = []  # of the batches that run
         self._idle = 0
@@ -74,6 +75,14 @@ class Workers:
                 self._begin_thread()
             else:
                 self._wake.notify()
+
+    def lend_core(self, seconds: float) -> None:
+        """The calling thread runs batches on a core of ours. It says so each time; when it has not for ``seconds`` and a moment, the core is ours again."""
+        self._core_lent_until_s = time.monotonic() + seconds + _GRACE_S
+
+    def spare(self) -> int:
+        """Cores on which a worker could begin a batch if one were lent."""
+        return self._cores - 1 - self._used
 
     def close(self) -> None:
         """End the threads once nothing is left to run."""
@@ -111,7 +120,7 @@ class Workers:
                     self._wake.wait(self._patience_s())
                     self._idle -= 1
                     continue
-                if self._ready and batch is not None:
+                if batch is not None and self._ready and (self._watched or self._used < self._room(time.monotonic())):
                     self._pass_on()
             self._work(queue, batch, refused)
             if batch is not None and queue is not None:
@@ -149,7 +158,7 @@ class Workers:
                 queue.share.begins(self._virtual_s)
                 self._ready.append(queue)
         while self._ready:
-            fitting = [queue for queue in self._ready if not self._used or self._used + self._cost(queue) <= self._cores]
+            fitting = [queue for queue in self._ready if not self._used or self._used + self._cost(queue) <= self._room(now_s)]
             if not fitting:
                 break
             for queue in fitting:
@@ -169,6 +178,10 @@ class Workers:
                 return queue, batch, cost
         return None, None, 0
 
+    def _room(self, now_s: float) -> int:
+        """Cores for our batches."""
+        return self._cores - (now_s < self._core_lent_until_s)
+
     def _expired(self) -> Refused:
         now_s = time.monotonic()
         refused: Refused = []
@@ -178,5 +191,8 @@ class Workers:
         return refused
 
     def _patience_s(self) -> float | None:
+        now_s = time.monotonic()
         first_s = min([*self._watched.values(), *self._lent.values()], default=math.inf)
-        return None if first_s == math.inf else min(max(0.0, first_s - time.monotonic()), threading.TIMEOUT_MAX)
+        if self._ready and now_s < self._core_lent_until_s:
+            first_s = min(first_s, self._core_lent_until_s)
+        return None if first_s == math.inf else min(max(0.0, first_s - now_s), threading.TIMEOUT_MAX)

@@ -1,4 +1,4 @@
-"""`RuntimeCore.step`: on one core, the thread that brings requests runs what is short, piece by piece, and workers only what it does not come back for."""
+"""`RuntimeCore.step`: the thread that brings requests runs what is short, piece by piece: all of it on one core, and on several what the workers cannot begin."""
 
 import itertools
 import threading
@@ -9,6 +9,7 @@ import pytest
 from edgekit.protocol import InferRequest, InferResponse, Tensor
 from edgekit.runtime import ModelRepository, RuntimeCore
 from edgekit.runtime._dispatch import Dispatcher
+from edgekit.runtime._estimates import BatchTimes
 from edgekit.runtime._job import Job
 from edgekit.runtime._kept_models import KeptModels
 from edgekit.runtime._scheduler import InstanceQueue
@@ -42,8 +43,8 @@ class Clock:
 def make_core(folder):
     opened = []
 
-    def make(cores=1):
-        repository = ModelRepository([folder], max_batch=1)
+    def make(cores=1, instances=1):
+        repository = ModelRepository([folder], max_batch=1, instances=instances)
         repository.load_all()
         core = RuntimeCore(repository)
         core._dispatcher.close()
@@ -100,12 +101,58 @@ def test_one_core_runs_what_is_short_where_it_came_and_looks_up_between(make_cor
     assert not core.step()
 
 
-def test_several_cores_leave_it_to_the_workers(make_core):
+class Held:
+    """An answer that keeps the worker which brings it until the block ends."""
+
+    def __init__(self):
+        self.thread, self._came, self._go_on = None, threading.Event(), threading.Event()
+
+    def __call__(self, result):
+        self.thread = threading.current_thread()
+        self._came.set()
+        assert self._go_on.wait(LIMIT_S)
+
+    def __enter__(self):
+        assert self._came.wait(LIMIT_S)
+
+    def __exit__(self, *_):
+        self._go_on.set()
+
+
+def test_on_several_cores_one_alone_is_left_to_a_worker(make_core):
     core, answers = make_core(cores=2), Answers()
-    submit(core, answers, range(6))
+    submit(core, answers, [0])
     assert not core.step()
-    answers.wait(6)
+    answers.wait(1)
     assert threading.current_thread() not in answers.threads
+
+
+def test_what_the_workers_cannot_begin_runs_where_it_came(make_core):
+    core, answers, held = make_core(cores=2, instances=2), Answers(), Held()
+    core.submit(InferRequest("scale", [Tensor("x", X)]), held)
+    assert not core.step()
+    with held:  # the worker has its core, and the other core is this thread's
+        submit(core, answers, range(4))
+        while core.step():
+            pass
+        assert answers.order == list(range(4))
+        assert set(answers.threads) == {threading.current_thread()}
+    assert held.thread is not threading.current_thread()
+
+
+@pytest.mark.parametrize("run_s", [1.0, 0.0], ids=["long", "unknown"])
+def test_on_several_cores_what_is_long_waits_for_a_worker(make_core, run_s):
+    core, answers, held = make_core(cores=2, instances=2), Answers(), Held()
+    core.submit(InferRequest("scale", [Tensor("x", X)]), held)
+    assert not core.step()
+    with held:
+        times = core._repository.get("scale").queue.times = BatchTimes(1)
+        if run_s:
+            times.add(1, run_s)
+        submit(core, answers, range(3))
+        assert not core.step()
+        answers.wait(3)  # another worker has the core that nobody lent
+    assert not {threading.current_thread(), held.thread} & set(answers.threads)
 
 
 def test_what_is_long_is_left_to_the_workers(make_core):

@@ -133,3 +133,25 @@ def test_waking_for_nothing_starts_nothing(devices):
     device.workers.wake(InstanceQueue("m", ["a"], 4))
     assert device.workers._threads == []
     assert queue_with("m", 1).first_deadline_s() == math.inf
+
+
+def test_a_core_that_was_lent_is_left_alone(devices):
+    device = devices(2)
+    device.workers.lend_core(3600)
+    assert device.workers.spare() == 1
+    queue = queue_with("m", 6, instances=2)
+    device.workers.wake(queue)
+    device.wait(6)
+    assert device.most == 1
+    assert len(device.workers._threads) == 1
+
+
+def test_a_core_that_nobody_uses_is_taken_back(devices):
+    """Each run waits for another beside it, which a worker begins when the loan has ended."""
+    barrier = threading.Barrier(2)
+    device = devices(2, hold=lambda: barrier.wait(10))
+    device.workers.lend_core(0.02)
+    device.workers.wake(queue_with("m", 2, instances=2))
+    device.workers.wake(queue_with("n", 2, instances=2))
+    device.wait(4)
+    assert device.most == 2
