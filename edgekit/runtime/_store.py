@@ -164,7 +164,11 @@ class FolderStore:
             UsageError: it does not fit the quota; a label that cannot be one; the version is in use with another content.
             StorageError: the folder cannot be written.
         """
-        bundle = run_behind(lambda: Bundle.open(source), idle=False)  # a server may be at work beside this process
+        # A server may be at work beside this process.
+        return run_behind(lambda: self._install(source, labels, make_room=make_room), idle=False)
+
+    def _install(self, source: str | os.PathLike[str], labels: Collection[str], *, make_room: bool) -> tuple[str, str]:
+        bundle = Bundle.open(source)
         name, version = bundle.manifest.name, bundle.manifest.version
         _, _, missing = self._plan(bundle, labels, make_room=make_room)  # refuses before anything is copied
         with self._staged(bundle) if missing else contextlib.nullcontext() as staged, self._writing():
@@ -175,7 +179,7 @@ class FolderStore:
             if not missing or staged is not None:
                 self._commit(state)
                 return name, version
-        return self.install(source, labels, make_room=make_room)  # it was there, and was removed just now
+        return self._install(source, labels, make_room=make_room)  # it was there, and was removed just now
 
     def _plan(self, bundle: Bundle, labels: Collection[str], *, make_room: bool) -> tuple[RepositoryState, str, bool]:
         """The state after an installation, the bundle's folder, and whether it has to be copied there first."""
@@ -200,7 +204,7 @@ class FolderStore:
             UsageError: a label or a rollout needs it.
             StorageError: the folder cannot be written.
         """
-        self.update(lambda state: without_version(state, name, version))
+        run_behind(lambda: self.update(lambda state: without_version(state, name, version)), idle=False)
 
     def set_quota(self, quota_bytes: int) -> None:
         """How many bytes the bundles may take from now on, 0 for no limit; what is installed stays.
@@ -231,7 +235,7 @@ class FolderStore:
                 _lock(held)
             try:
                 copy = staging / "bundle"
-                run_behind(lambda: _copy(bundle, copy), idle=False)
+                _copy(bundle, copy)
                 yield copy
             finally:
                 shutil.rmtree(staging, ignore_errors=True)

@@ -1,6 +1,7 @@
 """The repository's folder: installing, removing, quotas, and what a process that is killed leaves."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, IntegrityError, NotFoundError, StorageError, UsageError
+from edgekit.runtime import _store
 from edgekit.runtime._store import STATE, FolderStore
 from tests.runtime.serving_bundles import write_scale
 
@@ -51,6 +53,23 @@ def test_install(store, bundles):
     assert store.state().models["scale"].versions["3"].bytes == sum(
         path.stat().st_size for path in (bundles / "3").rglob("*") if path.is_file()
     )
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="niceness is a thread's own on Linux only")
+def test_a_change_is_nice_to_a_server_beside_it(store, bundles, monkeypatch):
+    seen = []
+    for name in ("write_file", "fsync_tree"):
+        work = getattr(_store, name)
+        monkeypatch.setattr(
+            _store,
+            name,
+            lambda *given, work=work: (seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())), work(*given))[1],
+        )
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    store.install(bundles / "3")
+    store.remove("scale", "3")
+    assert seen == [min(19, before + 10)] * 3  # the copy, and the two states
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
 def test_installing_the_same_again_only_moves_labels(store, bundles):
