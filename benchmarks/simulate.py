@@ -1,7 +1,7 @@
 """The router against the oracle and simpler policies on a million requests, and how fast that is simulated.
 
 Every scenario of docs/simulation.md, five seeds, 15,600 requests each, through all policies: the same as ``edgekit simulate --requests 15600 --seed 101 --seeds 5``. The
-router's constants were tuned on seeds 1 to 10, so these are others. The document is that of ``edgekit simulate --json``, plus the wall time and simulated requests a second
+router's constants were tuned on seeds 1 to 16, so these are others. The document is that of ``edgekit simulate --json``, plus the wall time and simulated requests a second
 (over all policies and processes, oracle and tuning included).
 
 What it does not show: networks and engines; their times are drawn.

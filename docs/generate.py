@@ -168,7 +168,7 @@ def _share(value: float, half_width: float | None) -> str:
 
 
 def _measured(value: float | list[str]) -> str:
-    return ", ".join(value) if isinstance(value, list) else f"{value:.3g}"
+    return ", ".join(value) if isinstance(value, list) else f"{value:.4g}"
 
 
 PAGES: dict[str, Callable[[], str]] = {"devices.md": devices, "operators.md": operators, "support-matrix.md": support, "simulation.md": simulation}
