@@ -28,7 +28,7 @@ def repository(
     gpu: Annotated[bool, typer.Option("--gpu/--cpu", help="For GPU nodes, or for a machine without a GPU.")] = False,
     instances: Annotated[int, typer.Option(metavar="N", help="Instances per model and GPU.")] = 1,
     max_batch: Annotated[int, typer.Option("--max-batch", metavar="N", help="Largest dynamic batch.")] = 16,
-    threads: Annotated[int, typer.Option(metavar="T", help="ONNX Runtime threads per CPU instance.")] = 1,
+    threads: Annotated[int, typer.Option(metavar="T", help="ONNX Runtime threads per CPU instance; 0 for one a core.")] = 1,
 ) -> None:
     """Write a Triton model repository."""
     from edgekit.cloud.triton import write_repository

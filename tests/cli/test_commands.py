@@ -110,6 +110,8 @@ WRONG = {
     "watch and JSON": (["route", "--edge", "{bundle}", "--sla-ms", "5", "--watch", "--json"], 2, "--watch"),
     "bad SLA": (["route", "--edge", "{bundle}", "--sla-ms", "0"], 2, "--sla-ms"),
     "no repository": (["cloud", "up", "-r", "none"], 2, "none"),
+    "no batch": (["cloud", "repository", "{bundle}", "-o", "models", "--max-batch", "-1"], 2, "max batch: -1; expected 1 or more"),
+    "no threads": (["cloud", "repository", "{bundle}", "-o", "models", "--threads", "-1"], 2, "threads: -1; expected 0 or more"),
     "two hosts": (["cloud", "up", "-r", "none", "--grpc", "0.0.0.0:1"], 2, "--grpc"),
     "no collector URL": (["cloud", "report", "--triton", "http://127.0.0.1:9", "--collector", "nonsense"], 2, "collector URL"),
     "no Triton URL": (["cloud", "report", "--triton", "nonsense", "--collector", "http://127.0.0.1:9"], 2, "nonsense"),

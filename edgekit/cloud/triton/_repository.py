@@ -48,8 +48,11 @@ def plan_model(
 
     Raises:
         BundleError: the bundle carries no ONNX form.
-        UsageError: its version is not a number.
+        UsageError: its version is not a number, or ``max_batch`` or ``threads`` is none that can be.
     """
+    for name, value, least in (("max batch", max_batch, 1), ("threads", threads, 0)):
+        if value < least:
+            raise UsageError(name, str(value), f"{least} or more")
     manifest = bundle.manifest
     artifact = _onnx_artifact(bundle)
     tensorrt = target == "gpu" and manifest.artifact.engine == "tensorrt"
