@@ -38,6 +38,7 @@ def plot_readings(read: Sequence[tuple[Picture, Sequence[Reading]]], path: Path)
             line = f"{number}. {reading.text}   ({reading.confidence:.2f})"
             right.text(0, 1 - number / (len(readings) + 1), line, fontsize=9, family="monospace", va="center")
         left.axis("off")
+        left.set_anchor("W")  # pictures of other proportions begin at the same edge
         right.axis("off")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
