@@ -84,6 +84,10 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("routing", "the router among real faults, beside what the simulator says", quick=("--seconds", "8"), full=("--seconds", "20")),
     Entry("loadgen", "MLPerf LoadGen through the router", quick=("--seconds", "20"), full=("--seconds", "60")),
     Entry("router_decision", "what the router costs", suite=False),
+    Entry(
+        "simulate", "the router against the oracle and simpler policies on a million requests, and how fast that is simulated", suite=False
+    ),
+    Entry("one_core", "where a model of a millisecond should run when there is one core", suite=False),
     Entry("builds", "build times beside the vendors' tools", suite=False),
     Entry("accuracy", "accuracy on labelled data by model, engine and precision", suite=False),
     Entry("preprocessing", "pictures prepared inside the artifact, and outside", suite=False),
