@@ -38,20 +38,32 @@ class Server:
             unix socket.
     """
 
-    def __init__(self, http: Transport | None, grpc: Transport | None, on_stop: Sequence[Callable[[], object]] = ()) -> None:
+    def __init__(
+        self,
+        http: Transport | None,
+        grpc: Transport | None,
+        on_stop: Sequence[Callable[[], object]] = (),
+        before_stop: Sequence[Callable[[float], object]] = (),
+    ) -> None:
         self.http_port = http.port if http is not None else None
         self.grpc_port = grpc.port if grpc is not None else None
         self._transports = [transport for transport in (http, grpc) if transport is not None]
         self._on_stop = tuple(on_stop)
+        self._before_stop = tuple(before_stop)
         self._stopping = threading.Lock()
         self._stopped = threading.Event()
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """Stop: no new requests, those under way have ``grace_s`` to finish, then all is closed and its threads have ended."""
+        """Stop: no new requests, those under way have ``grace_s`` to finish, then all is closed and its threads have ended.
+
+        What others may fetch before (see `serve`) has half of that time.
+        """
         with self._stopping:
             if self._stopped.is_set():
                 return
             deadline_s = time.monotonic() + grace_s
+            for leave in self._before_stop:
+                leave(deadline_s - grace_s / 2)
             for transport in self._transports:
                 transport.stop(deadline_s)
             for close in self._on_stop:
@@ -87,6 +99,7 @@ def serve(
     max_in_flight: int = 64,
     trace_folder: str | os.PathLike[str] | None = None,
     on_stop: Sequence[Callable[[], object]] = (),
+    before_stop: Sequence[Callable[[float], object]] = (),
 ) -> Server:
     """Start to answer for ``core``; returns once both transports listen.
 
@@ -100,6 +113,7 @@ def serve(
             `OverloadedError`. A `SubmittingCore` bounds its queue itself.
         trace_folder: where clients may have traces written; made where it is missing. Without one they may not.
         on_stop: called in order after the transports have stopped.
+        before_stop: called in order while they still answer, with the time (`time.monotonic`) by which each returns.
 
     Raises:
         BindError: an address that cannot be listened on.
@@ -127,4 +141,4 @@ def serve(
         for transport in started:
             transport.stop(time.monotonic())
         raise
-    return Server(http_transport, grpc_transport, [*on_stop, extensions.close])
+    return Server(http_transport, grpc_transport, [*on_stop, extensions.close], before_stop)

@@ -82,7 +82,7 @@ class Breaker:
             self._open(now)
 
     def trip(self, now: float) -> None:
-        """A background health check failed: no need to spend five requests on knowing it."""
+        """A background health check failed, or the server said that it stops: no need to spend five requests on knowing it."""
         if self.state is BreakerState.CLOSED:
             self._open(now)
 

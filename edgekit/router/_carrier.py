@@ -22,7 +22,7 @@ import numpy as np
 from edgekit.errors import DeadlineError, EdgeKitError, UnavailableError
 from edgekit.protocol import InferRequest, InferResponse
 from edgekit.router._work import Answer, Work
-from edgekit.runtime._sequence_table import SEQUENCE_END, SEQUENCE_EXPORT, SEQUENCE_ID, SEQUENCE_START, SEQUENCE_STATE_OF
+from edgekit.runtime._sequence_table import SEQUENCE_END, SEQUENCE_EXPORT, SEQUENCE_ID, SEQUENCE_MOVES, SEQUENCE_START, SEQUENCE_STATE_OF
 
 __all__ = ["Carrier", "StateLostError", "Took", "export_of", "is_sequence"]
 
@@ -105,6 +105,7 @@ class Carrier:
                 if attempt.flag(SEQUENCE_START):  # it begins anew, and needs no state
                     self._forget(key)
                 held, home = self._in_hand.get(key), self._at.get(key, _Home(place, work.version))
+                work = msgspec.structs.replace(work, parameters={**work.parameters, SEQUENCE_MOVES: True})
                 work = work if held is None else _with(work, held)
                 if held is None and home.place == place:
                     work = msgspec.structs.replace(work, version=home.version)

@@ -226,7 +226,7 @@ class Driver:
                 call.results[attempt] = result
             now = self._clock()
             if isinstance(result, Answer):
-                actions = self._pilot.answered(attempt, now, confidence)
+                actions = self._pilot.answered(attempt, now, confidence, stopping=result.stopping)
             else:
                 actions = self._pilot.failed(attempt, _failure(result, unsent), now)
             bound = self._bind(actions)

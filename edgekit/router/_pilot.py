@@ -42,20 +42,27 @@ class Pilot(SecondOpinions):
         self._begin(ask, now, out)
         return out
 
-    def answered(self, attempt: int, now: float, confidence: float | None = None) -> list[Action]:
-        """An attempt was answered."""
+    def answered(self, attempt: int, now: float, confidence: float | None = None, *, stopping: bool = False) -> list[Action]:
+        """An attempt was answered; ``stopping``: by a server that is about to stop, so its breaker opens before anything fails."""
         out: list[Action] = []
         open_ = self._attempts.pop(attempt, None)
         if self._device.runs(attempt):
+            ask = self._device.ask_of(attempt)
             self._device.finish(attempt, now)
             self._given_up.discard(attempt)
             self._device_recovered(now)
+            if stopping:
+                self._device.breaker.trip(now)
+                self._probe_ask = ask
             if open_ is not None:
                 open_.run = 0
                 self._edge_answered(open_, attempt, confidence, now, out)
             self._feed(now, out)
         elif open_ is not None and open_.sent is not None:
             self._cloud_answered(open_.ask, open_.sent, now)
+            if stopping:
+                self._cloud.endpoints[open_.sent.endpoint].breaker.trip(now)
+                self._plan_check(open_.sent.endpoint)
             open_.sent = None
             self._deliver(open_, attempt, Tier.CLOUD, now, out)
         else:

@@ -12,7 +12,7 @@ from edgekit.protocol import InferRequest, InferResponse, InFlight, Parameters, 
 from edgekit.router._decide import Tier
 from edgekit.runtime._admission import DEFAULT_LEVEL
 from edgekit.runtime._job import PRIORITY_PARAMETER
-from edgekit.runtime._sequence_table import SEQUENCE_END, SEQUENCE_ID, SEQUENCE_START
+from edgekit.runtime._sequence_table import SEQUENCE_END, SEQUENCE_ID, SEQUENCE_START, SEQUENCE_STOPPING
 from edgekit.runtime._trial import SPLIT_KEY
 
 __all__ = [
@@ -114,10 +114,15 @@ def read_asked(parameters: Parameters | None) -> Asked:
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Outputs by name, in the model's order, and the version that made them."""
+    """Outputs by name, in the model's order, and the version that made them.
+
+    Attributes:
+        stopping: its server is about to stop, and hands states over until it has.
+    """
 
     outputs: dict[str, np.ndarray]
     version: str
+    stopping: bool = False
 
 
 OnDone = Callable[[Answer | BaseException], None]
@@ -146,7 +151,8 @@ def request_from_work(work: Work) -> InferRequest:
 
 def answer_from_response(response: InferResponse) -> Answer:
     """A remote tier's answer."""
-    return Answer({tensor.name: tensor.data for tensor in response.outputs}, response.model_version)
+    stopping = bool(response.parameters) and response.parameters.get(SEQUENCE_STOPPING) is True
+    return Answer({tensor.name: tensor.data for tensor in response.outputs}, response.model_version, stopping)
 
 
 def answer_of(ended: InFlight) -> Answer | EdgeKitError:

@@ -19,8 +19,10 @@ __all__ = [
     "SEQUENCE_END",
     "SEQUENCE_EXPORT",
     "SEQUENCE_ID",
+    "SEQUENCE_MOVES",
     "SEQUENCE_START",
     "SEQUENCE_STATE_OF",
+    "SEQUENCE_STOPPING",
     "Control",
     "Key",
     "Sequence",
@@ -34,6 +36,8 @@ SEQUENCE_EXPORT = "sequence_export"  # ours: end the sequence, and answer with i
 SEQUENCE_STATE_OF = (
     "sequence_state_of"  # ours: the digest of the bundle that made the states; in that answer, and with the first request elsewhere
 )
+SEQUENCE_MOVES = "sequence_moves"  # ours: who sends the sequence's requests will fetch its states when the server says that it stops
+SEQUENCE_STOPPING = "sequence_stopping"  # ours: in an answer to such a request
 _MAX_ID_CHARACTERS = 128  # Triton's limit for ids that are text
 _SEQUENCE_BYTES = 1 << 10  # a sequence without its arrays: the object, its key, places in two dictionaries
 
@@ -76,6 +80,7 @@ class Control(NamedTuple):
     start: bool
     end: bool
     export: bool = False
+    moves: bool = False
 
 
 def read_control(parameters: Parameters) -> Control | None:
@@ -90,16 +95,16 @@ def read_control(parameters: Parameters) -> Control | None:
         expected = f"a whole number below 2^64, or text of at most {_MAX_ID_CHARACTERS} characters"
         raise RequestError(f"parameter {SEQUENCE_ID!r}", repr(found)[:160], expected)
     flags = []
-    for name in (SEQUENCE_START, SEQUENCE_END, SEQUENCE_EXPORT):
+    for name in (SEQUENCE_START, SEQUENCE_END, SEQUENCE_EXPORT, SEQUENCE_MOVES):
         flag = parameters.get(name, False)
         if not isinstance(flag, bool):
             raise RequestError(f"parameter {name!r}", repr(flag)[:40], "true or false")
         flags.append(flag)
     assert isinstance(found, int | str)
-    start, end, export = flags
+    start, end, export, moves = flags
     if start and export:
         raise RequestError(f"parameter {SEQUENCE_EXPORT!r}", f"given with {SEQUENCE_START}", "one of them")
-    return Control(found, start, end or export, export) if found else None
+    return Control(found, start, end or export, export, moves) if found else None
 
 
 class Sequence:
@@ -113,9 +118,10 @@ class Sequence:
         current: its request under way; ``None`` when it is idle.
         waiting: requests that go after it, in order.
         idle_since_s: since when nothing is under way.
+        moves: its states will be fetched when its client hears that the server stops.
     """
 
-    __slots__ = ("bytes", "current", "idle_since_s", "key", "model", "state", "waiting")
+    __slots__ = ("bytes", "current", "idle_since_s", "key", "model", "moves", "state", "waiting")
 
     def __init__(self, key: Key) -> None:
         self.key = key
@@ -125,6 +131,7 @@ class Sequence:
         self.current: Any = None
         self.waiting: deque[Any] = deque()
         self.idle_since_s = 0.0
+        self.moves = False
 
 
 class SequenceTable:

@@ -30,7 +30,7 @@ from edgekit.runtime._delegating import DelegatingCore
 from edgekit.runtime._job import Done
 from edgekit.runtime._sequence_counts import SequenceCounts
 from edgekit.runtime._sequence_place import NO_CONTROL, Get, Place, SequenceRequest
-from edgekit.runtime._sequence_table import SEQUENCE_ID, Sequence, SequenceLimits, SequenceTable, read_control
+from edgekit.runtime._sequence_table import SEQUENCE_ID, SEQUENCE_STOPPING, Sequence, SequenceLimits, SequenceTable, read_control
 from edgekit.runtime._states import size_bytes
 from edgekit.telemetry import Meter
 
@@ -80,6 +80,7 @@ class SequenceCore(DelegatingCore):
         self._local = threading.local()
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._leaving = False
 
     # Requests
 
@@ -160,13 +161,14 @@ class SequenceCore(DelegatingCore):
         request, control = place.request, place.control
         key = (request.model_name, request.model_version, control.id)
         with self._wake:
-            if self._closing:
+            if self._closing or (self._leaving and control.start):
                 raise _stopping(request)
             self._tell_gone("expire", self._table.expire(time.monotonic()))
             sequence = self._table.get(key)
             if sequence is None:
                 if control.start:
                     sequence = place.sequence = self._table.begin(key)
+                    sequence.moves = control.moves
                     sequence.current = place
                     self._begin_thread()
                 return True
@@ -238,6 +240,8 @@ class SequenceCore(DelegatingCore):
         if sequence is None:
             place.done(answer)
             return
+        if self._leaving and place.control.moves and isinstance(answer, InferResponse):
+            answer.parameters = {**answer.parameters, SEQUENCE_STOPPING: True}
         told, kept = answer, None
         try:
             kept = place.taken(answer)
@@ -274,6 +278,8 @@ class SequenceCore(DelegatingCore):
             if sequence.model is None:
                 self._table.end(sequence)
                 self._counts.show(len(self._table), self._table.bytes)
+                if self._leaving:
+                    self._wake.notify_all()
             else:
                 self._table.idle(sequence, time.monotonic())
 
@@ -364,6 +370,16 @@ class SequenceCore(DelegatingCore):
             if any(counts.values()):
                 row["sequence_stats"] = counts
         return rows
+
+    def ready(self) -> bool:
+        """The core's; false once the server is to stop."""
+        return not self._leaving and self._core.ready()
+
+    def leave(self, until_s: float) -> None:
+        """The server is to stop: let nothing begin, and wait until the sequences that can go on elsewhere were fetched or ended, at most until then."""
+        with self._wake:
+            self._leaving = True
+            self._wake.wait_for(lambda: not any(sequence.moves for sequence in self._table.all()), max(0.0, until_s - time.monotonic()))
 
     def close(self) -> None:
         """End all sequences and our thread; what waits is refused. The core is closed by whoever made it."""

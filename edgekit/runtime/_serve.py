@@ -155,6 +155,7 @@ def serve_bundles(
         limits=limits,
         access=access,
         trace_folder=trace_folder,
+        before_stop=[whole.leave],
         on_stop=[whole.close, front.close, *([cached.close] if cached is not None else []), core.close],
     )
     try:

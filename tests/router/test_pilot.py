@@ -439,6 +439,18 @@ def test_one_that_waits_beyond_its_deadline_is_answered_late_and_beyond_its_limi
     assert (delivered.request, delivered.late) == (3, True)
 
 
+@pytest.mark.parametrize("cloud", [False, True])
+def test_a_sequence_leaves_a_tier_that_says_it_stops_with_its_next_request(cloud):
+    pilot = made()
+    sequence_on(pilot, cloud=cloud)
+    begun = one(pilot.accept(ask(2, 3.0, sla_s=2.0, sequence="s"), 3.0), SendCloud if cloud else RunEdge)
+    assert pilot.accept(ask(3, 3.0, sla_s=2.0, sequence="s"), 3.0) == []
+    actions = pilot.answered(begun.attempt, 3.03, stopping=True)
+    assert one(actions, Deliver).request == 2
+    assert one(actions, RunEdge if cloud else SendCloud).request == 3
+    assert pilot.decision(3).reason is Reason.MOVED
+
+
 def test_attempts_that_were_cancelled_are_no_failures_of_the_device():
     """A remote device reports the end of what was cancelled as an error; ten of these must not open its breaker."""
     pilot = made()
