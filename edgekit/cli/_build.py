@@ -27,12 +27,12 @@ BundlePath = Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle direct
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("build")(build)
-    app.command("inspect")(inspect)
-    app.command("verify")(verify)
-    app.command("finalize")(finalize)
+    app.command("build", short_help="Turn a model into verified bundles.")(build)
+    app.command("inspect", short_help="Show what is inside a bundle.")(inspect)
+    app.command("verify", short_help="Check digests, and run the golden samples here.")(verify)
+    app.command("finalize", short_help="On the device: build the engine, prove it, keep it.")(finalize)
     app.command("run")(run)
-    app.command("bench")(bench)
+    app.command("bench", short_help="Measure latency, throughput and memory.")(bench)
 
 
 def parse_shapes(values: list[str]) -> dict[str, list[int]]:

@@ -21,7 +21,7 @@ _EVERY = 50  # cases between two lines of progress
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("conformance")(conformance)
+    app.command("conformance", short_help="Run ONNX's own backend tests through a converter.")(conformance)
 
 
 def conformance(

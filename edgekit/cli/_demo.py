@@ -19,7 +19,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("demo")(demo)
+    app.command("demo", short_help="All of it, on real input.")(demo)
 
 
 def demo(

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     devices = typer.Typer(help="Device profiles; what this machine really has.", invoke_without_command=True, rich_markup_mode=None)
     devices.callback()(list_devices)
     devices.command("show")(show_device)
-    devices.command("probe")(probe_device)
+    devices.command("probe", short_help="Probe this machine, and say what it really has.")(probe_device)
     app.add_typer(devices, name="devices")
 
 

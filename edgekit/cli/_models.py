@@ -23,7 +23,7 @@ models = typer.Typer(no_args_is_help=True, help="Versions of models in a reposit
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.add_typer(models, name="models")
+    app.add_typer(models, name="models", short_help="Versions of models that a server follows.")
 
 
 def byte_limit(text: str, flag: str) -> int:
@@ -75,7 +75,7 @@ def list_models(repository: Folder) -> None:
     show({"models": rows, "quota_bytes": state.quota_bytes}, lines)
 
 
-@models.command("install")
+@models.command("install", short_help="Copy bundles into the repository.")
 def install(
     bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Bundles made by edgekit build.")],
     repository: Folder,
@@ -118,7 +118,7 @@ def label_version(
     )
 
 
-@models.command("rollout")
+@models.command("rollout", short_help="Try a version on a share of the requests.")
 def rollout(
     name: Name,
     action: Annotated[str, typer.Argument(metavar="ACTION", help="canary, split or shadow begin one; promote, rollback or stop end it.")],

@@ -16,7 +16,7 @@ policy = typer.Typer(no_args_is_help=True, help="What the router may do: the fil
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.add_typer(policy, name="policy")
+    app.add_typer(policy, name="policy", short_help="What the router may do.")
 
 
 @policy.callback()
@@ -24,7 +24,7 @@ def _group() -> None:
     """With a callback, one command stays a command of its group."""
 
 
-@policy.command("check")
+@policy.command("check", short_help="Check a policy file, and print what holds.")
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Policy file in TOML; see docs/policy.md.")],
     model: Annotated[

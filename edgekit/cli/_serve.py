@@ -41,7 +41,7 @@ DeviceId = Annotated[str, typer.Option("--device-id", metavar="ID", help="Name o
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("serve")(serve)
-    app.command("route")(route)
+    app.command("route", short_help="Answer from the device, and from the cloud in time.")(route)
     app.command("collector")(collector)
 
 

@@ -16,7 +16,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("simulate")(simulate)
+    app.command("simulate", short_help="Try routing policies on traces, in virtual time.")(simulate)
 
 
 def simulate(
