@@ -44,7 +44,7 @@ def lines_of(state: Mapping[str, Any], rows: Sequence[TallyRow], title: str) -> 
     """The table for one moment.
 
     Args:
-        state: what `Router.explain` told.
+        state: what `Router.explain` told; its tiers and budgets come first, since there are always as many.
         rows: what ended within the last minute.
         title: the first line.
     """
@@ -57,8 +57,6 @@ def lines_of(state: Mapping[str, Any], rows: Sequence[TallyRow], title: str) -> 
     else:
         yield f"last minute: no request; {state['open']} open"
     yield ""
-    yield from table([_row(row) for row in rows], _ROWS)
-    yield ""
     yield from table(list(_tiers(state)), _TIERS)
     yield ""
     yield f"hedges: {state['hedges_left']:g} left, {state['hedge_tokens']:g} tokens; retries: {state['retries_left']:g} left"
@@ -66,6 +64,9 @@ def lines_of(state: Mapping[str, Any], rows: Sequence[TallyRow], title: str) -> 
     if "decision" in state:
         last = state["decision"]
         yield f"last decision: {' then '.join(last['tiers']) or 'refused'}, {last['reason']}{', late' if last['late'] else ''}"
+    yield ""
+    # Last, and the most frequent first: what a low terminal cuts off is the rarest.
+    yield from table([_row(row) for row in rows], _ROWS)
 
 
 def _row(row: TallyRow) -> tuple[object, ...]:
