@@ -113,6 +113,34 @@ def test_a_hanging_device_is_hedged_and_the_loser_is_cancelled():
     assert one(pilot.accept(ask(2, now + 6.0, sla_s=50.0), now + 6.0), RunEdge)
 
 
+def test_one_that_waits_is_looked_at_a_last_time_while_the_cloud_can_still_make_it():
+    """At the first look the device is sure, and the next one would be after the cloud's last half chance; then more urgent ones come between."""
+    pilot = made(service_s=0.01, options=PilotOptions(queue=200))
+    for number in range(1, 101):  # the cloud answers in 180 to 219 ms
+        now = 0.4 * number
+        sent = one(pilot.accept(ask(number, now, sla_s=2.0, terms=Terms(cloud_only=True)), now), SendCloud)
+        pilot.answered(sent.attempt, now + 0.18 + 0.001 * (number * 7 % 40))
+    now = start = 50.0
+    edge_only = Terms(edge_only=True)
+    run = one(pilot.accept(ask(200, now, sla_s=0.95, terms=edge_only), now), RunEdge)
+    for number in range(201, 276):
+        assert pilot.accept(ask(number, now, sla_s=0.95, terms=edge_only), now) == []
+    assert pilot.accept(ask(300, now, sla_s=0.95), now) == []
+    waits = pilot._open[300]
+    last = waits.until_s - waits.cloud.typical_s
+    first = waits.look_s
+    while now + 0.01 < first:
+        now += 0.01
+        assert SendCloud not in kinds(pilot.tick(now))
+        run = one(pilot.answered(run.attempt, now), RunEdge)
+    assert pilot.tick(first) == []
+    assert first < waits.look_s == last
+    for number in range(400, 412):
+        assert pilot.accept(ask(number, first + 0.01, sla_s=0.2, terms=edge_only), first + 0.01) == []
+    assert one(pilot.tick(last), SendCloud).request == 300
+    assert last < start + 0.75
+
+
 def test_a_failure_falls_back_once_and_then_the_devices_error_is_told():
     pilot = made()
     run = one(pilot.accept(ask(1, 1.0), 1.0), RunEdge)
