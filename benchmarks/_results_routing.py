@@ -31,6 +31,7 @@ class Row(msgspec.Struct, kw_only=True):
         predicted_with_drift: with the service times of the run.
         edge_drift, cloud_drift: how much longer the models ran than when they were measured alone; the device's in the state that the scenario is named for.
         cloud_runs: of the model at the cloud before, during and after that state, by its own statistics.
+        waited_ms: how long a request had threads of the cloud and the router wait for the core that they share; None in results from before that was measured.
         noticed_s: from the return of a network that refused until the router had an answer from the cloud; None where that is not measured.
     """
 
@@ -48,6 +49,7 @@ class Row(msgspec.Struct, kw_only=True):
     edge_drift: float
     cloud_drift: float
     cloud_runs: tuple[int, int, int]
+    waited_ms: float | None = None
     noticed_s: float | None = None
 
 

@@ -12,13 +12,6 @@ from edgekit.router._breaker import BreakerPolicy
 
 ROUTER, DEVICE = "edgekit", "local-only"
 HOP_AIM_MS = 1.0
-SHARED = "cloud, proxy, router and load share a core"
-ALIKE = "runs in a row are alike where other processes have the core for a while; the simulator draws each by itself"
-# What the simulator leaves out of one scenario.
-LEFT_OUT = {
-    "cloud-silent": "what the link held back reaches the cloud at once on its return, and is run for nobody",
-    "half-open": "what arrives meanwhile is run, and its answers come through at once on the return",
-}
 
 
 def hop(record: Record) -> Section:
@@ -92,16 +85,19 @@ def near(real: float, said: Predicted, requests: int) -> bool:
 
 
 def why(row: Row) -> str:
-    """What moves a real run away from what was predicted of it."""
+    """What moves a real run away from what was predicted of it, as far as it was measured."""
     drift = f"the models ran {row.edge_drift:.2f}x (device) and {row.cloud_drift:.2f}x (cloud) as long as alone"
     if near(row.sla_hit_rate, row.predicted, row.requests):
         return "as predicted"
     if near(row.sla_hit_rate, row.predicted_with_drift, row.requests):
         return f"drift: {drift}"
-    known = LEFT_OUT.get(row.scenario) if row.policy != DEVICE else None
-    if known and row.cloud_runs[1] + row.cloud_runs[2] > 0:
-        known += f" ({row.cloud_runs[1]} runs during, {row.cloud_runs[2]} after)"
-    return "; ".join([known or (ALIKE if row.policy == DEVICE else SHARED), drift])
+    found, runs = ["more than drift", drift], sum(row.cloud_runs)
+    if (for_nobody := runs - round(row.cloud_share * (row.requests - row.errors))) > 0:
+        found.append(f"{for_nobody} of the cloud's {runs} runs were for nobody")
+    if row.waited_ms is not None:
+        who = "cloud" if row.policy != ROUTER else "cloud and router"
+        found.append(f"{who} waited {number(row.waited_ms)} ms a request for the core that all but the device share")
+    return "; ".join(found)
 
 
 def aims(rows: Sequence[Row]) -> list[Aim]:

@@ -64,6 +64,7 @@ class Site:
             write_repository([bundle.path], folder / "triton", "cpu")
             triton = self._ends.enter_context(TritonServer(folder / "triton", cpus=self._rest))
             self._triton_url = triton.url
+            self._sharing = [triton.pid]
             self.network = self._ends.enter_context(FaultProxy(triton.http_port, WELL))
             self.cloud_url = f"http://127.0.0.1:{self.network.port}"
             edge = self._child(["serve", str(bundle.path)], self._device)
@@ -79,10 +80,16 @@ class Site:
         """The URL of a fresh router."""
         tiers = ["--edge", self.edge_url, "--cloud", self.cloud_url]
         child = start(["route", *tiers, "--sla-ms", f"{sla_ms:g}", "--http", "127.0.0.1:0", "--grpc", "off"], self._rest)
+        self._sharing.append(child.pid)
         try:
             yield f"http://127.0.0.1:{child.announced['http']}"
         finally:
+            self._sharing.remove(child.pid)
             child.close()
+
+    def waited_s(self) -> float:
+        """How long the threads of the cloud, and of the router while there is one, have waited so far for the core that they share, by the kernel's account."""
+        return sum(_waited_s(pid) for pid in self._sharing)
 
     def ran(self) -> tuple[Ran, Ran]:
         """Device and cloud, by their own statistics; asked directly, past the network's faults."""
@@ -109,3 +116,12 @@ class Site:
         child = start([*arguments, "--http", "127.0.0.1:0", "--grpc", "off"], cpus)
         self._ends.callback(child.close)
         return child
+
+
+def _waited_s(pid: int) -> float:
+    """Of a process's present threads: the second field of schedstat, nanoseconds (Linux, Documentation/scheduler/sched-stats.rst)."""
+    total_ns = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
+            total_ns += int(path.read_text("ascii").split()[1])
+    return total_ns / 1e9

@@ -9,7 +9,8 @@ simulator does not know, or chance.
 
 When connections are refused and the network returns, `noticed_s` says after how long the router had an answer from the cloud again: a health check's, whether or not requests need it.
 
-What it does not show: more than one endpoint or model; radio: the faults are the proxy's. The cloud, the proxy, the router and the load share one core here, which the simulator does not know.
+What it does not show: more than one endpoint or model; radio: the faults are the proxy's. The cloud, the proxy, the router and the load share one core here, which the simulator does not know; how long cloud and router
+waited for it is in each row. So while the cloud works the device's answers, which the router reads and hands on, are late too.
 
 Run ``python -m benchmarks routing [--seconds S] [--scenario NAME]…``; prints JSON. Needs Triton (`make setup`).
 """
@@ -45,7 +46,8 @@ from edgekit.router.faults import State
 
 CALIBRATION = 24
 COLD = 3  # requests that meet cold code
-GAP_S = 0.03  # between them, so that the device has been idle as it mostly is under the load
+GAP_S = 0.03  # before two of three, which find the device idle
+TURN = 3  # the third follows at once, as under the load, which keeps the device a third busy; beside one other process such runs took 36 ms, after a pause 26
 CALIBRATION_LIMIT_S = 30.0
 CALIBRATION_SLA_MS = 10_000.0  # nobody is late there
 WARM_UP_S = 2.0
@@ -55,11 +57,12 @@ POLICIES = {"edgekit": "router", "local-only": "edge", "cloud-only": "cloud"}
 
 
 class Real(msgspec.Struct):
-    """What a run gave: the answers, how the servers' statistics stood at each change and at the end, and when the cloud was heard again."""
+    """What a run gave: the answers, how the servers' statistics stood at each change and at the end, when the cloud was heard again, and `Site.waited_s`."""
 
     answers: list[Answer]
     ran: list[tuple[Ran, Ran]]
     noticed_s: float | None
+    waited_s: float
 
 
 class Bench:
@@ -92,8 +95,9 @@ class Bench:
         request = InferRequest(self.site.model, [Tensor("x", self.array)])
         latencies = []
         with contextlib.closing(connect(url)) as client:
-            for _ in range(CALIBRATION + COLD):
-                time.sleep(GAP_S)
+            for number in range(CALIBRATION + COLD):
+                if number % TURN:
+                    time.sleep(GAP_S)
                 began = time.perf_counter()
                 answer = client.infer(request, CALIBRATION_LIMIT_S)
                 latencies.append(time.perf_counter() - began)
@@ -138,9 +142,11 @@ class Bench:
                 change(first[1])
                 events = [Event(at, scenario.line, lambda phase=phase: change(phase)) for at, phase in later]  # type: ignore[misc]
                 tier = "" if policy == "edgekit" else POLICIES[policy]
+                waited_s = site.waited_s()
                 answers = drive(client, site.model, [self.array], load.arrivals, sla_ms, tier, events)
+                waited_s = site.waited_s() - waited_s
                 noticed_s = return_.end() if policy == "edgekit" else None
-                return Real(answers, [*ran, site.ran()], noticed_s)
+                return Real(answers, [*ran, site.ran()], noticed_s, waited_s)
         finally:
             return_.end()
             site.network.set(WELL)
@@ -236,6 +242,7 @@ def row(name: str, policy: str, real: Real, predicted: Predicted, with_drift: Pr
         edge_drift=moved.edge[SCENARIOS[name].worse.burners],
         cloud_drift=moved.cloud,
         cloud_runs=_runs([cloud for _, cloud in real.ran]),
+        waited_ms=1e3 * real.waited_s / found.requests,
         noticed_s=real.noticed_s,
     )
 
@@ -246,7 +253,7 @@ def said(found: Row) -> str:
     return (
         f"{found.scenario:13}{found.policy:11} in time {found.sla_hit_rate:.3f}, predicted {before.sla_hit_rate:.3f} (sd {before.sla_hit_rate_sd:.3f}), "
         f"with drift {after.sla_hit_rate:.3f}, oracle {after.oracle:.3f}; cloud {found.cloud_share:.2f}, predicted {before.cloud_share:.2f}, {after.cloud_share:.2f}; "
-        f"drift {found.edge_drift:.2f} {found.cloud_drift:.2f}; errors {found.errors}, {found.errors_in_fault} in the fault"
+        f"drift {found.edge_drift:.2f} {found.cloud_drift:.2f}; errors {found.errors}, {found.errors_in_fault} in the fault; waited {found.waited_ms:.1f} ms"
         + ("" if found.noticed_s is None else f"; return noticed after {found.noticed_s:.2f} s")
     )
 

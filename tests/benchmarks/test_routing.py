@@ -70,7 +70,7 @@ def test_a_row_tells_the_errors_of_the_fault_from_the_others():
     found = row(
         "cloud-down",
         "edgekit",
-        Real(answers, [(Ran(0, 0.0), Ran(runs, 0.0)) for runs in (5, 9, 9, 30)], 0.8),
+        Real(answers, [(Ran(0, 0.0), Ran(runs, 0.0)) for runs in (5, 9, 9, 30)], 0.8, 0.1),
         said,
         said,
         Drift({1: 1.5}, 1.0),
@@ -78,4 +78,4 @@ def test_a_row_tells_the_errors_of_the_fault_from_the_others():
     )
     assert (found.requests, found.errors, found.errors_in_fault) == (4, 2, 1)
     assert (found.sla_hit_rate, found.cloud_share) == (0.5, 0.5)
-    assert (found.edge_drift, found.noticed_s, found.cloud_runs) == (1.5, 0.8, (4, 0, 21))
+    assert (found.edge_drift, found.noticed_s, found.cloud_runs, found.waited_ms) == (1.5, 0.8, (4, 0, 21), 25.0)
