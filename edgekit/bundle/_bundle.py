@@ -22,7 +22,7 @@ import numpy as np
 
 from edgekit._directories import cache_directory
 from edgekit._storage_errors import storage_errors
-from edgekit.bundle._digest import sha256_of, sha256_of_file
+from edgekit.bundle._digest import copy_file, sha256_of, sha256_of_file
 from edgekit.bundle._manifest import FORMAT, Artifact, FileEntry, Manifest
 from edgekit.bundle._processing import LABELS
 from edgekit.bundle._signature import Signature
@@ -75,12 +75,13 @@ class Bundle:
         self._unchecked: frozenset[str] = frozenset()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, to_run: bool = False) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, to_run: bool = False, to_copy: bool = False) -> Bundle:
         """Open a bundle directory or archive and check every file against its digest.
 
         Args:
             path: a directory or an ``.edgekit`` file.
             to_run: leave the samples and the report to the call that reads them; they may be many times the model's size.
+            to_copy: leave every file to `copy`, which reads it anyway, or `check`; until then, only its manifest may be used.
 
         Raises:
             BundleError: there is no bundle at ``path`` or its manifest cannot be read.
@@ -98,12 +99,40 @@ class Bundle:
             digest = sha256_of(raw)
             _check_seal(source, directory, digest)
             bundle = cls(source, directory, _decode_manifest(source, raw), digest)
-            late = frozenset(_NOT_RUN).intersection(bundle.manifest.files) if to_run else frozenset()
-            for name in bundle.manifest.files:
-                if name not in late:
-                    bundle._check_file(name)
-            bundle._unchecked = late
+            files = frozenset(bundle.manifest.files)
+            bundle._unchecked = files
+            bundle.check(files.intersection(_NOT_RUN) if to_run else files if to_copy else frozenset())
         return bundle
+
+    def check(self, late: frozenset[str] = frozenset()) -> None:
+        """Compare the files that were not compared yet with their digests; ``late`` are left out.
+
+        Raises:
+            IntegrityError: a file is missing or was changed.
+        """
+        with storage_errors(self._path):
+            for name in self.manifest.files:
+                if name in self._unchecked and name not in late:
+                    self._check_file(name)
+        self._unchecked &= late
+
+    def copy(self, destination: Path) -> None:
+        """Write it to a new folder. Every byte is compared with its digest on the way.
+
+        Raises:
+            IntegrityError: a file is missing or was changed. OSError: one cannot be read or written.
+        """
+        for name in self.manifest.files:
+            path = self._present(name)
+            target = destination / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._compare(name, *copy_file(path, target))
+        raw = _read_manifest(self._path, self._directory)
+        _check_seal(self._path, self._directory, self.digest)
+        if sha256_of(raw) != self.digest:
+            raise self._changed(MANIFEST, f"SHA-256 {self.digest[:16]}…")
+        (destination / MANIFEST).write_bytes(raw)
+        (destination / SEAL).write_bytes(_seal(self.digest))
 
     @cached_property
     def path(self) -> Path:
@@ -173,22 +202,27 @@ class Bundle:
 
     def _check_late(self, name: str) -> None:
         if name in self._unchecked:
-            with storage_errors(self._path):
-                self._check_file(name)
-            self._unchecked -= {name}
+            self.check(self._unchecked - {name})
 
     def _check_file(self, name: str) -> None:
-        entry = self.manifest.files[name]
+        path = self._present(name)
+        size = os.path.getsize(path)
+        self._compare(name, size, sha256_of_file(path) if size == self.manifest.files[name].bytes else "")
+
+    def _present(self, name: str) -> str:
         path = os.path.join(self._directory, _safe(self._path, name))
         if not os.path.isfile(path):
             raise IntegrityError(f"{self._path} ({name})", "the file is missing", "", "build or copy the bundle again")
-        if os.path.getsize(path) != entry.bytes or sha256_of_file(path) != entry.sha256:
-            raise IntegrityError(
-                f"{self._path} ({name})",
-                "its content is not what was built",
-                f"SHA-256 {entry.sha256[:16]}… of {entry.bytes} bytes",
-                "build or copy the bundle again",
-            )
+        return path
+
+    def _compare(self, name: str, size: int, sha256: str) -> None:
+        entry = self.manifest.files[name]
+        if (size, sha256) != (entry.bytes, entry.sha256):
+            raise self._changed(name, f"SHA-256 {entry.sha256[:16]}… of {entry.bytes} bytes")
+
+    def _changed(self, name: str, expected: str) -> IntegrityError:
+        found = "its content is not what was built"
+        return IntegrityError(f"{self._path} ({name})", found, expected, "build or copy the bundle again")
 
 
 def _safe(source: str, name: str) -> str:

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Protocol
 
-__all__ = ["sha256_of", "sha256_of_file"]
+__all__ = ["copy_file", "sha256_of", "sha256_of_file"]
 
 _LARGE_BYTES = 1 << 20
 _LEAN = "_sha2" if sys.version_info >= (3, 12) else "_sha256"
@@ -38,6 +38,23 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
         import hashlib
 
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> tuple[int, str]:
+    """Copy a file, and say how many bytes were written and their SHA-256 in hex: one pass over them.
+
+    Raises:
+        OSError: it cannot be read or written.
+    """
+    import hashlib
+
+    digest, size = hashlib.sha256(), 0
+    with open(source, "rb", buffering=0) as reader, open(target, "wb") as writer:
+        while block := reader.read(_LARGE_BYTES):
+            digest.update(block)
+            writer.write(block)
+            size += len(block)
+    return size, digest.hexdigest()
 
 
 def _hashed(data: bytes) -> _Hash:

@@ -22,7 +22,7 @@ import msgspec
 
 from edgekit._storage_errors import storage_errors
 from edgekit.bundle import Bundle, fsync_tree, write_file
-from edgekit.errors import EnvironmentMissingError, IntegrityError, UsageError
+from edgekit.errors import EnvironmentMissingError, UsageError
 from edgekit.runtime._background import run_behind
 from edgekit.runtime._found import FoundBundle, find_bundles
 from edgekit.runtime._versions import (
@@ -168,9 +168,11 @@ class FolderStore:
         return run_behind(lambda: self._install(source, labels, make_room=make_room), idle=False)
 
     def _install(self, source: str | os.PathLike[str], labels: Collection[str], *, make_room: bool) -> tuple[str, str]:
-        bundle = Bundle.open(source)
+        bundle = Bundle.open(source, to_copy=True)
         name, version = bundle.manifest.name, bundle.manifest.version
         _, _, missing = self._plan(bundle, labels, make_room=make_room)  # refuses before anything is copied
+        if not missing:
+            bundle.check()
         with self._staged(bundle) if missing else contextlib.nullcontext() as staged, self._writing():
             state, folder, missing = self._plan(bundle, labels, make_room=make_room)
             if missing and staged is not None:
@@ -235,7 +237,8 @@ class FolderStore:
                 _lock(held)
             try:
                 copy = staging / "bundle"
-                _copy(bundle, copy)
+                bundle.copy(copy)
+                fsync_tree(copy)
                 yield copy
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -258,14 +261,6 @@ class FolderStore:
         with storage_errors(self.folder), open(self.folder / _LOCK, "ab") as handle:
             _lock(handle.fileno())
             yield
-
-
-def _copy(bundle: Bundle, copy: Path) -> None:
-    """Whole, checked and on disk."""
-    shutil.copytree(bundle.directory, copy, copy_function=shutil.copyfile)
-    if Bundle.open(copy).digest != bundle.digest:
-        raise IntegrityError(str(bundle.path), "was changed while it was copied", "", "install it again")
-    fsync_tree(copy)
 
 
 def _lock(descriptor: int, *, wait: bool = True) -> bool:

@@ -318,3 +318,41 @@ def test_the_artifact_is_checked_before_it_may_run(tmp_path: Path, artifacts: Pa
     flip(path / "model.onnx", 3, 0)
     with pytest.raises(IntegrityError, match=r"model\.onnx"):
         Bundle.open(path, to_run=True)
+
+
+def test_a_copy_is_the_bundle_and_nothing_else(bundle: Bundle, tmp_path: Path) -> None:
+    (bundle.directory / "stray.txt").write_text("not listed")
+    target = tmp_path / "copy"
+    target.mkdir()
+    Bundle.open(bundle.path, to_copy=True).copy(target)
+    again = Bundle.open(target)
+    assert (again.digest, again.manifest) == (bundle.digest, bundle.manifest)
+    assert {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} == {
+        *bundle.manifest.files,
+        "bundle.json",
+        "bundle.sha256",
+    }
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "inner/weights.bin", "golden.npz", "report.json"])
+def test_what_was_changed_is_not_copied(tmp_path: Path, artifacts: Path, name: str) -> None:
+    path = write(tmp_path / "tiny", artifacts).path
+    flip(path / name, 0, 0)
+    opened = Bundle.open(path, to_copy=True)
+    (tmp_path / "copy").mkdir()
+    with pytest.raises(IntegrityError, match=f"{path} .{name}"):
+        opened.copy(tmp_path / "copy")
+    with pytest.raises(IntegrityError, match=name):
+        opened.check()
+    (path / name).unlink()
+    with pytest.raises(IntegrityError, match="missing"):
+        opened.copy(tmp_path / "copy")
+
+
+def test_a_manifest_that_changes_while_it_is_copied_is_refused(tmp_path: Path, artifacts: Path) -> None:
+    path = write(tmp_path / "tiny", artifacts).path
+    opened = Bundle.open(path, to_copy=True)
+    (path / "bundle.json").write_bytes((path / "bundle.json").read_bytes() + b" ")
+    (tmp_path / "copy").mkdir()
+    with pytest.raises(IntegrityError, match=r"bundle\.json"):
+        opened.copy(tmp_path / "copy")

@@ -79,6 +79,15 @@ def test_installing_the_same_again_only_moves_labels(store, bundles):
     assert store.state().models["scale"].labels["canary"] == "2"
 
 
+def test_a_damaged_bundle_is_refused_also_where_the_same_is_installed(store, bundles, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(bundles / "2", damaged)
+    (damaged / "report.json").write_bytes(b"{}")
+    with pytest.raises(IntegrityError, match=r"report\.json"):
+        store.install(damaged, ["canary"])
+    assert "canary" not in store.state().models["scale"].labels
+
+
 def test_another_content_of_a_version_takes_its_place(store, bundles):
     before = store.state().models["scale"].versions["2"]
     store.install(bundles / "2b")
