@@ -64,7 +64,7 @@ def test_the_changelog_names_the_version():
 
 
 def test_every_reason_of_the_router_is_explained():
-    from edgekit.router import Reason
+    from edgekit.router._decide import Reason
 
     page = (ROOT / "docs/routing.md").read_text("utf-8")
     assert [reason.value for reason in Reason if f"| `{reason.value}` |" not in page] == []

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from edgekit.cli import _watch
-from edgekit.router import Reason, Router, Tally
+from edgekit.router import Router, Tally
+from edgekit.router._decide import Reason
 
 
 @pytest.fixture

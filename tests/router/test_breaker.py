@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.router import Breaker, BreakerPolicy, BreakerState, HedgeThrottle
+from edgekit.router._breaker import Breaker, BreakerPolicy, BreakerState, HedgeThrottle
 
 
 def _opened(seed=0, policy=None):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.router import Decision, Health, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
+from edgekit.router._decide import Decision, Health, Reason, RequestFacts, Tier, TierEstimate, decide, margin_s
 
 NOW = 1000.0
 SLA = 0.1

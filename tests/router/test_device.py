@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.router import Breaker, Health
+from edgekit.router._breaker import Breaker
+from edgekit.router._decide import Health
 from edgekit.router._device import LATE, Device
 from edgekit.router._events import Ask, Terms
 from edgekit.router._services import size_class

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.router import CloudEstimator, Health
+from edgekit.router._decide import Health
+from edgekit.router._estimators import CloudEstimator
 from edgekit.router._services import Calibration
 from edgekit.router._window import ServiceWindow
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.router import Breaker
+from edgekit.router._breaker import Breaker
 from edgekit.router._device import Device
 from edgekit.router._events import Ask
 from edgekit.router._limit import FLOOR, MOST, ConcurrencyLimit

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.router import Pilot, PilotOptions, Reason, Tier
+from edgekit.router import Pilot, PilotOptions
 from edgekit.router._breaker import HedgeAllowance
+from edgekit.router._decide import Reason, Tier
 from edgekit.router._events import Ask, Cancel, Check, Cost, Deliver, Failure, FailureKind, Refuse, RunEdge, SendCloud, Terms
 from edgekit.router._retry import RetryLimits
 

@@ -5,7 +5,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from edgekit.router import Tier
+from edgekit.router._decide import Tier
 from edgekit.router.simulation import Oracle
 from edgekit.router.simulation._aims import judge
 from edgekit.router.simulation._outcome import Outcome

@@ -5,7 +5,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from edgekit.router import Reason, Tier
+from edgekit.router._decide import Reason, Tier
 from edgekit.router._events import Check, Deliver, RunEdge
 from edgekit.router.simulation import POLICIES, SCENARIOS, Endpoint, State, Steps, World, make_trace, steering
 from edgekit.router.simulation._baselines import Baseline, CloudOnly, LocalOnly
