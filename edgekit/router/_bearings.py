@@ -106,7 +106,8 @@ class Bearings:
         if failure.kind is FailureKind.STATE_LOST:
             endpoint.cancelled(0.0, sent.slow_s, now)
             return
-        self._throttle.failed()
+        if failure.kind is not FailureKind.REQUEST:  # a request that is wrong says nothing of the load
+            self._throttle.failed()
         if sent.settled:
             return
         if failure.kind is FailureKind.REQUEST:

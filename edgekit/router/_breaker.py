@@ -132,7 +132,8 @@ class HedgeThrottle:
     """Stops hedging when it is needed too often (gRFC A6): that is overload, and duplicates make it worse.
 
     Ten tokens; every hedge takes one (the first attempt did not answer when it should have), every request answered in time gives a tenth back, and at
-    five or fewer no hedge is sent. So hedges never exceed 6 plus a tenth of the requests.
+    five or fewer no hedge is sent. So hedges never exceed 6 plus a tenth of the requests. How many there may be at best is `HedgeAllowance`'s; this one also counts
+    attempts that failed without being hedges, and so stops hedges into a cloud that fails one request in ten, long before its breaker opens.
     """
 
     __slots__ = ("_tokens",)

@@ -114,6 +114,26 @@ def test_a_hanging_device_is_hedged_and_the_loser_is_cancelled():
     assert one(pilot.accept(ask(2, now + 6.0, sla_s=50.0), now + 6.0), RunEdge)
 
 
+@pytest.mark.parametrize(("kind", "stops"), [(FailureKind.OVERLOADED, True), (FailureKind.REQUEST, False)])
+def test_a_cloud_that_fails_now_and_then_gets_no_hedges_though_its_breaker_is_closed(kind, stops):
+    pilot = made(options=PilotOptions(retries=RetryLimits(share=0.0, floor_per_s=0.0)))
+    now = 1.0
+    for number in range(1, 15):
+        sent = one(pilot.accept(ask(number, now, sla_s=2.0, terms=Terms(cloud_only=True)), now), SendCloud)
+        if number % 2:
+            assert kinds(pilot.failed(sent.attempt, Failure(kind), now + 0.03)) == [Refuse]
+        else:
+            assert kinds(pilot.answered(sent.attempt, now + 0.03)) == [Deliver]
+        now += 1.0
+    assert pilot.endpoint_open(0)
+    assert pilot._hedges.allows
+    pilot.accept(ask(20, now, sla_s=0.4), now)
+    sent = []
+    while pilot.next_at() < now + 0.4:
+        sent += [action for action in pilot.tick(pilot.next_at()) if isinstance(action, SendCloud)]
+    assert sent == [] if stops else len(sent) == 1
+
+
 def test_one_that_waits_is_looked_at_a_last_time_while_the_cloud_can_still_make_it():
     """At the first look the device is sure, and the next one would be after the cloud's last half chance; then more urgent ones come between."""
     pilot = made(service_s=0.01, options=PilotOptions(queue=200))
