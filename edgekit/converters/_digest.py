@@ -20,7 +20,6 @@ from edgekit._version import __version__
 
 __all__ = ["UnknownContentError", "canonical", "code_digest", "content_digest", "model_digest", "module_digest", "tools_digest"]
 
-_BLOCK = 1 << 20
 _LOCATION = b"location"  # the key under which a tensor names its file; an ONNX file without it has no external data
 
 
@@ -34,14 +33,14 @@ def content_digest(path: Path) -> str:
     Raises:
         StorageError: it cannot be read.
     """
-    digest = hashlib.sha256()
     with storage_errors(path):
         if not path.is_dir():
-            _add_file(digest, path)
-        else:
-            for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
-                digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-                digest.update(content_digest(file).encode())
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        for entry in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+            digest.update(entry.relative_to(path).as_posix().encode() + b"\0")
+            digest.update(content_digest(entry).encode())
     return digest.hexdigest()
 
 
@@ -126,12 +125,6 @@ def module_digest(name: str) -> str:
     if file is None:
         raise UnknownContentError(f"module {name}")
     return f"{name} {content_digest(Path(file))}"
-
-
-def _add_file(digest: Any, path: Path) -> None:
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
 
 
 def _joined(parts: Iterable[str]) -> str:
