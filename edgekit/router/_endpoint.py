@@ -93,7 +93,7 @@ class Endpoint:
 
     def promise(self, ask: Ask, budget_s: float, now: float, device_service_s: float) -> TierEstimate:
         """As `estimate`, of an endpoint that is `usable`."""
-        estimate = self.estimator.estimate(ask.model, ask.payload_bytes, budget_s, now, Health.OK, device_service_s)
+        estimate = self.estimator.estimate(ask.model, ask.payload_bytes, budget_s, now, device_service_s)
         overdue = self._overdue(now)
         return msgspec.structs.replace(estimate, p_meet=estimate.p_meet * DOUBT**overdue) if overdue else estimate
 

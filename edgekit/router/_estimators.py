@@ -130,15 +130,7 @@ class CloudEstimator:
         """Share of attempts that fail lately; forgotten within seconds, or an endpoint that is never asked would never be asked again."""
         return self._failure and self._failure * math.exp(-max(0.0, now - self._failure_at_s) / EWMA_DECAY_S)
 
-    def estimate(
-        self,
-        model: str,
-        payload_bytes: int,
-        budget_s: float,
-        now: float,
-        health: Health = Health.OK,
-        device_service_s: float = 0.0,
-    ) -> TierEstimate:
+    def estimate(self, model: str, payload_bytes: int, budget_s: float, now: float, device_service_s: float = 0.0) -> TierEstimate:
         """Probability of an answer within ``budget_s`` from now; ``device_service_s`` is the first guess of the time that the model itself takes."""
         payload = self._payloads.get(model)
         transfer = payload_bytes * payload.s_per_byte if payload is not None else 0.0
@@ -157,7 +149,13 @@ class CloudEstimator:
         p_meet *= 1.0 - self.failure_share(now)
         slow_s = (transfer + p95) * self.calibration.factor
         return TierEstimate(
-            p_meet, transfer + p50, slow_s, known, health, self.cost_s(now), sure_s=max(slow_s, transfer + p50 + (p99 - p50) * BEYOND_P99)
+            p_meet,
+            transfer + p50,
+            slow_s,
+            known,
+            Health.OK,
+            self.cost_s(now),
+            sure_s=max(slow_s, transfer + p50 + (p99 - p50) * BEYOND_P99),
         )
 
     def still(self, model: str, payload_bytes: int, elapsed_s: float, until_s: float, now: float) -> float:

@@ -99,9 +99,9 @@ def _count(slices: deque[list[float]], at_s: float) -> None:
         slices.append([at_s, 1.0])
 
 
-def backoff_s(retry: int, draw: float, base_s: float = BASE_S, cap_s: float = CAP_S) -> float:
+def backoff_s(retry: int, draw: float) -> float:
     """Seconds to wait before a request's ``retry``-th retry (1 is the first); ``draw`` is uniform in [0, 1)."""
-    return float(draw * min(cap_s, base_s * 2.0 ** min(retry - 1, 30)))
+    return float(draw * min(CAP_S, BASE_S * 2.0 ** min(retry - 1, 30)))
 
 
 def retry_at(retry: int, draw: float, now: float, deadline_s: float, needs_s: float, retry_after_s: float | None = None) -> float | None:

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.router._decide import Health
 from edgekit.router._estimators import CloudEstimator
 from edgekit.router._services import Calibration
 from edgekit.router._window import ServiceWindow
@@ -264,7 +263,7 @@ def test_cloud_probabilities_stay_probabilities(history, budget_s):
             cloud.succeeded(MODEL, size, latency_s, now)
         else:
             cloud.failed(now)
-    estimate = cloud.estimate(MODEL, SIZE, budget_s, now, Health.OK)
+    estimate = cloud.estimate(MODEL, SIZE, budget_s, now)
     assert 0.0 <= estimate.p_meet <= 1.0
     assert 0.0 <= estimate.typical_s <= estimate.slow_s
     assert cloud.in_flight == 0
