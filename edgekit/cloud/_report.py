@@ -190,7 +190,6 @@ def report_triton(
     *,
     device_id: str | None = None,
     spool_dir: str | os.PathLike[str] | None = None,
-    once: bool = False,
     started: Callable[[], object] | None = None,
 ) -> int:
     """Poll Triton and send what it did since the last poll, until ``stop_event`` is set. A Triton that does not answer is reported as down and tried again.
@@ -202,7 +201,6 @@ def report_triton(
         stop_event: ends the loop; the last interval is polled and sent before it returns.
         device_id: name in the fleet, ``triton-HOST:PORT`` when left out.
         spool_dir: where telemetry waits while the collector is away.
-        once: return after the first poll; raises when Triton does not answer it.
         started: called once, when the arguments are known to be sound and before the first poll.
 
     Returns:
@@ -210,7 +208,6 @@ def report_triton(
 
     Raises:
         UsageError: a URL that is none.
-        UnavailableError: with ``once``, Triton does not answer.
     """
     url, parse = _source(triton_url)
     stop = stop_event or threading.Event()
@@ -220,14 +217,12 @@ def report_triton(
         if started is not None:
             started()
         while True:
-            last = stop.is_set() or once
+            last = stop.is_set()
             try:
                 after = parse(fetch(url))
                 record(telemetry.meter, before, after)
                 answered, before, down = answered + 1, after, False
             except UnavailableError as exc:
-                if once:
-                    raise
                 if not down:
                     _log.warning("Triton does not answer", extra={"error": str(exc)})
                 down = True

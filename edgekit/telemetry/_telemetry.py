@@ -117,12 +117,12 @@ def default_spool_directory() -> Path:
     return state_directory() / "telemetry"
 
 
-def _spool(directory: Path | None, service_name: str, cap_bytes: int, drops: DropCounts) -> Spool:
+def _spool(directory: Path | None, service_name: str, drops: DropCounts) -> Spool:
     try:
-        return open_spool(directory if directory is not None else default_spool_directory(), service_name, cap_bytes, drops.add)
+        return open_spool(directory if directory is not None else default_spool_directory(), service_name, DEFAULT_CAP_BYTES, drops.add)
     except (StorageError, RuntimeError) as exc:  # RuntimeError: no home directory
         _log.warning("telemetry spool is in memory only", extra={"error": str(exc)})
-        return Spool(None, min(cap_bytes, DEFAULT_CAP_BYTES), drops.add)
+        return Spool(None, DEFAULT_CAP_BYTES, drops.add)
 
 
 def start_telemetry(
@@ -130,28 +130,20 @@ def start_telemetry(
     tier: Literal["edge", "cloud"],
     collector_url: str | None = None,
     device_id: str | None = None,
-    profile: str = "",
-    bundle_digest: str = "",
     interval_s: float = 5.0,
     spool_dir: str | os.PathLike[str] | None = None,
-    extra: Mapping[str, AttributeValue] | None = None,
     *,
-    spool_bytes: int = DEFAULT_CAP_BYTES,
     transport: Transport | None = None,
 ) -> Telemetry:
-    """Start telemetry for this process.
+    """Start telemetry for this process; `Telemetry.set_bundle` says later which bundle runs.
 
     Args:
         service_name: the role: ``edgekit-runtime``, ``edgekit-router``, ``edgekit-triton``.
         tier: ``edge`` or ``cloud``.
         collector_url: base URL of an OTLP/HTTP receiver; without one the meter works and nothing is sent.
         device_id: ``device.id``; host name and a hash of the machine id when left out.
-        profile: id of the device profile.
-        bundle_digest: of the bundle that runs, empty when several do.
         interval_s: seconds between collections.
         spool_dir: where batches wait on disk, see `default_spool_directory`; where it cannot be written they wait in memory, with a warning.
-        extra: further resource attributes.
-        spool_bytes: cap of the spool.
         transport: replaces HTTP, for tests and other carriers.
 
     Raises:
@@ -164,15 +156,14 @@ def start_telemetry(
         "service.version": __version__,
         "device.id": device_id or default_device_id(),
         "edgekit.tier": tier,
-        "edgekit.device_profile": profile,
-        "edgekit.bundle.digest": bundle_digest,
-        **(extra or {}),
+        "edgekit.device_profile": "",
+        "edgekit.bundle.digest": "",
         "edgekit.boot.id": uuid.uuid4().hex,
     }
     if transport is None and collector_url:
         transport = HttpTransport(collector_url)
     if transport is None:
         return Telemetry(meter, resource, None, None, drops)
-    spool = _spool(Path(spool_dir) if spool_dir is not None else None, service_name, spool_bytes, drops)
+    spool = _spool(Path(spool_dir) if spool_dir is not None else None, service_name, drops)
     cycle = ExportCycle(meter, Resource(resource), spool, transport, drops, random.Random())
     return Telemetry(meter, resource, Exporter(cycle, transport, interval_s), cycle, drops)

@@ -185,14 +185,23 @@ def test_polls_until_told_to_stop_and_survives_an_outage(tmp_path):
     assert resource["device.id"] == "triton-" + url.removeprefix("http://")
 
 
+def set_event():
+    """What is told to stop before it begins polls once."""
+    stop = threading.Event()
+    stop.set()
+    return stop
+
+
 def test_prometheus_is_read_where_the_url_says_metrics(tmp_path):
     with serving(lambda method, path, body: (200, PROMETHEUS.encode() if path == "/metrics" else b"{}")) as url:
-        assert report_triton(url + "/metrics", url, once=True, spool_dir=tmp_path) == 1
+        assert report_triton(url + "/metrics", url, stop_event=set_event(), spool_dir=tmp_path) == 1
 
 
-def test_once_says_when_triton_is_away(tmp_path):
-    with serving(lambda *_: (404, b"")) as url, pytest.raises(UnavailableError, match="404"):
-        report_triton(url, url, once=True, spool_dir=tmp_path)
+def test_a_triton_that_is_away_is_no_answer(tmp_path):
+    with serving(lambda *_: (404, b"")) as url:
+        assert report_triton(url, url, stop_event=set_event(), spool_dir=tmp_path) == 0
+        with pytest.raises(UnavailableError, match="404"):
+            _report.fetch(url + "/v2/models/stats")
     with pytest.raises(UnavailableError, match="Triton at"):
         _report.fetch(url + "/v2/models/stats")
 

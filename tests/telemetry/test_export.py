@@ -172,9 +172,8 @@ def test_a_full_disk_keeps_telemetry_in_memory(tmp_path):
 
 def test_over_http_with_one_kept_connection(http_receiver, tmp_path):
     receiver = http_receiver()
-    with start_telemetry(
-        "edgekit-runtime", "edge", receiver.url + "/base/", "dev-1", "p", "sha256:1", 3600, tmp_path, {"x": 1}
-    ) as telemetry:
+    with start_telemetry("edgekit-runtime", "edge", receiver.url + "/base/", "dev-1", 3600, tmp_path) as telemetry:
+        telemetry.set_bundle("sha256:1", "p")
         telemetry.meter.counter("c").add(3)
         assert telemetry.exporting
         assert telemetry.flush(10)
@@ -201,7 +200,6 @@ def test_over_http_with_one_kept_connection(http_receiver, tmp_path):
         "edgekit.tier": "edge",
         "edgekit.device_profile": "p",
         "edgekit.bundle.digest": "sha256:1",
-        "x": "1",
         "edgekit.boot.id": "",
         "edgekit.sequence": "0",
     }

@@ -97,7 +97,7 @@ def _candidates() -> list[Path]:
     return [*roots, Path(sys.prefix).parent / ".venv-triton", cache_directory() / "triton" / "environment"]
 
 
-def install_environment(root: Path | None = None) -> TritonEnvironment:
+def install_environment() -> TritonEnvironment:
     """Make the environment with pip from the locked list; returns at once when it is there.
 
     Raises:
@@ -107,7 +107,7 @@ def install_environment(root: Path | None = None) -> TritonEnvironment:
         return find_environment()
     except EnvironmentMissingError:
         pass
-    target = root or cache_directory() / "triton" / "environment"
+    target = cache_directory() / "triton" / "environment"
     target.parent.mkdir(parents=True, exist_ok=True)
     with resources.as_file(resources.files("edgekit.cloud.triton") / "requirements.txt") as requirements:
         commands = [

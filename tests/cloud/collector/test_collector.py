@@ -109,10 +109,9 @@ def test_every_row_is_stored_once_whatever_is_sent_again(client, otlp):
 def test_from_a_device_to_the_page(client, tmp_path):
     rng = random.Random(3)
     durations = {"edge": [rng.lognormvariate(-4, 0.5) for _ in range(2000)], "cloud": [rng.lognormvariate(-3, 0.3) for _ in range(500)]}
-    telemetry = start_telemetry(
-        "edgekit-router", "edge", client.collector.url, "dev-e2e", "raspberry-pi-5", "sha256:beef", interval_s=3600, spool_dir=tmp_path
-    )
+    telemetry = start_telemetry("edgekit-router", "edge", client.collector.url, "dev-e2e", interval_s=3600, spool_dir=tmp_path)
     with telemetry:
+        telemetry.set_bundle("sha256:beef", "raspberry-pi-5")
         for tier, values in durations.items():
             for k, value in enumerate(values):
                 model = {"edgekit.model": "rec", "edgekit.model.version": "2"}
