@@ -9,7 +9,15 @@ import msgspec
 from edgekit.errors import RequestError
 from edgekit.protocol._types import InferRequest, Parameters
 
-__all__ = ["DEADLINE_HEADER", "TIMEOUT_PARAMETER", "absolute_deadline", "call_deadline", "timeout_from_header", "with_timeout"]
+__all__ = [
+    "DEADLINE_HEADER",
+    "TIMEOUT_PARAMETER",
+    "absolute_deadline",
+    "call_deadline",
+    "rounded_down",
+    "timeout_from_header",
+    "with_timeout",
+]
 
 DEADLINE_HEADER = "x-edgekit-deadline-ms"
 TIMEOUT_PARAMETER = "timeout"  # microseconds, as Triton's scheduler extension has it; 0 is "none"
@@ -53,6 +61,10 @@ def with_timeout(request: InferRequest, remaining_s: float) -> InferRequest:
 
     Rounded down by a 512th at most: a server of ours remembers what it read, and so it meets the same JSON again and again.
     """
-    timeout_us = max(1, int(min(remaining_s, 1e9) * 1e6))
-    timeout_us -= timeout_us % (1 << max(0, timeout_us.bit_length() - 10))
+    timeout_us = rounded_down(max(1, int(min(remaining_s, 1e9) * 1e6)))
     return msgspec.structs.replace(request, parameters={**request.parameters, TIMEOUT_PARAMETER: timeout_us})
+
+
+def rounded_down(number: int) -> int:
+    """A whole number with ten binary digits, and zeros: less by a 512th at most."""
+    return number - number % (1 << max(0, number.bit_length() - 10))

@@ -43,10 +43,11 @@ __all__ = [
     "decode_response",
     "decode_statistics",
     "encode_metadata",
+    "encode_outputs",
     "encode_parameters",
     "encode_request",
     "encode_response",
-    "fill_response_tensor",
+    "encode_tensor",
 ]
 
 # Datatype -> field of InferTensorContents. FP16 has none.
@@ -87,13 +88,13 @@ def decode_request(message: Any, limits: Limits | None = None, regions: SharedMe
     )
 
 
-def decode_response(message: Any, limits: Limits | None = None) -> InferResponse:
-    """An inference response from a ``ModelInferResponse``; as `decode_request`."""
+def decode_response(message: Any, limits: Limits | None = None, raws: Sequence[memoryview] | None = None) -> InferResponse:
+    """An inference response from a ``ModelInferResponse``; as `decode_request`. ``raws`` are its raw contents, where they lie elsewhere."""
     return InferResponse(
         model_name=message.model_name,
         model_version=message.model_version,
         id=message.id,
-        outputs=_tensors("output", message.outputs, message.raw_output_contents, limits or Limits()),
+        outputs=_tensors("output", message.outputs, message.raw_output_contents if raws is None else raws, limits or Limits()),
         parameters=decode_parameters(message.parameters),
     )
 
@@ -102,8 +103,7 @@ def encode_request(request: InferRequest) -> Any:
     """The ``ModelInferRequest`` of a request, tensors raw."""
     message = message_classes()["ModelInferRequest"](model_name=request.model_name, model_version=request.model_version, id=request.id)
     encode_parameters(message.parameters, request.parameters)
-    for output in request.outputs:
-        encode_parameters(message.outputs.add(name=output.name).parameters, output.parameters)
+    encode_outputs(message, request.outputs)
     _encode_tensors(message.inputs, message.raw_input_contents, request.inputs)
     return message
 
@@ -190,19 +190,21 @@ def _encode_integer(key: str, slot: Any, value: int) -> None:
         raise RequestError(f"parameter {shorten(key)!r}", "an integer of more than 64 bits", "a 64-bit integer")
 
 
-def fill_response_tensor(message: Any, tensor: Tensor, parameters: Parameters) -> None:
-    """Add an output to a ``ModelInferResponse``, without its data."""
-    _encode_tensor(message.outputs, tensor, parameters)
+def encode_outputs(message: Any, outputs: Sequence[RequestedOutput]) -> None:
+    """Write into a ``ModelInferRequest`` what it asks for."""
+    for output in outputs:
+        encode_parameters(message.outputs.add(name=output.name).parameters, output.parameters)
 
 
-def _encode_tensor(field: Any, tensor: Tensor, parameters: Parameters) -> None:
+def encode_tensor(field: Any, tensor: Tensor, parameters: Parameters) -> None:
+    """Add a tensor to the ``inputs`` or ``outputs`` of a message, without its data."""
     entry = field.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.data.shape)
     encode_parameters(entry.parameters, parameters)
 
 
 def _encode_tensors(field: Any, raws: Any, tensors: Sequence[Tensor]) -> None:
     for tensor in tensors:
-        _encode_tensor(field, tensor, tensor.parameters)
+        encode_tensor(field, tensor, tensor.parameters)
         raws.append(bytes(raw_from_array(tensor.data)))
 
 

@@ -29,14 +29,13 @@ from edgekit.protocol._grpc_fast import Part, RequestScanner, ResponseWriter, st
 from edgekit.protocol._grpc_messages import message_classes
 from edgekit.protocol._grpc_service import ControlService, parse_message
 from edgekit.protocol._grpc_standard import HealthWatch, ReflectionStreams
-from edgekit.protocol._grpc_wire import Message, inflate, packed, prefixed
+from edgekit.protocol._grpc_wire import Message, inflate, message_limit_bytes, packed, prefixed
 from edgekit.protocol._tensors import Limits
 from edgekit.protocol._types import InferenceCore, InferResponse, Parameters, SubmittingCore
 
-__all__ = ["MESSAGE_SLACK_BYTES", "Dispatcher", "status_of"]
+__all__ = ["Dispatcher", "status_of"]
 
 _log = logging.getLogger(__name__)
-MESSAGE_SLACK_BYTES = 1 << 20  # names, shapes and parameters beside the tensors
 _CONTROL_THREADS = 4  # health and repository calls that still get through while inference takes all its threads
 _MAX_CONTROL_WAITING = 256
 _CONTROL_BYTES = 4 << 20  # of their requests, once decompressed
@@ -77,7 +76,7 @@ class Dispatcher:
         self._labels_of: LabelsOf = lambda name, version: core.class_labels(name, version)  # noqa: PLW0108 - looked up when it is needed
         self.budget = ByteBudget(max(_UNDER_WAY_BYTES, 2 * limits.body_bytes))
         self.control = ControlService(core, extensions)
-        self.message_limit_bytes = min(limits.body_bytes + MESSAGE_SLACK_BYTES, (1 << 31) - 1)
+        self.message_limit_bytes = message_limit_bytes(limits)
         self._local = threading.local()
         self._writer = ResponseWriter()
         self._request_class = message_classes()["ModelInferRequest"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekit.errors import EdgeKitError, RequestError
 from edgekit.protocol._classification import LabelsOf, classify_response
-from edgekit.protocol._grpc_codec import decode_parameters, encode_parameters, fill_response_tensor
+from edgekit.protocol._grpc_codec import decode_parameters, encode_parameters, encode_tensor
 from edgekit.protocol._grpc_messages import message_classes
 from edgekit.protocol._shared_memory import SharedMemoryRegions, is_shared
 from edgekit.protocol._tensors import (
@@ -30,7 +30,7 @@ from edgekit.protocol._tensors import (
 )
 from edgekit.protocol._types import InferRequest, InferResponse, Parameters, RequestedOutput, Tensor, numpy_dtype
 
-__all__ = ["Part", "RequestScanner", "ResponseWriter", "stream_parts"]
+__all__ = ["Part", "RequestScanner", "ResponseWriter", "length_at", "raw_spans", "stream_parts", "varint"]
 
 Part = bytes | memoryview
 
@@ -114,14 +114,14 @@ class RequestScanner:
         for length in self._lengths:
             known = self._prefixes.get(bytes(data[:length]))
             if known is not None:
-                spans = known.spans if known.fits(data) else _raw_spans(data, length)
+                spans = known.spans if known.fits(data) else raw_spans(data, length, _RAW_INPUT_TAG)
                 if spans is not None:
                     return self._request(data, spans, known.plan, known.model_name, known.model_version, "", {})
         ends = _split(data)
         if ends is None:
             return None
         head_end, tensors_end = ends
-        spans = _raw_spans(data, tensors_end)
+        spans = raw_spans(data, tensors_end, _RAW_INPUT_TAG)
         plan = self._plan(bytes(data[head_end:tensors_end]))
         if spans is None or plan is None:
             return None
@@ -234,7 +234,7 @@ class ResponseWriter:
         parts: list[Part] = [before]
         if response.id:
             identity = response.id.encode()
-            parts.append(_ID_TAG + _varint(len(identity)) + identity)
+            parts.append(_ID_TAG + varint(len(identity)) + identity)
         if response.parameters:
             message = self._message()
             encode_parameters(message.parameters, response.parameters)
@@ -244,7 +244,7 @@ class ResponseWriter:
         for tensor in response.outputs:
             raw = b"" if tensor.name in shared else raw_from_array(tensor.data)
             size += len(raw)
-            parts += (_RAW_OUTPUT_TAG + _varint(len(raw)), raw)
+            parts += (_RAW_OUTPUT_TAG + varint(len(raw)), raw)
         if size > _MAX_MESSAGE_BYTES - _MAX_KEY_BYTES:
             raise RequestError("answer", f"{size} bytes", f"at most {_MAX_MESSAGE_BYTES}", "ask for fewer outputs or a smaller batch")
         return parts
@@ -268,7 +268,7 @@ class ResponseWriter:
             if tensor.name in shared:
                 assert regions is not None
                 parameters = regions.write(tensor_thing("output", tensor.name), shared[tensor.name], tensor)
-            fill_response_tensor(after, tensor, parameters)
+            encode_tensor(after.outputs, tensor, parameters)
         made: tuple[bytes, bytes] = before.SerializeToString(), after.SerializeToString()
         if plain and len(made[1]) <= _MAX_KEY_BYTES:
             if len(self._known) >= _MAX_CACHED:
@@ -279,10 +279,11 @@ class ResponseWriter:
 
 def stream_parts(parts: list[Part]) -> list[Part]:
     """The bytes of a ``ModelStreamInferResponse`` around those of its ``infer_response``."""
-    return [_INFER_RESPONSE_TAG + _varint(sum(map(len, parts))), *parts]
+    return [_INFER_RESPONSE_TAG + varint(sum(map(len, parts))), *parts]
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number as protobuf writes it."""
     if number < 0x80:
         return bytes((number,))
     octets = bytearray()
@@ -293,7 +294,7 @@ def _varint(number: int) -> bytes:
     return bytes(octets)
 
 
-def _length(data: memoryview, position: int) -> tuple[int, int]:
+def length_at(data: memoryview, position: int) -> tuple[int, int]:
     """A varint of at most five bytes and the position after it; a negative number for anything else."""
     number = shift = 0
     for index in range(position, min(position + 5, len(data))):
@@ -319,7 +320,7 @@ def _split(data: memoryview) -> tuple[int, int] | None:
             tensors_end = position
             break
         last = tag
-        length, position = _length(data, position + 1)
+        length, position = length_at(data, position + 1)
         if length < 0:
             return None
         position += length
@@ -329,14 +330,14 @@ def _split(data: memoryview) -> tuple[int, int] | None:
     return (tensors_end if head_end < 0 else head_end), tensors_end
 
 
-def _raw_spans(data: memoryview, position: int) -> list[tuple[int, int]] | None:
-    """Start and end of each of the raw contents, when nothing else is left of the message."""
+def raw_spans(data: memoryview, position: int, tag: int) -> list[tuple[int, int]] | None:
+    """Start and end of each of the raw contents, whose tag is ``tag``, when nothing else is left of the message."""
     spans = []
     size = len(data)
     while position < size:
-        if data[position] != _RAW_INPUT_TAG:
+        if data[position] != tag:
             return None
-        length, position = _length(data, position + 1)
+        length, position = length_at(data, position + 1)
         if length < 0 or position + length > size:
             return None
         spans.append((position, position + length))

@@ -5,7 +5,8 @@ Reference: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md (calle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -13,24 +14,35 @@ from edgekit.errors import EdgeKitError, OverloadedError, RequestError
 from edgekit.protocol import _compression
 from edgekit.protocol._byte_budget import Charge
 from edgekit.protocol._compression import WINDOW_BITS
-from edgekit.protocol._tensors import shorten
+from edgekit.protocol._deadline import rounded_down
+from edgekit.protocol._tensors import Limits, shorten
 
 __all__ = [
     "ACCEPTED_ENCODINGS",
     "OK",
     "PREFIX_BYTES",
+    "PUSHBACK",
     "CallHead",
     "Message",
     "MessageReader",
+    "RefusedError",
     "StatusError",
+    "answer_encoding",
     "framed",
     "inflate",
+    "is_grpc",
+    "message_limit_bytes",
+    "not_grpc",
     "packed",
     "prefixed",
+    "pushback_s",
+    "read_end",
     "read_head",
+    "read_reset",
     "status_number",
     "status_text",
     "timeout_s",
+    "timeout_text",
 ]
 
 OK = 0
@@ -58,12 +70,27 @@ _STATUS = {
         )
     )
 }
+_NAMES = {b"%d" % number: name for name, number in _STATUS.items()}
+# What an answer that is not gRPC's means: https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
+_OF_HTTP = {
+    b"400": "INTERNAL",
+    b"401": "UNAUTHENTICATED",
+    b"403": "PERMISSION_DENIED",
+    b"404": "UNIMPLEMENTED",
+    **dict.fromkeys((b"429", b"502", b"503", b"504"), "UNAVAILABLE"),
+}
+# What a stream that was reset means ("HTTP2 Transport Mapping" in the protocol); INTERNAL for all others.
+_OF_RESET = {7: "UNAVAILABLE", 8: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}
 ACCEPTED_ENCODINGS = b"identity,deflate,gzip"
 _WINDOW_BITS = {name.encode(): bits for name, bits in WINDOW_BITS.items()}
 _TIMEOUT_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_MOST_TIMEOUT_S = 99_999_999  # 8 digits
+_LARGER_UNIT = {b"u": b"m", b"m": b"S"}
 _CONTENT_TYPE = b"application/grpc"
+PUSHBACK = b"grpc-retry-pushback-ms"
 PREFIX_BYTES = 5  # flag, 4-byte big-endian length
 _SMALL_BYTES = 1024
+_SLACK_BYTES = 1 << 20
 _MESSAGE_TEXT = 2000  # characters of grpc-message: a header, which clients bound at 8 KiB
 
 
@@ -93,6 +120,22 @@ class CallHead(msgspec.Struct):
     answer_encoding: int = 0
     authorization: str | None = None
     http_status: int = 200
+
+
+class RefusedError(Exception):
+    """How a call ended that brought no message.
+
+    Attributes:
+        status: by name.
+        text: the server's.
+        pushback_s: it asked to be left alone for so long.
+    """
+
+    def __init__(self, status: str, text: str, pushback_s: float | None = None) -> None:
+        super().__init__(status, text)
+        self.status = status
+        self.text = text
+        self.pushback_s = pushback_s
 
 
 class Message(msgspec.Struct):
@@ -145,6 +188,58 @@ def timeout_s(text: str) -> float:
     return int(digits) * _TIMEOUT_UNITS_S[unit]
 
 
+def timeout_text(seconds: float) -> bytes:
+    """A ``grpc-timeout`` header for at least a microsecond, rounded down by a 512th at most: headers that are the same again take a byte or two."""
+    number, unit = rounded_down(max(1, int(min(seconds, _MOST_TIMEOUT_S) * 1e6))), b"u"
+    while number >= 10**8:
+        number, unit = number // 1000, _LARGER_UNIT[unit]
+    return b"%d%s" % (number, unit)
+
+
+def read_end(fields: Mapping[bytes, bytes]) -> RefusedError | None:
+    """What the last headers of a call say: ``None`` for a call that went well.
+
+    Args:
+        fields: the trailers, or all headers of an answer that is nothing else.
+    """
+    status = fields.get(b"grpc-status")
+    if status is None:
+        return not_grpc(fields)
+    if status == b"0":
+        return None
+    text = urllib.parse.unquote(fields.get(b"grpc-message", b"").decode("latin-1"), errors="replace")
+    return RefusedError(_NAMES.get(status, "UNKNOWN"), text, pushback_s(fields.get(PUSHBACK)))
+
+
+def not_grpc(fields: Mapping[bytes, bytes]) -> RefusedError:
+    """What an answer says that is not gRPC's: somebody else's, in between."""
+    http_status = fields.get(b":status", b"")
+    return RefusedError(
+        _OF_HTTP.get(http_status, "UNKNOWN"), f"not an answer of gRPC (HTTP status {http_status.decode('latin-1') or 'missing'})"
+    )
+
+
+def read_reset(error_code: int) -> RefusedError:
+    """What a stream that the server has reset says."""
+    return RefusedError(_OF_RESET.get(error_code, "INTERNAL"), f"the server has reset the stream (HTTP/2 error {error_code})")
+
+
+def answer_encoding(fields: Mapping[bytes, bytes]) -> int:
+    """How the messages of an answer may be compressed, as `CallHead.encoding`; 0 also for what is not known, whose messages are then refused."""
+    return _WINDOW_BITS.get(fields.get(b"grpc-encoding", b""), 0)
+
+
+def is_grpc(fields: Mapping[bytes, bytes]) -> bool:
+    """An answer's headers are gRPC's."""
+    return fields.get(b":status") == b"200" and fields.get(b"content-type", b"").startswith(_CONTENT_TYPE)
+
+
+def pushback_s(value: bytes | str | None) -> float | None:
+    """Seconds of a ``grpc-retry-pushback-ms`` trailer (gRFC A6); ``None`` without one, and for "do not retry", which the caller's own budget decides."""
+    text = value.decode("latin-1") if isinstance(value, bytes) else value or ""
+    return int(text) / 1e3 if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
 def status_number(name: str) -> int:
     """Number of a status by name."""
     return _STATUS[name]
@@ -154,6 +249,11 @@ def status_text(text: str) -> bytes:
     """A ``grpc-message`` value: UTF-8, percent-encoded as the protocol says, cut to what clients accept in a header."""
     raw = shorten(text, _MESSAGE_TEXT).encode(errors="replace")
     return b"".join(b"%c" % octet if 0x20 <= octet <= 0x7E and octet != 0x25 else b"%%%02X" % octet for octet in raw)
+
+
+def message_limit_bytes(limits: Limits) -> int:
+    """The longest message: the tensors, and names, shapes and parameters beside them."""
+    return min(limits.body_bytes + _SLACK_BYTES, (1 << 31) - 1)
 
 
 def framed(size: int) -> bytes:

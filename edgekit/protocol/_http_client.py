@@ -21,6 +21,7 @@ from edgekit._retry_after import retry_after_s
 from edgekit.errors import DeadlineError, EdgeKitError, EngineError, RequestError, UnavailableError
 from edgekit.protocol._access import Credentials
 from edgekit.protocol._client import InFlight
+from edgekit.protocol._connecting import connected_socket, reason_of
 from edgekit.protocol._deadline import call_deadline, with_timeout
 from edgekit.protocol._event_loop import Host, host_here
 from edgekit.protocol._http_client_loop import Answer, LoopExchange, StaleError, UnframedError
@@ -341,7 +342,7 @@ class HttpClient:
         """The error for what a connection ended with."""
         if isinstance(exc, TimeoutError):
             return DeadlineError(self.url, "no answer in time")
-        return UnavailableError(self.url, "the request was cancelled" if call.cancelled else f"the connection broke ({_reason(exc)})")
+        return UnavailableError(self.url, "the request was cancelled" if call.cancelled else f"the connection broke ({reason_of(exc)})")
 
     def _converse(
         self,
@@ -394,10 +395,10 @@ class HttpClient:
         """
         timeout_s = self._remaining(deadline_s, "before it was sent")
         try:
-            sock = self._secure(self._connected(timeout_s))
+            sock = self._secure(connected_socket(self._target, timeout_s))
         except OSError as exc:
             slow = isinstance(exc, TimeoutError)
-            found, step = f"cannot be reached ({_reason(exc)})", "check that the server runs and the address is right"
+            found, step = f"cannot be reached ({reason_of(exc)})", "check that the server runs and the address is right"
             error = (
                 UnavailableError(self.url, f"no connection within {timeout_s:.3f} s")
                 if slow
@@ -409,20 +410,6 @@ class HttpClient:
         connection.auto_open = 0
         connection.sock = sock
         return connection
-
-    def _connected(self, timeout_s: float) -> socket.socket:
-        if not self._target.path:
-            sock = socket.create_connection((self._target.host, self._target.port), timeout_s)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
-        sock = socket.socket(socket.AF_UNIX)
-        try:
-            sock.settimeout(timeout_s)
-            sock.connect(self._target.path)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
 
     def _secure(self, sock: socket.socket) -> socket.socket:
         """The socket, with TLS on it if the URL says so."""
@@ -474,7 +461,3 @@ class HttpClient:
 def _model_path(name: str, version: str) -> str:
     path = f"/models/{quote(name, safe='')}"
     return f"{path}/versions/{quote(version, safe='')}" if version else path
-
-
-def _reason(exc: BaseException) -> str:
-    return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__

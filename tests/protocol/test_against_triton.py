@@ -6,6 +6,8 @@ import pytest
 from edgekit.cloud.triton import TritonServer, find_environment, write_repository
 from edgekit.errors import EnvironmentMissingError, NotFoundError, RequestError
 from edgekit.protocol import InferRequest, RequestedOutput, Tensor, connect
+from tests.protocol.test_client_loop import in_loop
+from tests.protocol.test_grpc_client_loop import answer_of, opened
 from tests.runtime.serving_bundles import write_scale
 
 try:
@@ -52,6 +54,22 @@ def test_infer_and_statistics(client):
         answers = {tensor.name: tensor.data for tensor in flight.result(10.0).outputs}
         np.testing.assert_array_equal(answers["y"], (X + index) * 3)
     assert client.statistics("scale", "1")[0]["inference_stats"]["success"]["count"] == before + 9
+
+
+def test_in_a_loop_too(triton):
+    client = connect(f"grpc://127.0.0.1:{triton.grpc_port}")
+
+    async def scenario():
+        await opened(client)
+        for value in (X, np.arange(64, dtype=np.float32).reshape(-1, 4)):
+            response, here = await answer_of(client, InferRequest("scale", [Tensor("x", value)], id="9", outputs=[RequestedOutput("y")]))
+            assert (response.id, here) == ("9", True)
+            np.testing.assert_array_equal(response.outputs[0].data, value * 3)
+        with pytest.raises((NotFoundError, RequestError), match="nope"):
+            await answer_of(client, InferRequest("nope", [Tensor("x", X)]))
+
+    in_loop(scenario)
+    client.close()
 
 
 def test_refusals(client):

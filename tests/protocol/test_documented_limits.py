@@ -10,6 +10,7 @@ from edgekit.protocol import (
     _grpc_dispatch,
     _grpc_owner,
     _grpc_server,
+    _grpc_wire,
     _http_codec,
     _http_routes,
     _shared_memory,
@@ -48,7 +49,10 @@ def size(count):
         ("head, body", f"{HTTP.head_s:g} s, {HTTP.body_s:g} s"),
         ("idle connection", f"{HTTP.idle_s:g} s"),
         ("shared memory regions", str(_shared_memory._MAX_REGIONS)),
-        ("message, also after decompression", f"{size(MESSAGE.body_bytes)} and {size(_grpc_dispatch.MESSAGE_SLACK_BYTES)} for the rest"),
+        (
+            "message, also after decompression",
+            f"{size(MESSAGE.body_bytes)} and {size(_grpc_wire.message_limit_bytes(MESSAGE) - MESSAGE.body_bytes)} for the rest",
+        ),
         (
             "values in typed contents, BYTES elements; requests that are no inference",
             f"{MESSAGE.values >> 20} Mi; {size(_grpc_dispatch._CONTROL_BYTES)}",

@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import OverloadedError, RequestError
-from edgekit.protocol._grpc_wire import Message, MessageReader, StatusError, framed, inflate, read_head, status_text, timeout_s
+from edgekit.protocol._grpc_wire import (
+    Message,
+    MessageReader,
+    StatusError,
+    framed,
+    inflate,
+    read_end,
+    read_head,
+    read_reset,
+    status_text,
+    timeout_s,
+    timeout_text,
+)
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=100)
 HEAD = {b":method": b"POST", b":path": b"/s/M", b"content-type": b"application/grpc"}
@@ -55,6 +67,29 @@ def test_timeouts():
 def test_bad_timeouts(text):
     with pytest.raises(RequestError, match="header grpc-timeout"):
         timeout_s(text)
+
+
+@QUICK
+@given(st.floats(0, 1e12))
+def test_a_timeout_is_written_shorter_by_a_512th_at_most(seconds):
+    told = timeout_s(timeout_text(seconds).decode())
+    assert told <= max(seconds, 1e-6)
+    assert told >= min(seconds, 99_990_000) * (1 - 1 / 512 - 1e-4) - 1e-6
+
+
+def test_the_end_of_a_call():
+    assert read_end({b"grpc-status": b"0", b"grpc-message": b"fine"}) is None
+    ends = {
+        (b"5", b"no%20%C3%BC", b"20"): ("NOT_FOUND", "no ü", 0.02),
+        (b"77", b"", b"-1"): ("UNKNOWN", "", None),
+        (b"x", b"%zz%ff", b"1e3"): ("UNKNOWN", "%zz\ufffd", None),
+    }
+    for (status, text, pushback), expected in ends.items():
+        found = read_end({b"grpc-status": status, b"grpc-message": text, b"grpc-retry-pushback-ms": pushback})
+        assert (found.status, found.text, found.pushback_s) == expected
+    for status, name in ((b"502", "UNAVAILABLE"), (b"404", "UNIMPLEMENTED"), (b"200", "UNKNOWN"), (b"", "UNKNOWN")):
+        assert read_end({b":status": status}).status == name
+    assert [read_reset(code).status for code in (0, 7, 8, 11)] == ["INTERNAL", "UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED"]
 
 
 def test_status_text_is_percent_encoded():
