@@ -36,6 +36,8 @@ day: compare what stands in one table, which was measured in one run.
 - **Pinning.** The server, with all its processes, is bound to core 0; the load generator runs on core 1 (`taskset`). One engine thread.
 - **Turns.** All servers of a run are started first. Then each gets its turn, round after round, in an order that rotates; whoever has no turn is stopped where it is (SIGSTOP), because some
   use a core's percents while nothing is asked. What else the machine does meets all of them.
+- **The bare engine.** It runs half of its turn right before the turn of ours and half right after it; and one core's turns are in two halves around those of two: the same engine took up
+  to a third longer in one minute than in the next.
 - **Warm-up.** Before each turn comes a second of the same load that does not count.
 - **Noise.** Tables give the median over the rounds and, in brackets, the least and the most; the pictures have them as whiskers. Quotients are taken within a round before their median
   is. CPU time of a request depends far less on what else runs than its latency does. The load average before and after is part of each result.

@@ -2,6 +2,8 @@
 
 Every server has one core of its own and the load another. The order rotates from round to round, so that what else the machine does meets all of them, and who
 is not measured is stopped where it is (SIGSTOP): some servers use a core's percents while nothing is asked. Before each turn comes a warm-up with the same load.
+The bare engine runs on the servers' core right before and right after the first server's turn, half as long each: a quotient of the two in a round is of the same seconds,
+for the same engine took up to a third longer in one minute than in the next.
 A turn gives what came out (requests a second, latencies), the CPU time that the server's processes spent on a request, which hardly depends on
 how busy the machine is, and how busy the load generator was.
 """
@@ -138,32 +140,54 @@ def bare_engine(case: Case, folder: Path, seconds: float) -> dict[str, float]:
     return result
 
 
+class Bare:
+    """The bare engine's turns, one each round.
+
+    Args:
+        run: the engine for so many seconds; its figures.
+        seconds: of a turn.
+
+    Attributes:
+        rounds: figures by name, a value for each round.
+    """
+
+    def __init__(self, run: Callable[[float], dict[str, float]], seconds: float) -> None:
+        self._run, self._seconds = run, seconds
+        self.rounds: dict[str, list[float]] = {}
+
+    @contextlib.contextmanager
+    def around(self) -> Iterator[None]:
+        """Half of its turn before the block, and half after it."""
+        before = self._run(self._seconds / 2)
+        yield
+        after = self._run(self._seconds / 2)
+        for name, value in before.items():
+            self.rounds.setdefault(name, []).append((value + after[name]) / 2)
+
+
 def measure(
-    servers: Sequence[Server],
-    connections: Sequence[int],
-    rounds: int,
-    seconds: float,
-    left_out: dict[str, str],
-    before_round: Callable[[], None],
+    servers: Sequence[Server], connections: Sequence[int], rounds: int, seconds: float, left_out: dict[str, str], bare: Bare
 ) -> dict[str, Contender]:
     """Turns of all servers, round after round. One that fails under load is left out from then on, and of the results."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {server.name: {} for server in servers}
     for turn in range(rounds):
         print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
-        before_round()
+        if not servers:
+            with bare.around():
+                continue
         for count in connections:
             for server in rotated(servers, turn):
-                if server.name in left_out:
-                    continue
+                beside = bare.around() if server is servers[0] and count == max(connections) else contextlib.nullcontext()
                 try:
-                    figures = server.turn(count, seconds)
+                    with beside:
+                        figures = {} if server.name in left_out else server.turn(count, seconds)
                 except LoadError as exc:
                     left_out[server.name] = f"{count} connections: {exc}"
                     print(f"left out: {server.name}, {left_out[server.name]}", file=sys.stderr, flush=True)
                     continue
                 rows = found[server.name].setdefault(str(count), {name: [] for name in TURN})
-                for name in TURN:
-                    rows[name].append(figures[name])
+                for name, value in figures.items():
+                    rows[name].append(value)
     return {
         server.name: Contender(
             version=locked_version(server.name),
@@ -189,23 +213,19 @@ def run(transport: str, arguments: argparse.Namespace, traffic_for: Callable[[st
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         case = make_case(arguments.model, folder)
-        bare: list[dict[str, float]] = []
-
-        def engine() -> None:
-            bare.append(bare_engine(case, folder, arguments.seconds))
-
+        bare = Bare(functools.partial(bare_engine, case, folder), arguments.seconds)
         starts: dict[str, Callable[[], Server]] = {
             server: functools.partial(start, server, transport, case, folder, traffic_for(server, case, folder))
             for server in arguments.servers.split(",")
         }
         with running(starts) as (servers, left_out):
-            found = measure(servers, counts, arguments.rounds, arguments.seconds, left_out, engine)
+            found = measure(servers, counts, arguments.rounds, arguments.seconds, left_out, bare)
     return SideBySide(
         transport=transport,
         model=arguments.model,
         rounds=arguments.rounds,
         seconds=arguments.seconds,
-        bare_engine={name: [each[name] for each in bare] for name in bare[0]},
+        bare_engine=bare.rounds,
         servers=found,
         left_out=left_out,
     )
@@ -242,7 +262,7 @@ def main(
     parser.add_argument("--servers", default=",".join(servers), help="comma-separated; all by default")
     parser.add_argument("--connections", default="1,16", help="comma-separated")
     parser.add_argument("--seconds", type=float, default=3.0, help="of load for each turn, whole ones")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     if unknown := set(arguments.servers.split(",")) - set(servers):
         parser.error(f"--servers {', '.join(sorted(unknown))}: unknown; there are {', '.join(servers)}")

@@ -1,8 +1,8 @@
 """One core and two: what `edgekit serve` gains from the second, beside the bare engine.
 
 PP-OCR's angle classifier, 110 kB a request; ``fixed`` takes one picture a run, ``open`` as many as are worth it. In turns, round after round: the bare engine in one process on core
-0, in two processes on cores 0 and 1, the server held to core 0, the server on both. The server is the command as users start it, with one engine thread and nothing
-else set: its threads are what uses the second core, behind one listening socket.
+0, in two processes on cores 0 and 1, the server held to core 0, the server on both. One core's turn is in two halves around that of two cores, so that a machine that becomes slower
+meanwhile is so for both. The server is the command as users start it, with one engine thread and nothing else set: its threads are what uses the second core, behind one listening socket.
 
 The load is wrk in a closed loop. Beside the server on one core it has another; a server on both shares with it where there are only two, so ``load_busy``, the share of a core
 that it took, is missing from the server. ``scaling`` is the plain quotient of the rates; ``scaling_of_what_was_left`` divides by the cores that the load left; ``scaling_by_cpu``
@@ -21,6 +21,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,20 @@ def start(case: Case, cores: str, folder: Path) -> Server:
     return server
 
 
-def bare_engines(case: Case, folder: Path, cores: str, seconds: float) -> float:
+def around(turn: Callable[[str, float], dict[str, float]], seconds: float) -> dict[str, dict[str, float]]:
+    """A turn of each of `CORES`: half of one core's before that of two, and half after it."""
+    one, two = CORES
+    before, beside, after = turn(one, seconds / 2), turn(two, seconds), turn(one, seconds / 2)
+    return {one: {name: (value + after[name]) / 2 for name, value in before.items()}, two: beside}
+
+
+def bare_engines(case: Case, folder: Path, cores: str, seconds: float) -> dict[str, float]:
     """Runs a second of one process a core, one run after the other in each."""
     processes = []
     for core in cores.split(","):
         command = [*role_command(sys.executable, "http", "engine", case, folder, 0), "--core", core, "--seconds", str(seconds)]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))
-    return float(sum(json.loads(process.communicate()[0])["requests_per_s"] for process in processes))
+    return {"requests_per_s": sum(json.loads(process.communicate()[0])["requests_per_s"] for process in processes)}
 
 
 def run(kind: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -86,9 +94,11 @@ def run(kind: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any
             servers[cores] = start(case, cores, folder / kind)
         for index in range(arguments.rounds):
             print(f"{kind}: round {index + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
-            for cores in CORES if index % 2 == 0 else reversed(CORES):
-                bare[cores].append(bare_engines(case, folder / kind, cores, arguments.seconds))
-                rounds[cores].append(servers[cores].turn(arguments.connections, arguments.seconds, load_core))
+            engines = around(lambda cores, seconds: bare_engines(case, folder / kind, cores, seconds), arguments.seconds)
+            found = around(lambda cores, seconds: servers[cores].turn(arguments.connections, seconds, load_core), arguments.seconds)
+            for cores in CORES:
+                bare[cores].append(engines[cores]["requests_per_s"])
+                rounds[cores].append(found[cores])
     finally:
         for server in servers.values():
             server.child.stop()
@@ -127,7 +137,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each turn, whole ones")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     if unknown := set(arguments.models.split(",")) - set(MODELS):
         parser.error(f"--models {', '.join(sorted(unknown))}: unknown; there are {', '.join(MODELS)}")

@@ -122,6 +122,21 @@ def test_two_cores_says_what_the_load_took():
     assert alone["scaling_of_what_was_left"] == alone["scaling"]
 
 
+def test_one_core_has_its_turn_around_that_of_two():
+    """On a machine that becomes slower all the time the two still compare as they are."""
+    now_s, lengths = 0.0, []
+
+    def turn(cores, seconds):
+        nonlocal now_s
+        middle_s, now_s = now_s + seconds / 2, now_s + seconds
+        lengths.append((cores, seconds))
+        return {"requests_per_s": (1000.0 - 50 * middle_s) * (2 if cores == "0,1" else 1)}
+
+    found = two_cores.around(turn, 4.0)
+    assert lengths == [("0", 2.0), ("0,1", 4.0), ("0", 2.0)]
+    assert found["0,1"]["requests_per_s"] == pytest.approx(2 * found["0"]["requests_per_s"])
+
+
 @pytest.mark.parametrize("module", [sustained, two_cores])
 def test_help_tells_the_method(module, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [module.__name__, "--help"])

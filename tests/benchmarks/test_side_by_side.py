@@ -1,5 +1,6 @@
 """Servers that take turns: their processes, what the load generators say, and what happens when one of them is not there."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -224,6 +225,36 @@ def test_two_servers_are_measured(transport):
         figures = found.servers[name].connections["4"]
         assert set(figures) == set(_side_by_side.TURN)
         assert all(value > 0 for values in figures.values() for value in values), name
+
+
+def test_the_bare_engine_runs_around_our_turn():
+    """In each round, beside the most connections; a machine that becomes slower is so for both, whoever begins the round."""
+    log = []
+
+    class Turns:
+        child = traffic = None
+
+        def __init__(self, name):
+            self.name = name
+
+        def turn(self, connections, seconds):
+            log.append((self.name, connections, seconds))
+            return dict.fromkeys(_side_by_side.TURN, 1.0)
+
+    def engine(seconds):
+        log.append(("engine", seconds))
+        return {"requests_per_s": float(len(log)), "cpu_us": 1.0}
+
+    bare, left_out = _side_by_side.Bare(engine, 3.0), {"ours": "only its turn counts here", "other": "the same"}
+    measure = functools.partial(_side_by_side.measure, rounds=2, seconds=3.0, bare=bare)
+    assert measure([Turns("ours"), Turns("other")], [1, 16], left_out=left_out) == {}
+    assert log == [("engine", 1.5)] * 4  # who is left out costs the engine no turn
+    assert bare.rounds["requests_per_s"] == [1.5, 3.5]
+    log.clear()
+    with pytest.raises(AttributeError):  # they have no process to ask for its memory
+        measure([Turns("ours"), Turns("other")], [1, 16], left_out={})
+    assert log[:6] == [("ours", 1, 3.0), ("other", 1, 3.0), ("engine", 1.5), ("ours", 16, 3.0), ("engine", 1.5), ("other", 16, 3.0)]
+    assert log[6:] == [("other", 1, 3.0), ("ours", 1, 3.0), ("other", 16, 3.0), ("engine", 1.5), ("ours", 16, 3.0), ("engine", 1.5)]
 
 
 def test_the_help_of_a_benchmark_says_what_it_does_not_show():
