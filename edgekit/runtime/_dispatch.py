@@ -110,18 +110,21 @@ class Dispatcher:
         left_s = self._inline_s
         for model, jobs in self._grouped(self._received()):
             left_s -= self._offer(model, jobs, left_s, left_s, self._to_all)
-        kept, left_s = self._kept, INLINE_S
+        kept, left_s, blocked = self._kept, INLINE_S, []
         while left_s > 0 and (next_model := kept.next(time.monotonic())) is not None:
             queue = next_model.queue
-            if queue.queued <= self._workers.spare() or self._cost(queue) > 1 or not queue.ready:
+            if queue.queued <= self._workers.spare() or self._cost(queue) > 1 or not 0 < queue.next_run_s() <= _BESIDE_S:
                 continue  # the workers have it
-            if 0 < queue.next_run_s() <= _BESIDE_S:
-                self._workers.lend_core(_BESIDE_S)
-                spent_s = self._offer(next_model, [], _BESIDE_S, left_s, self._to_all)
-                left_s -= spent_s
-                if not spent_s:  # a worker was quicker
-                    kept.drop(next_model)
-        return bool(kept)
+            self._workers.lend_core(_BESIDE_S)
+            spent_s = self._offer(next_model, [], _BESIDE_S, left_s, self._to_all)
+            left_s -= spent_s
+            if not spent_s:
+                kept.drop(next_model)
+                blocked.append(next_model)
+        more = bool(kept)
+        for model in blocked:  # all of its instances run: the answers of the first that ends bring this thread back
+            kept.add(model)
+        return more
 
     def infer(self, request: InferRequest) -> InferResponse:
         """Answer in the calling thread, or wait for whoever does.

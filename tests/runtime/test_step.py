@@ -140,6 +140,23 @@ def test_what_the_workers_cannot_begin_runs_where_it_came(make_core):
     assert held.thread is not threading.current_thread()
 
 
+def test_what_finds_no_instance_waits_for_the_next_step_too(make_core):
+    core, answers, held = make_core(cores=2, instances=2), Answers(), Held()
+    queue = core._repository.get("scale").queue
+    core.submit(InferRequest("scale", [Tensor("x", X)]), held)
+    assert not core.step()
+    with held:
+        with queue.lease(), queue.lease():
+            submit(core, answers, range(4))
+            assert not core.step()  # to come back at once would be in vain
+            assert not answers.order
+            assert core._dispatcher._kept
+        while core.step():
+            pass
+        answers.wait(4)
+    assert sorted(answers.order) == list(range(4))
+
+
 @pytest.mark.parametrize("run_s", [1.0, 0.0], ids=["long", "unknown"])
 def test_on_several_cores_what_is_long_waits_for_a_worker(make_core, run_s):
     core, answers, held = make_core(cores=2, instances=2), Answers(), Held()
