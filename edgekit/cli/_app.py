@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import traceback
@@ -56,7 +57,7 @@ def run(arguments: Sequence[str], own_process: bool = False) -> int:
     try:
         if own_process:
             _start_logging()
-        status = typer.main.get_command(app).main(args=rest, prog_name="edgekit", standalone_mode=False)
+        status = typer.main.get_command(_asked(rest)).main(args=rest, prog_name="edgekit", standalone_mode=False)
     except EdgeKitError as exc:
         return _fail(str(exc), exc.exit_code)
     except KeyboardInterrupt:
@@ -71,6 +72,18 @@ def run(arguments: Sequence[str], own_process: bool = False) -> int:
             return _INTERRUPTED
         return _fail(f"internal error: {type(exc).__name__}: {exc}; run again with --debug and report it", 1)
     return status if isinstance(status, int) else 0
+
+
+def _asked(arguments: Sequence[str]) -> typer.Typer:
+    """The command tree, with nothing in it but the command that is asked for, where it is one: Typer builds the parameters of all that are in it."""
+    name = arguments[0] if arguments else ""
+    commands = [command for command in app.registered_commands if command.name == name]
+    groups = [group for group in app.registered_groups if group.name == name]
+    if not commands and not groups:
+        return app
+    only = copy.copy(app)
+    only.registered_commands, only.registered_groups = commands, groups
+    return only
 
 
 def _start_logging() -> None:
