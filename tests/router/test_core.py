@@ -261,10 +261,10 @@ def test_a_slow_device_is_left_for_the_cloud_and_found_again(tiers, scripts):
         assert {result.tier for result in results[10:]} == {"cloud"}
         assert sum(result.late for result in results) <= 6
         slow.clear()
-        until = time.monotonic() + 10.0
-        while router.route({"x": X}).tier != "edge" and time.monotonic() < until:
-            threading.Event().wait(0.01)
-        assert [router.route({"x": X}).tier for _ in range(5)] == ["edge"] * 5
+        until, in_a_row = time.monotonic() + 30.0, 0
+        while in_a_row < 5:  # a busy machine may make the device slow once more in between
+            assert time.monotonic() < until
+            in_a_row = in_a_row + 1 if router.route({"x": X}).tier == "edge" else 0
 
 
 @pytest_slow
