@@ -3,7 +3,7 @@
 import pytest
 
 from edgekit.cli._access import access_of
-from edgekit.cli._addresses import serving_address
+from edgekit.cli._addresses import serving_addresses
 from edgekit.errors import StorageError, UsageError
 from edgekit.protocol import Access
 
@@ -33,10 +33,12 @@ def test_a_bad_token_file(tmp_path):
 
 
 def test_addresses():
-    assert serving_address("127.0.0.1:80", "--http") == ("127.0.0.1", 80)
-    assert serving_address("off", "--http") is None
-    assert serving_address("unix:/run/a.sock", "--http") == ("unix:/run/a.sock", 0)
-    with pytest.raises(UsageError, match="unix:/path"):
-        serving_address("unix:", "--http")
-    with pytest.raises(UsageError, match="HOST:PORT"):
-        serving_address("unix", "--grpc")
+    assert serving_addresses("127.0.0.1:80", "off") == (("127.0.0.1", 80), None)
+    assert serving_addresses("off", ":81") == (None, ("127.0.0.1", 81))
+    assert serving_addresses("unix:/run/a.sock", "unix:/run/b.sock") == (("unix:/run/a.sock", 0), ("unix:/run/b.sock", 0))
+    with pytest.raises(UsageError, match="--http: 'unix:'; expected unix:/path"):
+        serving_addresses("unix:", "off")
+    with pytest.raises(UsageError, match="--grpc: 'unix'; expected HOST:PORT"):
+        serving_addresses("off", "unix")
+    with pytest.raises(UsageError, match="both off"):
+        serving_addresses("off", "off")
