@@ -68,7 +68,7 @@ _HEADERS_OF = {0: _HEADERS, **{bits: [*_HEADERS, (b"grpc-encoding", name.encode(
 _OK_TRAILERS = [(b"grpc-status", b"0")]
 
 
-class GrpcConnection(asyncio.Protocol):
+class GrpcConnection(asyncio.BufferedProtocol):
     """See the module. Belongs to the loop's thread."""
 
     def __init__(self, owner: ConnectionOwner) -> None:
@@ -112,7 +112,16 @@ class GrpcConnection(asyncio.Protocol):
         for call in list(self._calls.values()):
             self._forget(call)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go: one place for all connections, since they are read at once and the engine copies what it keeps."""
+        del sizehint
+        return self._owner.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self._owner.buffer[:nbytes])
+
+    def data_received(self, data: memoryview | bytes) -> None:
+        """Bytes of the client have come."""
         if self._over:
             return
         try:
@@ -267,13 +276,19 @@ class GrpcConnection(asyncio.Protocol):
 
     def _handle_events(self) -> None:
         h2 = self._h2
-        event: Any
-        for event in self._engine.events():
+        events: Sequence[Any] = self._engine.events()
+        pieces: list[bytes] = []  # of one message, which its client has cut into frames of 16 KiB
+        for at, event in enumerate(events):
             kind = type(event)
             if kind is h2.DataReceived:
                 if len(event.data) < _SMALL_FRAME_BYTES and not event.end_stream:
                     self._spend()
-                self._take_data(event.stream_id, event.data, ended=event.end_stream)
+                if not event.end_stream and self._goes_on(events, at):
+                    pieces.append(event.data)
+                    continue
+                data = b"".join((*pieces, event.data)) if pieces else event.data
+                pieces.clear()
+                self._take_data(event.stream_id, data, ended=event.end_stream)
             elif kind is h2.WindowUpdated:
                 self._spend()
             elif kind is h2.RequestReceived:
@@ -291,6 +306,14 @@ class GrpcConnection(asyncio.Protocol):
                 self._pings += 1
                 if self._pings > _MAX_PINGS:
                     self._engine.terminate_connection(h2.ErrorCode.ENHANCE_YOUR_CALM)
+
+    def _goes_on(self, events: Sequence[Any], at: int) -> bool:
+        """The event after the one at ``at`` has more data of the same call, which sends one message."""
+        call = self._calls.get(events[at].stream_id)
+        following: Any = events[at + 1] if at + 1 < len(events) else None
+        return (
+            call is not None and not call.sends_many and type(following) is self._h2.DataReceived and following.stream_id == call.stream_id
+        )
 
     def _spend(self) -> None:
         """A frame that costs its sender next to nothing has come; those that go with answers are no flood."""

@@ -22,6 +22,7 @@ __all__ = ["ConnectionOwner"]
 _MAX_STREAMS = 256  # calls of one connection at once; the client holds back the rest
 _STREAM_WINDOW_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 16 << 10
+_READ_BYTES = 256 << 10
 _MAX_FRAME_BYTES = 1 << 20  # DATA is taken as it comes, so a large frame holds no memory
 
 
@@ -58,6 +59,7 @@ class ConnectionOwner:
     Attributes:
         h2: the package ngh2, which is imported when a server starts.
         connections: open ones.
+        buffer: what is read from any of them.
         open_calls: of all connections together.
         held_bytes: of messages that are not complete or have not begun, all connections together.
         draining: no new connection, no new call.
@@ -74,6 +76,7 @@ class ConnectionOwner:
         self.max_connections = max_connections
         self.max_held_bytes = max(64 << 20, 2 * dispatcher.message_limit_bytes)
         self.connections: set[GrpcConnection] = set()
+        self.buffer = memoryview(bytearray(_READ_BYTES))
         self.open_calls = 0
         self.held_bytes = 0
         self.draining = False
