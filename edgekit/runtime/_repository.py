@@ -307,7 +307,7 @@ class ModelRepository:
             self._problems[key] = str(exc)
             self._tell("load_failed", *key, str(exc))
             raise
-        model.memory_bytes = max(resident_bytes() - before, sum(file.bytes for file in bundle.manifest.files.values()))
+        model.memory_bytes = max(resident_bytes() - before, _file_bytes(bundle.path))
         model.used = next(self._uses)
         self._sizes[bundle.digest] = model.memory_bytes
         self._problems.pop(key, None)
