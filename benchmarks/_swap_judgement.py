@@ -96,7 +96,7 @@ def phase_of(answer: Answer, span: Span, follows: Iterable[tuple[float, float]])
     return "installing" if answer.due <= span.installed else "neither"
 
 
-def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+def ratio(over: Sequence[float] | np.ndarray, under: Sequence[float] | np.ndarray) -> float:
     """Of two p99s."""
     return float(np.percentile(over, 99) / np.percentile(under, 99))
 
