@@ -34,16 +34,17 @@ def in_loop(scenario, *, uvloop=False):
 
 
 async def ended(flight):
-    """The end of a request, heard in the loop; and whether the loop's own thread brought it."""
+    """The end of a request, heard in the loop; and whether the loop's own thread brought it (it brings none before this waits)."""
     loop = asyncio.get_running_loop()
     told = loop.create_future()
+    thread, waiting = threading.get_ident(), False
 
     def tell(_flight):
-        here = threading.get_ident() == thread
+        here = waiting and threading.get_ident() == thread
         loop.call_soon_threadsafe(told.set_result, here)
 
-    thread = threading.get_ident()
     flight.add_done_callback(tell)
+    waiting = True
     return await told
 
 
