@@ -32,6 +32,7 @@ __all__ = ["RouterCore", "serve_router"]
 
 TIER_PARAMETER = "edgekit_tier"
 DECISION_PARAMETER = "edgekit_decision"
+_EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "schedule_policy", "sequence", "statistics")
 
 
 class _Counts:
@@ -88,7 +89,7 @@ class RouterCore:
 
     def server_metadata(self) -> ServerMetadata:
         """Name, version and extensions."""
-        return ServerMetadata("edgekit-router", edgekit._version.__version__, ["binary_tensor_data", "statistics", "model_configuration"])
+        return ServerMetadata("edgekit-router", edgekit._version.__version__, list(_EXTENSIONS))
 
     def model_ready(self, name: str, version: str = "") -> bool:
         """As `ready`, for one model; an unknown one raises `NotFoundError`."""

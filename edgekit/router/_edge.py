@@ -127,10 +127,9 @@ class SessionRunner:
 
     def warm_up(self) -> tuple[int, Sequence[float]]:
         """Payload bytes and seconds of a few runs on the bundle's first golden sample; the first run, which also warms the engine, is left out."""
-        golden = self.session.bundle.golden()
-        if not golden:
+        inputs = self.session.bundle.first_inputs()
+        if not inputs:
             return 0, ()
-        inputs = golden[0].inputs
         seconds = []
         for _ in range(_WARM_UP_RUNS):
             started = time.perf_counter()

@@ -27,7 +27,7 @@ from edgekit.runtime._sequence_place import SequenceRequest
 
 __all__ = ["ResultObserver", "RuntimeCore"]
 
-_EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
+_EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "parameters", "schedule_policy", "statistics"]
 _RUNNING = ("engine", "version", "accelerator", "device", "delegate", "threads", "artifact", "passed_over")  # keys of `Session.describe`
 _IGNORED_LOAD_PARAMETERS = {"unload_dependents"}  # there are no ensembles
 

@@ -45,6 +45,7 @@ def test_metadata_is_the_edges(core):
     assert [(t.name, t.datatype, t.shape) for t in metadata.inputs] == [("x", "FP32", [1, 8])]
     assert core.model_config("tiny_mlp")["output"] == [{"name": "probabilities", "data_type": "TYPE_FP32", "dims": [1, 4]}]
     assert core.server_metadata().name == "edgekit-router"
+    assert "sequence" in core.server_metadata().extensions
     assert core.live()
     assert core.ready()
     assert core.model_ready("tiny_mlp", "1")
