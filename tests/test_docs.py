@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from edgekit.cli._app import app
+from edgekit.cli._app import tree
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -43,7 +43,7 @@ def test_links_lead_to_files(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_in_the_text_exist(page):
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(tree())
     for words in re.findall(r"^\s*(?:\$ )?edgekit ([a-z]+)(?: ([a-z]+))?", page.read_text("utf-8"), flags=re.MULTILINE):
         command = group.commands.get(words[0])
         assert command is not None, words

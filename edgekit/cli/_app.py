@@ -2,49 +2,58 @@
 
 from __future__ import annotations
 
-import copy
+import importlib
 import logging
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
 
 from edgekit._version import __version__
-from edgekit.cli import _build, _cloud, _conformance, _demo, _devices, _models, _policy, _serve, _simulate
 from edgekit.cli._output import say, settings
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.telemetry import configure_logging
 
-__all__ = ["app", "run"]
+__all__ = ["run", "tree"]
 
 _LOG_FORMATS = ("text", "json")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _INTERRUPTED = 130  # the shell's own status for a command that Ctrl-C ended
 
-app = typer.Typer(
-    name="edgekit",
-    help=f"EdgeKit {__version__}: build, prove, serve and route models on edge devices.\n\n"
-    "Anywhere on the line: --json prints one JSON document on stdout; --debug shows tracebacks.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"max_content_width": 120},  # of --help, where the terminal is as wide
-)
-_devices.register(app)
-_build.register(app)
-_conformance.register(app)
-_serve.register(app)
-_simulate.register(app)
-_models.register(app)
-_policy.register(app)
-_cloud.register(app)
-_demo.register(app)
+_MODULES = {
+    "_devices": ("devices",),
+    "_build": ("build", "inspect", "verify", "finalize", "run", "bench"),
+    "_conformance": ("conformance",),
+    "_serve": ("serve", "route", "collector"),
+    "_simulate": ("simulate",),
+    "_models": ("models",),
+    "_policy": ("policy",),
+    "_cloud": ("cloud",),
+    "_demo": ("demo",),
+}
+"""What registers commands, in the order of the help -> their names."""
 
 
-@app.callback(invoke_without_command=True)
+def tree(modules: Iterable[str] = _MODULES) -> typer.Typer:
+    """The commands of these modules, which are imported for it."""
+    app = typer.Typer(
+        name="edgekit",
+        help=f"EdgeKit {__version__}: build, prove, serve and route models on edge devices.\n\n"
+        "Anywhere on the line: --json prints one JSON document on stdout; --debug shows tracebacks.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"max_content_width": 120},  # of --help, where the terminal is as wide
+    )
+    for module in modules:
+        importlib.import_module(f"edgekit.cli.{module}").register(app)
+    app.callback(invoke_without_command=True)(_root)
+    return app
+
+
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     if version:
         typer.echo(__version__)
@@ -77,12 +86,11 @@ def run(arguments: Sequence[str], own_process: bool = False) -> int:
 def _asked(arguments: Sequence[str]) -> typer.Typer:
     """The command tree, with nothing in it but the command that is asked for, where it is one: Typer builds the parameters of all that are in it."""
     name = arguments[0] if arguments else ""
-    commands = [command for command in app.registered_commands if command.name == name]
-    groups = [group for group in app.registered_groups if group.name == name]
-    if not commands and not groups:
-        return app
-    only = copy.copy(app)
-    only.registered_commands, only.registered_groups = commands, groups
+    modules = [module for module, names in _MODULES.items() if name in names]
+    if not modules:
+        return tree()
+    only = tree(modules)
+    only.registered_commands = [command for command in only.registered_commands if command.name == name]
     return only
 
 

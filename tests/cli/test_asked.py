@@ -1,20 +1,29 @@
 """One command line builds one command."""
 
+from pathlib import Path
+
 import pytest
 import typer
 
-from edgekit.cli._app import _asked, app
+import edgekit.cli
+from edgekit.cli._app import _MODULES, _asked, tree
 
-NAMES = [entry.name for entry in (*app.registered_commands, *app.registered_groups)]
+NAMES = [name for names in _MODULES.values() for name in names]
 
 
 def built(*arguments):
     return typer.main.get_command(_asked(arguments)).commands
 
 
-def test_every_command_has_a_name_to_be_found_by():
-    assert all(NAMES)
-    assert sorted(NAMES) == sorted(built())
+@pytest.mark.parametrize("module", _MODULES)
+def test_every_command_is_found_by_its_name(module):
+    registered = tree([module])
+    assert sorted(entry.name for entry in (*registered.registered_commands, *registered.registered_groups)) == sorted(_MODULES[module])
+
+
+def test_every_module_with_commands_is_known():
+    modules = {path.stem for path in Path(edgekit.cli.__file__).parent.glob("_*.py") if "\ndef register(" in path.read_text()}
+    assert modules == set(_MODULES)
 
 
 @pytest.mark.parametrize("name", ["serve", "models"])
