@@ -22,7 +22,7 @@ _CLEARLY_LESS = 4 * GAIN  # a step down that costs so much ends before its windo
 
 
 class ConcurrencyLimit:
-    """Hill climbing on the rate of answered rows while work waits: one step up or down for a window, kept when it was better.
+    """Hill climbing on the rate of answered rows while work waits: one step up or down for a window, kept when that was better than the windows before and the one after.
 
     Only time in which requests waited counts; without a queue the limit does not matter.
 
@@ -37,6 +37,7 @@ class ConcurrencyLimit:
         self._settled = self.limit
         self._settled_rates: deque[float] = deque(maxlen=_WINDOWS)
         self._settled_rate = 0.0
+        self._tried: tuple[int, float] | None = None  # a limit that was better than the windows before it, and its rate
         self._step = 1
         self._next_trial_s = 0.0
         self._rows = self._runs = 0
@@ -66,28 +67,39 @@ class ConcurrencyLimit:
         self._since_s, self._rows, self._runs = now_s, 0, 0
 
     def _judge(self, rate: float, now_s: float) -> None:
-        if self.limit == self._settled:
-            self._settled_rates.append(rate)
-            self._settled_rate = statistics.median(self._settled_rates)
-            if now_s >= self._next_trial_s and len(self._settled_rates) >= _LEAST_WINDOWS:
-                self._try(now_s)
-            return
-        up = self.limit > self._settled
-        # A step down is kept already when it costs nothing; below where it began, as many as there are cores for, it must bring something too.
-        free = not up and self.limit >= self._start and rate >= self._settled_rate * (1 - GAIN / 2)
-        if rate > self._settled_rate * (1 + GAIN) or free:
-            self._settled = self.limit
-            self._settled_rates.clear()
-        else:
+        if self.limit != self._settled:
+            self._tried = (self.limit, rate) if self._better(self.limit, rate, self._settled_rate) else None
             self.limit = self._settled
-            self._step = -self._step
-            self._next_trial_s = now_s + RETRY_S / 2
+            if self._tried is None:
+                self._turn_round(now_s)
+            return
+        self._settled_rates.append(rate)
+        self._settled_rate = statistics.median(self._settled_rates)
+        if self._tried is not None:
+            # What others do with the device changes by more than a step brings: the window after the trial must say the same as those before.
+            (tried, its_rate), self._tried = self._tried, None
+            if self._better(tried, its_rate, rate):
+                self.limit = self._settled = tried
+                self._settled_rates.clear()
+            else:
+                self._turn_round(now_s)
+        elif now_s >= self._next_trial_s and len(self._settled_rates) >= _LEAST_WINDOWS:
+            self._try(now_s)
+
+    def _better(self, limit: int, rate: float, settled_rate: float) -> bool:
+        """Whether ``limit`` with its rate is to be kept instead of the settled one with its own."""
+        # A step down is kept already when it costs nothing; below where it began, as many as there are cores for, it must bring something too.
+        free = self._start <= limit < self._settled and rate >= settled_rate * (1 - GAIN / 2)
+        return free or rate > settled_rate * (1 + GAIN)
+
+    def _turn_round(self, now_s: float) -> None:
+        self._step = -self._step
+        self._next_trial_s = now_s + RETRY_S / 2
 
     def _try(self, now_s: float) -> None:
         """Take one step from where it settled, in the direction that is open."""
         wanted = self._settled + self._step
         if not 1 <= wanted <= self.most:
-            self._step = -self._step
-            self._next_trial_s = now_s + RETRY_S / 2
+            self._turn_round(now_s)
             return
         self.limit = wanted

@@ -1,5 +1,6 @@
 """What is learned: run times, batch sizes, concurrency; and whose turn it is."""
 
+import itertools
 import math
 import random
 
@@ -179,6 +180,22 @@ def test_one_bad_window_does_not_give_a_core_away():
             now_s = saturate(limit, lambda count, slow=slow: slow * (1500.0 if count == 2 else 1000.0), WINDOW_S, now_s)
             low += limit.limit == 1
         assert low <= 12  # the trials
+
+
+def test_what_others_leave_free_during_a_trial_is_no_gain_of_it():
+    """Two cores bring half as much again as one; others take four tenths of the device, and stop just when one core is tried."""
+    limit, now_s, tried, lows = ConcurrencyLimit(2, 2), 0.0, [], []
+
+    def rate(count):
+        if count == 1:
+            tried.append(count)
+        return (1.0 if tried else 0.6) * (1500.0 if count == 2 else 1000.0)
+
+    for _ in range(400):
+        now_s = saturate(limit, rate, WINDOW_S, now_s)
+        lows.append(limit.limit == 1)
+    assert tried
+    assert not any(one and two for one, two in itertools.pairwise(lows))  # never longer than its trial
 
 
 def test_below_the_cores_only_for_a_gain():
